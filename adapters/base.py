@@ -1,0 +1,286 @@
+"""The boundary between a puzzle and a model: `Sample` and `Answer`, and the arm that turns one into the other.
+
+LoRA is attached, saved and restored here and nowhere else, so that no arm gets another LoRA than its rival.
+Nothing here imports torch until an arm is loaded: the page lists families and shows what each arm sees without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.base import Example, Grid, UserError, suggest
+
+
+class Lazy:
+    """Stands in for a library and imports it when its first attribute is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        try:
+            return getattr(importlib.import_module(self._name), attribute)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{error.name} is not installed. Install it with: pip install {error.name}") from error
+
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = Lazy("torch")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One example as one arm meets it. `predict` is handed `given` only, so the answer cannot leak, nor its size."""
+
+    given: Any  # what is asked: a first picture, or a prompt
+    wanted: Any  # what is hoped for: a clip, or a completion
+    key: str  # hash of the example, for caches
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an arm answered.
+
+    `grid` is None where nothing could be read, and `problem` says why in one line. `certainty` float (rows, cols) in
+    0..1. `raw` is the text, or the clip uint8 (F, H, W, 3). `trace` holds the answer as it formed, when asked for.
+    """
+
+    grid: Grid | None
+    raw: Any
+    certainty: np.ndarray | None = None
+    problem: str = ""
+    seconds: float = 0.0
+    trace: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The budget every arm gets. `targets` names kinds of layers; each family knows its own names for them."""
+
+    rank: int = 16
+    alpha: int = 16
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("attention", "mlp")
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A backbone by name. `base`: hub id, folder, or "" for random weights built in memory.
+
+    `defaults` are dotted keys of a run's configuration, such as "optim.lr", filled in where the user said nothing.
+    """
+
+    name: str
+    base: str
+    about: str
+    parameters: int = 0
+    published: bool = False  # True: large, by hub id, wants a GPU
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def flavour(module: Any, name: str) -> Flavour:
+    """The named flavour of a family, or any other hub id or local folder in the same layout."""
+    if name in module.FLAVOURS:
+        found: Flavour = module.FLAVOURS[name]
+        return found
+    if "/" in name or Path(name).exists():
+        return Flavour(name, name, "a checkpoint of your own in the published layout", published=True)
+    raise UserError(
+        f"No backbone '{name}' here.{suggest(name, module.FLAVOURS)} "
+        f"Known: {', '.join(module.FLAVOURS)}; or give a hub id or a folder."
+    )
+
+
+Watch = Callable[[int, int, Callable[[], Any]], bool | None]
+"""Called as `watch(step, steps, partial)` while an answer forms; `partial()` decodes it so far. False cancels."""
+
+
+class Cancelled(UserError):
+    """The watcher asked to stop."""
+
+
+class Arm:
+    """A loaded backbone with its LoRA. Families subclass this with their five verbs; the rest is common.
+
+    A plain class, not an `nn.Module`, so that a family file can be read without torch; `module()` makes the module.
+    """
+
+    model: nn.Module  # what LoRA is attached to
+    layout: str  # "diffusers" or "peft": whose published format the adapter is saved in
+    targets: Mapping[str, Sequence[str]]  # kind of layer -> the names of its linear layers
+    lora: Lora | None = None
+
+    # The verbs of a family.
+
+    def frame(self, example: Example) -> Sample:
+        """The example as this arm meets it, under the arm's own options."""
+        raise NotImplementedError
+
+    def collate(self, samples: Sequence[Sample], seeds: Sequence[int]) -> dict[str, Tensor]:
+        """A batch. All randomness of the loss is drawn here, sample by sample, from `seeds`."""
+        raise NotImplementedError
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Scalar: the mean over the samples of each sample's own mean, so that equal shards average exactly."""
+        raise NotImplementedError
+
+    def predict(self, givens: Sequence[Any], seeds: Sequence[int], watch: Watch | None = None) -> list[Answer]:
+        raise NotImplementedError
+
+    def codec(self, samples: Sequence[Sample]) -> list[Answer]:
+        """The true answers, written and read back by this arm: what it could score at best."""
+        raise NotImplementedError
+
+    def conventions(self) -> dict[str, Any]:
+        """What a later loader has to know about how this arm asked its model. Stored with the adapter."""
+        return {}
+
+    # What every arm shares.
+
+    def attach(self, lora: Lora, seed: int = 0) -> None:
+        """Freeze the backbone and add LoRA to the named kinds of layers; A is drawn from `seed`, B is zero."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        unknown = [t for t in lora.targets if t not in self.targets]
+        if unknown:
+            raise UserError(f"No layers of kind '{unknown[0]}'.{suggest(unknown[0], self.targets)} Known: {', '.join(self.targets)}.")
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=[name for kind in lora.targets for name in self.targets[kind]],
+            bias="none",
+        )
+        self.model.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, self.model, "default")
+        self.lora = lora
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def module(self) -> nn.Module:
+        """An `nn.Module` whose forward is the loss: DDP and FSDP act through `__call__`, and `loss` would slip past them."""
+        arm = self
+
+        class Loss(torch.nn.Module):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = arm.model
+
+            def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+                return arm.loss(batch)
+
+        return Loss()
+
+    def save(self, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
+        """Write the LoRA in the published layout, with alpha and our conventions in the file's own header."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(self.model).items()}
+        config = self.model.peft_config["default"]  # type: ignore[union-attr, index, operator]
+        notes = json.dumps({**self.conventions(), **(metadata or {})}, sort_keys=True)
+        if self.layout == "diffusers":
+            # `load_lora_weights` of diffusers reads rank and alpha from here; without it alpha silently becomes the rank
+            settings = {f"transformer.{k}": sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
+            header = {"format": "pt", "lora_adapter_metadata": json.dumps(settings, sort_keys=True), "vdmreason": notes}
+            weights = {f"transformer.{k}": v for k, v in weights.items()}
+            save_file(weights, folder / "pytorch_lora_weights.safetensors", header)
+        else:
+            config.save_pretrained(str(folder))
+            weights = {f"base_model.model.{k}": v for k, v in weights.items()}
+            save_file(weights, folder / "adapter_model.safetensors", {"format": "pt", "vdmreason": notes})
+
+    def restore(self, folder: Path) -> None:
+        """Load a LoRA saved by `save` into the attached one. Refuses one that does not fit."""
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        path, prefix = adapter_file(folder)
+        weights = {k.removeprefix(prefix): v for k, v in read_safetensors(path).items()}
+        own = get_peft_model_state_dict(self.model)
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in weights.items()}:
+            raise UserError(f"The adapter in {folder} was made for another backbone, rank or set of layers.")
+        notes = json.loads(safetensors_header(path).get("vdmreason", "{}"))
+        for key, value in self.conventions().items():
+            if notes.get(key, value) != value:
+                raise UserError(f"The adapter in {folder} was trained with {key} = {notes[key]}, this run has {value}.")
+        set_peft_model_state_dict(self.model, weights)
+
+
+def adapter_file(folder: Path) -> tuple[Path, str]:
+    """The adapter's safetensors file and the prefix of its keys."""
+    for name, prefix in (("pytorch_lora_weights", "transformer."), ("adapter_model", "base_model.model.")):
+        if (path := folder / f"{name}.safetensors").exists():
+            return path, prefix
+    raise UserError(f"There is no adapter in {folder}. Train one first: vdmreason train --help")
+
+
+def safetensors_header(path: Path) -> dict[str, str]:
+    """The metadata in a safetensors header, read without torch. A damaged file is a one-line error."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+    except (struct.error, ValueError, OverflowError, MemoryError) as error:
+        raise UserError(f"{path} is damaged or cut off. Copy or train it again.") from error
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    return metadata
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or cut off. Copy or train it again.") from error
+    return weights
+
+
+@contextmanager
+def load_errors(base: str) -> Iterator[None]:
+    """Turn what can go wrong while a checkpoint loads into one line that says what to do."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(f"A weights file of '{base}' is damaged or cut off. Delete it and download it again.") from error
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        lower = text.lower()
+        if "incomplete metadata" in lower or "unable to load weights from checkpoint" in lower or "safetensor" in type(error).__name__.lower() or "header" in lower:
+            raise UserError(f"A weights file of '{base}' is damaged or cut off. Delete it and download it again.") from error
+        if "gated" in lower or "401" in lower or "403" in lower:
+            raise UserError(f"'{base}' wants a licence accepted and a login: run `hf auth login` first.") from error
+        offline = ("connect", "offline", "resolve", "network", "couldn't", "max retries", "cannot find the requested", "locate")
+        if not Path(base).exists() and any(word in lower for word in offline):
+            raise UserError(
+                f"'{base}' is not on this machine and the model hub cannot be reached. "
+                "Download it where there is a network (`hf download`), or use the backbone 'small', which ships."
+            ) from error
+        raise UserError(f"'{base}' could not be loaded: {text[:300]}") from error
+
+
+def sample_generator(seed: int) -> torch.Generator:
+    """A CPU generator for one sample: the same noise on every device, batch size and process count."""
+    generator: torch.Generator = torch.Generator().manual_seed(seed % 2**63)
+    return generator

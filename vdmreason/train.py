@@ -1,0 +1,443 @@
+"""The one training loop. It knows no model family: both arms go through the same lines.
+
+Everything random is a pure function of the step: which examples (`indices_at`), the learning rate (`lr_at`), the seed
+of each sample (`sample_seed`). So a killed run that resumes, a run on other hardware, and the rival arm all see the
+same data in the same order, and on a CPU the resumed weights equal the uninterrupted ones to the bit.
+
+    accelerate launch -m vdmreason.train --config run.yaml
+
+is the same thing on any number of devices. The effective batch is cut into equal shares, one a process, and each share
+into equal micro-batches; the mean of equal parts' means is the mean of the whole, so neither cut changes the loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import adapters
+import tasks
+from adapters.base import Arm
+from tasks.base import Example, UserError
+from vdmreason import config, jobs, predict, store
+from vdmreason.config import Optim, Run, named_seed
+
+KEEP_CHECKPOINTS = 2
+OnStep = Callable[[dict[str, Any]], None]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pure functions of the step
+
+
+@functools.lru_cache(maxsize=64)
+def _order(epoch: int, n: int, seed: int) -> tuple[int, ...]:
+    return tuple(random.Random(f"order/{seed}/{epoch}").sample(range(n), n))
+
+
+def indices_at(step: int, n: int, batch: int, seed: int) -> list[int]:
+    """The `batch` training examples of update `step` (counted from 0), out of n.
+
+    One long stream of shuffled epochs, cut every `batch` examples: every example is seen equally often, whether or not
+    the batch divides n, and also where it is larger than n.
+    """
+    positions = range(step * batch, (step + 1) * batch)
+    return [_order(p // n, n, seed)[p % n] for p in positions]
+
+
+def lr_at(step: int, optim: Optim) -> float:
+    """The learning rate of update `step` (counted from 0): linear warm-up, then the schedule."""
+    if step < optim.warmup:
+        return optim.lr * (step + 1) / optim.warmup
+    # 0 at the first update after the warm-up, 1 just after the last update
+    done = (step - optim.warmup) / max(1, optim.updates - optim.warmup)
+    shape = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return optim.lr * shape[optim.schedule]
+
+
+def sample_seed(run_seed: int, step: int, position: int) -> int:
+    """The seed of all randomness (noise, timestep) of the sample at `position` in the effective batch of `step`."""
+    return named_seed("sample", run_seed, step, position)
+
+
+def shares(batch: int, micro_batch: int | None, process: int, processes: int) -> list[range]:
+    """The positions in the effective batch that a process works on: one range a micro-batch, all equally long."""
+    if batch % processes:
+        raise UserError(
+            f"optim.batch: {batch} examples cannot be shared equally by {processes} processes; make it a multiple."
+        )
+    share = batch // processes
+    micro = min(micro_batch or share, share)
+    if share % micro:
+        raise UserError(f"optim.micro_batch: must divide the {share} examples of one process, but it is {micro}.")
+    first = process * share
+    return [range(start, start + micro) for start in range(first, first + share, micro)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The loop
+
+
+def train(
+    run: Run,
+    folder: str | Path,
+    stop: Callable[[], bool] | None = None,
+    on_step: OnStep | None = None,
+    report_to: str | None = None,
+) -> Arm:
+    """Adapt an arm to n examples, in `folder`; go on where an earlier call was interrupted. Returns the adapted arm.
+
+    `stop` is asked after every update; a STOP file in the folder and SIGTERM mean the same: checkpoint and end, state
+    "stopped". `on_step` gets each line of metrics.jsonl: {"step" (updates done), "loss" (mean over the effective
+    batch), "lr", "grad_norm" (before clipping), "seconds" (this update), "samples_per_second"}, and with previews
+    "preview_exact" and "preview_cells".
+
+    Raises UserError for a folder that holds another run (naming the keys), for a loss that is not finite (naming the
+    step; the checkpoint is kept) and for a full disk.
+    """
+    folder = Path(folder)
+    accelerator = make_accelerator(report_to, folder)
+    main = accelerator.is_main_process
+    with store.lock(folder) if main else nullcontext():
+        if main:
+            claim(run, folder)
+        accelerator.wait_for_everyone()
+        examples = tasks.examples(run.task, "train", run.n, run.seed)
+        arm = load_arm(run, str(accelerator.device))
+        if store.whole_folder(folder / "adapter"):
+            arm.restore(folder / "adapter")
+            if main:
+                store.write_state(folder, state="done", step=run.optim.updates, updates=run.optim.updates, eta=None)
+            return arm
+        try:
+            with _pen(accelerator, folder, run) as pen:
+                _loop(run, folder, accelerator, arm, examples, pen, stop, on_step)
+                if main:
+                    notes = {"run": config.to_dict(run), "id": run.id, "versions": store.versions()}
+                    with store.new_folder(folder / "adapter") as new:
+                        arm.save(new, notes)
+                    result = store.read_json(folder / "result.json") or {}
+                    facts = store.provenance(run, examples, device_name(accelerator.device))
+                    result |= {"id": run.id, "run": config.to_dict(run), "provenance": facts}
+                    store.write_json(folder / "result.json", result)
+        except jobs.Stopped:
+            pass  # the checkpoint is written; the arm is as far as it got
+        accelerator.wait_for_everyone()
+    if report_to:
+        accelerator.end_training()
+    return arm
+
+
+def _loop(
+    run: Run,
+    folder: Path,
+    accelerator: Accelerator,
+    arm: Arm,
+    examples: Sequence[Example],
+    pen: jobs.Working,
+    stop: Callable[[], bool] | None,
+    on_step: OnStep | None,
+) -> None:
+    optim, main, device = run.optim, accelerator.is_main_process, accelerator.device
+    samples = [arm.frame(example) for example in examples]
+    parts = shares(optim.batch, optim.micro_batch, accelerator.process_index, accelerator.num_processes)
+
+    weights = arm.trainable()
+    optimizer = torch.optim.AdamW(weights.values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    first = restore_checkpoint(folder, run, weights, optimizer)
+    model, optimizer = accelerator.prepare(arm.module(), optimizer)
+    precision = torch.bfloat16 if use_bf16(run, device) else None
+
+    if main:
+        cut_metrics(folder, first)
+        if first == 0:
+            preview(run, folder, arm, 0)
+    model.train()
+    done = first
+    metrics = store.Lines(folder / "metrics.jsonl") if main else nullcontext()
+    with metrics as lines, progress(run, first, main) as show:
+        pace = Pace()
+        for step in range(first, optim.updates):
+            began = time.perf_counter()
+            torch.manual_seed(named_seed("dropout", run.seed, step, accelerator.process_index))
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(step, optim)
+
+            indices = indices_at(step, len(samples), optim.batch, run.seed)
+            total = torch.zeros((), device=device)
+            for number, part in enumerate(parts, start=1):
+                batch = arm.collate([samples[indices[p]] for p in part], [sample_seed(run.seed, step, p) for p in part])
+                # gradients are summed over micro-batches here and averaged over processes once, with the last of them
+                last = number == len(parts)
+                with nullcontext() if last else accelerator.no_sync(model):
+                    with torch.autocast(device.type, precision, enabled=precision is not None):
+                        loss = model(batch)
+                    accelerator.backward(loss / len(parts))
+                total += loss.detach().float() / len(parts)
+            norm = accelerator.clip_grad_norm_(weights.values(), optim.clip or math.inf)
+
+            # One wait for the device an update, one message between processes: the loss, and who wants to stop.
+            wanted = bool(pen.stop_wanted() or (stop and stop()))
+            shared = accelerator.reduce(torch.stack([total, torch.tensor(float(wanted), device=device)]), "mean")
+            loss_value, stop_share = (float(x) for x in shared)
+            norm_value = float(norm)
+            refuse_non_finite(loss_value, norm_value, step + 1, folder)
+            optimizer.step()
+            optimizer.zero_grad()
+
+            done, seconds = step + 1, time.perf_counter() - began
+            ending = done == optim.updates or stop_share > 0
+            if main:
+                assert lines is not None
+                record = {"step": done, "loss": loss_value, "lr": lr_at(step, optim), "grad_norm": norm_value,
+                          "seconds": seconds, "samples_per_second": optim.batch / seconds}  # fmt: skip
+                if run.preview_every and (done % run.preview_every == 0 or done == optim.updates):
+                    record |= preview(run, folder, arm, done)
+                    model.train()
+                lines.write(record)
+                eta = pace(time.perf_counter() - began) * (optim.updates - done)
+                pen.beat(done, optim.updates, eta)
+                show(record, eta)
+                if on_step:
+                    on_step(record)
+                # After the metrics: a kill between the two costs a checkpoint, never a line.
+                if done % run.checkpoint_every == 0 or ending:
+                    save_checkpoint(folder, run, done, weights, optimizer)
+            accelerator.log({"loss": loss_value, "lr": lr_at(step, optim), "grad_norm": norm_value}, step=done)
+            if ending:
+                break
+    if done < optim.updates:
+        raise jobs.Stopped
+
+
+def refuse_non_finite(loss: float, norm: float, step: int, folder: Path) -> None:
+    """End the run before a loss or gradient that is no number reaches the weights."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
+    kept = store.checkpoints(folder)
+    saved = f"{kept[-1].name} is kept" if kept else "no checkpoint was due yet"
+    raise UserError(f"{what} at step {step}; {saved}. Lower optim.lr, lengthen optim.warmup, or set precision: fp32.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Beginning
+
+
+def make_accelerator(report_to: str | None, folder: Path) -> Accelerator:
+    """One accelerator. Precision is ours (`torch.autocast`): a run's config decides it, not the launcher's."""
+    if report_to is None:
+        return Accelerator(mixed_precision="no")
+    try:
+        accelerator = Accelerator(mixed_precision="no", log_with=report_to, project_dir=str(folder))
+        accelerator.init_trackers("vdmreason")
+    except (ImportError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--report-to {report_to}: {reason} Try: pip install {report_to}") from None
+    return accelerator
+
+
+def load_arm(run: Run, device: str) -> Arm:
+    """The run's backbone with a fresh LoRA attached, on a device such as "cpu" or "cuda:0"."""
+    module = adapters.family(run.family)
+    flavour = adapters.base.flavour(module, run.flavour)
+    dtype = "bfloat16" if use_bf16(run, torch.device(device)) else "float32"
+    torch.manual_seed(named_seed("load", run.seed))
+    arm: Arm = module.load(flavour, run.arm_options(), init=run.init, seed=run.seed, device=device, dtype=dtype)
+    arm.attach(run.lora, run.seed)
+    return arm
+
+
+def use_bf16(run: Run, device: torch.device) -> bool:
+    """Whether to compute in bf16: as the run says; by itself, on a GPU that has it."""
+    if run.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return run.precision == "bf16"
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def claim(run: Run, folder: Path) -> None:
+    """Make `folder` this run's, or refuse it where it holds another one."""
+    if (folder / "config.yaml").is_file():
+        other = store.read_config(folder)
+        if other.id != run.id:
+            changed = "; ".join(config.differences(other, run))
+            raise UserError(f"{folder}: holds another run ({changed}). Take another --folder, or take these back.")
+    store.write_config(folder, run)
+
+
+@contextmanager
+def _pen(accelerator: Accelerator, folder: Path, run: Run) -> Iterator[jobs.Working]:
+    """state.json is the main process's to write; the others only listen for SIGTERM."""
+    if not accelerator.is_main_process:
+        with jobs.listening(folder) as pen:
+            yield pen
+        return
+    step = int(store.checkpoints(folder)[-1].name.removeprefix("step-")) if store.checkpoints(folder) else 0
+    with jobs.working(folder, step=step, updates=run.optim.updates) as pen:
+        yield pen
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints: checkpoints/step-000100/{lora,optimizer}.safetensors and trainer.json
+
+
+def save_checkpoint(
+    folder: Path, run: Run, step: int, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write a checkpoint whole or not at all, then drop all but the last two."""
+    names = list(weights)
+    flat = {}  # "exp_avg.<weight>", "exp_avg_sq.<weight>", "step.<weight>"
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            flat[f"{key}.{names[index]}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
+    with store.new_folder(folder / "checkpoints" / f"step-{step:06d}") as new:
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+        save_file(tensors, new / "lora.safetensors", {"format": "pt"})
+        save_file(flat, new / "optimizer.safetensors", {"format": "pt"})
+        (new / "trainer.json").write_text(json.dumps({"step": step, "id": run.id}), encoding="utf-8")
+    for old in store.checkpoints(folder)[:-KEEP_CHECKPOINTS]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_checkpoint(
+    folder: Path, run: Run, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> int:
+    """Load the latest checkpoint into `weights` and `optimizer`; returns the number of updates it holds, 0 if none."""
+    kept = store.checkpoints(folder)
+    if not kept:
+        return 0
+    newest = kept[-1]
+    before = f" to go on from {kept[-2].name}" if len(kept) > 1 else " to start again"
+    try:
+        facts = json.loads((newest / "trainer.json").read_text(encoding="utf-8"))
+        lora, flat = load_file(newest / "lora.safetensors"), load_file(newest / "optimizer.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{newest}: is damaged ({reason}). Delete that folder{before}.") from None
+    if facts["id"] != run.id or {k: v.shape for k, v in lora.items()} != {k: v.shape for k, v in weights.items()}:
+        raise UserError(f"{newest}: belongs to another run. Delete that folder{before}.")
+
+    with torch.no_grad():
+        for name, value in weights.items():
+            value.copy_(lora[name])
+    names = list(weights)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in flat.items():
+        kind, _, name = key.partition(".")
+        state.setdefault(names.index(name), {})[kind] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(facts["step"])
+
+
+def cut_metrics(folder: Path, step: int) -> None:
+    """Drop the lines of updates that the checkpoint does not hold: they are about to be done again."""
+    path = folder / "metrics.jsonl"
+    lines = store.read_lines(path)
+    kept = [line for line in lines if line["step"] <= step]
+    if len(kept) < len(lines):
+        store.write_lines(path, kept)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Watching
+
+
+def preview(run: Run, folder: Path, arm: Arm, step: int) -> dict[str, float]:
+    """Answer the same few test examples as always into previews/step-000100/; their mean exact match and cells."""
+    if not run.preview_every:
+        return {}
+    examples = tasks.examples(run.task, "test", min(run.previews, run.test), run.seed)
+    with store.new_folder(folder / "previews" / f"step-{step:06d}") as new:
+        records = predict.answer(run, arm, list(enumerate(examples)), new)
+        store.write_lines(new / "predictions.jsonl", records)
+    n = len(records)
+    exact, cells = sum(r["exact"] for r in records) / n, sum(r["cells"] for r in records) / n
+    return {"preview_exact": exact, "preview_cells": cells}
+
+
+class Pace:
+    """A running mean of seconds an update, which forgets slow beginnings (caches that fill, kernels that compile)."""
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+
+    def __call__(self, seconds: float) -> float:
+        self.mean = seconds if not self.mean else 0.9 * self.mean + 0.1 * seconds
+        return self.mean
+
+
+@contextmanager
+def progress(run: Run, first: int, main: bool) -> Iterator[Callable[[Mapping[str, Any], float], None]]:
+    """Show progress with time left: a bar on a terminal, a plain line every few seconds in a log, nothing elsewhere."""
+    if not main:
+        yield lambda record, eta: None
+        return
+    updates = run.optim.updates
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (TextColumn(run.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=updates, completed=first, text="")
+            yield lambda record, eta: bar.update(task, completed=record["step"], text=_line(record, eta))
+        return
+
+    shown = [-math.inf]
+
+    def plain(record: Mapping[str, Any], eta: float) -> None:
+        if time.monotonic() - shown[0] >= 5 or record["step"] == updates:
+            shown[0] = time.monotonic()
+            print(f"step {record['step']}/{updates}  {_line(record, eta)}", file=sys.stderr, flush=True)
+
+    print(f"{run.name}: training from step {first} of {updates}", file=sys.stderr, flush=True)
+    yield plain
+
+
+def _line(record: Mapping[str, Any], eta: float) -> str:
+    left = f"{int(eta) // 60}m{int(eta) % 60:02d}s left"
+    exact = f"  exact {record['preview_exact']:.2f}" if "preview_exact" in record else ""
+    pace = f"{record['samples_per_second']:.1f} samples/s"
+    return f"loss {record['loss']:.4f}  lr {record['lr']:.1e}  {pace}  {left}{exact}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """accelerate launch -m vdmreason.train --config run.yaml"""
+    parser = argparse.ArgumentParser(prog="vdmreason.train", description=main.__doc__)
+    parser.add_argument("--config", required=True, help="a YAML file; one run's config.yaml will do")
+    parser.add_argument("--folder", help="where the run is kept (default: runs/<name>); the same folder resumes")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="optim.lr=1e-3")
+    parser.add_argument("--report-to", help="tensorboard, trackio or wandb, beside metrics.jsonl")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    given = parser.parse_args(arguments)
+    from vdmreason.__main__ import one_line_errors
+
+    with one_line_errors(given.debug):
+        run = config.load(given.config, given.set)
+        train(run, given.folder or store.runs_root() / run.name, report_to=given.report_to)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The page's frame: head, tabs, the strip of jobs, and how it is served."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: no request leaves the machine
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import contextlib
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import psutil
+
+from tasks.base import UserError
+from vdmreason import jobs, store
+from vdmreason.ui import compare, training
+from vdmreason.ui.components import Jobs, script
+from vdmreason.worker import Worker
+
+TITLE = "vdmreason"
+QUESTION = "Given the same few examples, which learns the puzzle: a model that draws it, or one that reads it?"
+EXPLANATION = (
+    "Both models learn from the same examples, in the same order, with the same number of updates and the same small "
+    "LoRA adapter. The video model sees a puzzle as a picture and draws a short clip that ends in the answer; the "
+    "language model reads the puzzle as JSON and writes the answer as JSON. Both answers are read back as grids and "
+    "scored by the puzzle's own rules."
+)
+FINISHED = 4  # jobs that have ended and still stand in the strip
+RECENT = 6 * 3600  # seconds after which they leave it
+
+SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "sans-serif"]
+MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "DejaVu Sans Mono", "monospace"]
+
+
+def theme() -> Any:
+    """Fonts of the reader's own machine and quiet surfaces; the colours are in page.css."""
+    return gr.themes.Base(
+        primary_hue="stone", neutral_hue="stone", font=SANS, font_mono=MONO, radius_size="lg", text_size="md"
+    ).set(
+        body_background_fill="var(--paper)", body_background_fill_dark="var(--paper)",
+        body_text_color="var(--ink)", body_text_color_dark="var(--ink)",
+        block_background_fill="var(--card)", block_background_fill_dark="var(--card)",
+        block_border_color="var(--line)", block_border_color_dark="var(--line)",
+        block_label_text_color="var(--quiet)", block_label_text_color_dark="var(--quiet)",
+        block_info_text_color="var(--quiet)", block_info_text_color_dark="var(--quiet)",
+        block_shadow="none", block_shadow_dark="none",
+        button_primary_background_fill="var(--ink)", button_primary_background_fill_dark="var(--ink)",
+        button_primary_background_fill_hover="var(--quiet)", button_primary_background_fill_hover_dark="var(--quiet)",
+        button_primary_text_color="var(--paper)", button_primary_text_color_dark="var(--paper)",
+        button_primary_text_color_hover="var(--paper)", button_primary_text_color_hover_dark="var(--paper)",
+        button_secondary_background_fill="var(--card)", button_secondary_background_fill_dark="var(--card)",
+        button_secondary_border_color="var(--line)", button_secondary_border_color_dark="var(--line)",
+        button_secondary_text_color="var(--ink)", button_secondary_text_color_dark="var(--ink)",
+        input_background_fill="var(--card)", input_background_fill_dark="var(--card)",
+        input_border_color="var(--line)", input_border_color_dark="var(--line)",
+    )  # fmt: skip
+
+
+MASTHEAD = """
+<div class="masthead">
+  <div><p class="name">NAME</p><h1>QUESTION</h1></div>
+  <div class="tools"><span class="device">DEVICE</span>
+    <details><summary aria-label="What is compared here?">?</summary><p>EXPLANATION</p></details>
+    <button type="button" class="theme" aria-label="Switch between light and dark">◐</button></div>
+</div>
+"""
+THEME_SWITCH = """
+const stored = localStorage.getItem('vdmreason-theme');
+const asked = new URLSearchParams(location.search).get('__theme');
+if (stored && !asked) document.body.classList.toggle('dark', stored === 'dark');
+element.querySelector('.theme').addEventListener('click', () => {
+  const dark = document.body.classList.toggle('dark');
+  localStorage.setItem('vdmreason-theme', dark ? 'dark' : 'light');
+});
+"""
+
+
+def device() -> str:
+    """What live answers will run on, in words."""
+    memory = psutil.virtual_memory().total / 2**30
+    gpu = training.gpu_memory()
+    cores = os.cpu_count() or 1
+    return f"GPU, {gpu:.0f} GB" if gpu else f"CPU, {cores} cores, {memory:.0f} GB"
+
+
+def strip() -> list[dict[str, Any]]:
+    """The rows of the strip: all jobs that run or wait, then the few that ended last."""
+    found = [s for s in jobs.find(store.runs_root()) if s.state and not _inside_a_job(s.folder)]
+    now = max((s.beat or 0 for s in found), default=0)
+    ended = [s for s in found if not s.active and s.kind and now - (s.beat or 0) < RECENT][:FINISHED]
+    return [row(s) for s in [*(s for s in found if s.active), *ended]]
+
+
+def _inside_a_job(folder: Path) -> bool:
+    """Whether the folder is one arm of a comparison that is itself a job."""
+    return (folder.parent / jobs.JOB).exists()
+
+
+def row(status: jobs.Status) -> dict[str, Any]:
+    """A job as the strip shows it."""
+    parts = []
+    if status.updates:
+        parts.append(f"update {status.step} of {status.updates}")
+    if status.active and status.eta:
+        parts.append(f"{status.eta:.0f} s left" if status.eta < 90 else f"{status.eta / 60:.0f} min left")
+    if (line := last_metrics(status.folder)) and status.active:
+        parts.append(f"loss {line['loss']:.3f}")
+    if status.error:
+        parts.append(status.error)
+    share = status.step / status.updates if status.updates and status.active else None
+    name = str(status.folder.resolve().relative_to(store.runs_root().resolve()))
+    return {"name": name, "title": title(status), "state": status.state, "numbers": " · ".join(parts), "share": share}
+
+
+def title(status: jobs.Status) -> str:
+    with contextlib.suppress(UserError, OSError):
+        run = store.read_config(status.folder)
+        return f"{status.kind or 'train'} {run.task} · n {run.n} · {run.family} {run.flavour.rpartition('/')[2]}"
+    return f"{status.kind} {status.folder.name}"
+
+
+def last_metrics(folder: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(UserError, KeyError):
+        lines = store.read_lines(folder / "metrics.jsonl")
+        return lines[-1] if lines else None
+    return None
+
+
+def build() -> gr.Blocks:
+    """The whole page. Needs no torch: live answers come from `vdmreason.worker`, training from jobs."""
+    worker = Worker()
+    texts = {"NAME": TITLE, "QUESTION": QUESTION, "DEVICE": device(), "EXPLANATION": EXPLANATION}
+    head = MASTHEAD
+    for name, text in texts.items():
+        head = head.replace(name, html.escape(text))
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
+        gr.HTML(html_template=head, js_on_load=THEME_SWITCH, apply_default_css=False)
+        with gr.Tabs():
+            with gr.Tab("Compare", id="compare"):
+                comparing = compare.Tab(worker)
+            with gr.Tab("Train", id="train"):
+                train = training.Tab()
+        strip_of_jobs = Jobs(elem_id="jobs")
+        seen_jobs = gr.State([])
+        timer = gr.Timer(1.0)
+
+        def act(event: gr.EventData) -> None:
+            root = store.runs_root()
+            try:
+                training.act(root / str(event._data["name"]), str(event._data["how"]))
+            except UserError as error:
+                raise gr.Error(str(error), duration=None, print_exception=False) from None
+
+        def poll(seen: list[dict[str, Any]]) -> Any:
+            rows = strip()
+            return (rows, rows) if rows != seen else (gr.skip(), gr.skip())
+
+        strip_of_jobs.act(**compare.quiet(act))
+        page.load(**compare.quiet(comparing.opened), inputs=[comparing.shown], outputs=comparing.outputs)
+        page.load(**compare.quiet(train.opened), outputs=[train.watched, *train.live])
+        page.load(**compare.quiet(poll), inputs=[seen_jobs], outputs=[strip_of_jobs, seen_jobs])
+        timer.tick(**compare.quiet(poll), inputs=[seen_jobs], outputs=[strip_of_jobs, seen_jobs])
+        timer.tick(
+            **compare.quiet(comparing.tick), inputs=[comparing.choice, comparing.shown, comparing.seen],
+            outputs=[*comparing.outputs, comparing.seen],
+        )  # fmt: skip
+        timer.tick(**compare.quiet(train.tick), inputs=[train.watched, train.seen], outputs=train.live)
+    page.worker = worker
+    return page
+
+
+def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True) -> gr.Blocks:
+    """Serve the page on `host`:`port` (None: the first free one from 7860). Returns it when `block` is off."""
+    page = build()
+    page.queue(max_size=64, default_concurrency_limit=8)
+    page.launch(
+        server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, show_error=True, max_file_size="20mb",
+        prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False, strict_cors=True,
+        theme=theme(), css=script("page.css"),
+    )  # fmt: skip
+    print(f"vdmreason is at {page.local_url}  (Ctrl+C ends it; jobs go on)", flush=True)
+    if block:
+        try:
+            page.block_thread()
+        finally:
+            page.worker.close()
+    return page

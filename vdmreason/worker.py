@@ -1,0 +1,291 @@
+"""Live answers from a process of their own, so that the page never loads torch and survives a model that crashes.
+
+`python -m vdmreason.worker` reads one JSON object a line and answers in JSON lines:
+
+    {"id", "verb": "predict", "folder", "task", "index", "seed"}    ->  {"id", "step", "steps", "clip" or "text"}, ...
+                                                                        {"id", "done": true, "grid", "certainty",
+                                                                         "clip" or "text", "problem", "seconds", "device"}
+    {"id", "verb": "ping"}                                          ->  {"id", "done": true, "loaded": [folders]}
+    {"id", "verb": "cancel"}   `id` of a predict                    ->  {"id", "done": true, "cancelled": true}
+
+What goes wrong comes back as {"id", "done": true, "error": one line}. A clip is {"shape", "data": base64 of its bytes}.
+`Worker` is the page's end: it starts the process when the first answer is wanted and again after a crash.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+import tasks
+from adapters.base import Cancelled
+from tasks.base import UserError
+from vdmreason import store
+from vdmreason.config import Run, named_seed
+
+KEEP = 4  # loaded arms; the one used longest ago is let go
+PARTIALS_A_SECOND = 5.0
+GRACE = 0.7  # seconds between a polite cancel and the end of the process
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page's end
+
+
+class Stopped(UserError):
+    """The answer was cancelled."""
+
+
+class Worker:
+    """One worker process, started when first needed. Answers are given one after another, in the order of asking."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}  # run folder -> how long its last answer took, for the label of the button
+        self._turn = threading.Lock()
+        self._ids = itertools.count(1)
+        self._process: subprocess.Popen[str] | None = None
+        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._last_words: list[str] = []
+        self._cancelled: set[str] = set()
+        self._current: tuple[str, int] | None = None  # (owner, id) of the running answer
+
+    def predict(self, folder: Path, task: str, index: int, seed: int, owner: str = "") -> Iterator[dict[str, Any]]:
+        """Yields the answer as it forms, then the answer: a message with "done". Raises UserError and `Stopped`.
+
+        `owner` names who asked, for `cancel`.
+        """
+        self._cancelled.discard(owner)
+        with self._turn:
+            if owner in self._cancelled:
+                raise Stopped("Cancelled.")
+            number = next(self._ids)
+            self._current = (owner, number)
+            began = time.monotonic()
+            try:
+                self._send(id=number, verb="predict", folder=str(folder), task=task, index=index, seed=seed)
+                for message in self._answers(number, owner):
+                    if "error" in message:
+                        raise UserError(message["error"])
+                    if "clip" in message:
+                        message["clip"] = unpack(message["clip"])
+                    if message.get("done"):
+                        self.seconds[str(folder)] = time.monotonic() - began
+                    yield message
+            finally:
+                self._current = None
+
+    def cancel(self, owner: str = "") -> None:
+        """End the owner's answer, running or waiting, within a second."""
+        self._cancelled.add(owner)
+        current = self._current
+        if current and current[0] == owner:
+            try:
+                self._send(id=current[1], verb="cancel")
+            except UserError:
+                return  # it is gone already
+            threading.Timer(GRACE, self._end_if, [current]).start()
+
+    def ping(self) -> list[str]:
+        """The run folders whose arms are loaded. Starts the process."""
+        with self._turn:
+            number = next(self._ids)
+            self._send(id=number, verb="ping")
+            loaded: list[str] = [*self._answers(number, "")][-1]["loaded"]
+            return loaded
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _end_if(self, answer: tuple[str, int]) -> None:
+        if self._current == answer and self._process:
+            self._process.kill()  # it did not listen; the next answer starts a new one
+
+    def _send(self, **message: Any) -> None:
+        process = self._started()
+        assert process.stdin
+        try:
+            process.stdin.write(json.dumps(message) + "\n")
+            process.stdin.flush()
+        except (BrokenPipeError, OSError) as error:
+            raise UserError(self._obituary()) from error
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process and self._process.poll() is None:
+            return self._process
+        self._messages = messages = queue.Queue()
+        self._last_words = words = []
+        # A worker beside a training gets one core, or both crawl.
+        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), **os.environ}
+        self._process = process = subprocess.Popen(
+            [sys.executable, "-m", "vdmreason.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
+        )  # fmt: skip
+        threading.Thread(target=_listen, args=(process.stdout, messages), daemon=True).start()
+        threading.Thread(target=_overhear, args=(process.stderr, words), daemon=True).start()
+        return process
+
+    def _answers(self, number: int, owner: str) -> Iterator[dict[str, Any]]:
+        while True:
+            message = self._messages.get()
+            if message is None:
+                raise Stopped("Cancelled.") if owner in self._cancelled else UserError(self._obituary())
+            if message["id"] != number:
+                continue  # the rest of a cancelled answer
+            if message.get("cancelled"):
+                raise Stopped("Cancelled.")
+            yield message
+            if message.get("done"):
+                return
+
+    def _obituary(self) -> str:
+        code = self._process.wait() if self._process else 0
+        if code == -9:
+            return "The worker was ended by the system, most likely for want of memory. The next live run starts a new one."
+        words = next((line for line in reversed(self._last_words) if line.strip()), "it left no message")
+        return f"The worker stopped (exit code {code}: {words.strip()[:200]}). The next live run starts a new one."
+
+
+def _listen(stream: TextIO, messages: queue.Queue[dict[str, Any] | None]) -> None:
+    for line in stream:
+        if line.startswith("{"):  # a library may print too
+            messages.put(json.loads(line))
+    messages.put(None)
+
+
+def _overhear(stream: TextIO, words: list[str]) -> None:
+    for line in stream:
+        words.append(line)
+        del words[:-50]
+
+
+def pack(clip: np.ndarray) -> dict[str, Any]:
+    """A clip, uint8 (F, H, W, 3), for a JSON line."""
+    return {"shape": clip.shape, "data": base64.b64encode(np.ascontiguousarray(clip).tobytes()).decode()}
+
+
+def unpack(packed: dict[str, Any]) -> np.ndarray:
+    """The inverse of `pack`."""
+    return np.frombuffer(base64.b64decode(packed["data"]), np.uint8).reshape(packed["shape"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The worker's end
+
+
+class Answering:
+    """The loaded arms and the requests, one at a time; a second thread hears a cancel while an answer forms."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+        self.arms: OrderedDict[str, tuple[Run, Any]] = OrderedDict()
+        self.cancelled: set[int] = set()
+
+    def say(self, **message: Any) -> None:
+        self.out.write(json.dumps(message) + "\n")
+        self.out.flush()
+
+    def handle(self, request: dict[str, Any]) -> None:
+        number = request["id"]
+        try:
+            if request["verb"] == "ping":
+                self.say(id=number, done=True, loaded=list(self.arms))
+            elif request["verb"] == "predict":
+                self.predict(number, request["folder"], request["task"], request["index"], request["seed"])
+            else:
+                raise UserError(f"the worker knows predict, cancel and ping, not {request['verb']!r}")
+        except Cancelled:
+            self.say(id=number, done=True, cancelled=True)
+        except UserError as error:
+            self.say(id=number, done=True, error=str(error))
+        except Exception as error:  # the page must hear of everything, and the process lives on
+            traceback.print_exc()
+            self.say(id=number, done=True, error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+    def arm(self, folder: str) -> tuple[Run, Any]:
+        """A run and its backbone with its adapter, loaded once."""
+        if folder not in self.arms:
+            from vdmreason import predict
+
+            run = store.read_config(folder)
+            self.arms[folder] = run, predict.load_adapted(run, Path(folder))
+            while len(self.arms) > KEEP:
+                self.arms.popitem(last=False)
+        self.arms.move_to_end(folder)
+        return self.arms[folder]
+
+    def predict(self, number: int, folder: str, task: str, index: int, seed: int) -> None:
+        run, arm = self.arm(folder)
+        example = tasks.examples(task, "test", index + 1, seed)[index]
+        last = 0.0
+
+        def watch(step: int, steps: int, partial: Callable[[], Any]) -> bool:
+            nonlocal last
+            if number in self.cancelled:
+                return False
+            if time.monotonic() - last > 1 / PARTIALS_A_SECOND:
+                self.say(id=number, step=step, steps=steps, **raw(partial()))
+                last = time.monotonic()
+            return True
+
+        if number in self.cancelled:
+            raise Cancelled("Cancelled.")
+        # `given` only, and the seed that the recorded answer had: the same question gets the same answer.
+        answer = arm.predict([arm.frame(example).given], [named_seed("answer", run.seed, index)], watch)[0]
+        self.say(
+            id=number, done=True, **raw(answer.raw), problem=answer.problem, seconds=answer.seconds,
+            device=next(iter(arm.trainable().values())).device.type,
+            grid=None if answer.grid is None else answer.grid.tolist(),
+            certainty=None if answer.certainty is None else np.asarray(answer.certainty, float).round(3).tolist(),
+        )  # fmt: skip
+
+
+def raw(value: Any) -> dict[str, Any]:
+    """What an arm wrote or drew, or a batch of one of it, as a part of a message."""
+    if isinstance(value, str):
+        return {"text": value}
+    if isinstance(value, np.ndarray):
+        return {"clip": pack(value[0] if value.ndim == 5 else value)}
+    return raw(value[0])
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints goes to stderr, never between our lines
+    answering = Answering(out)
+    requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            request = json.loads(line)
+            if request.get("verb") == "cancel":
+                answering.cancelled.add(request["id"])
+            else:
+                requests.put(request)
+        requests.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while (request := requests.get()) is not None:
+        answering.handle(request)
+
+
+if __name__ == "__main__":
+    main()
