@@ -155,7 +155,9 @@ class Arm:
 
         unknown = [t for t in lora.targets if t not in self.targets]
         if unknown:
-            raise UserError(f"No layers of kind '{unknown[0]}'.{suggest(unknown[0], self.targets)} Known: {', '.join(self.targets)}.")
+            raise UserError(
+                f"No layers of kind '{unknown[0]}'.{suggest(unknown[0], self.targets)} Known: {', '.join(self.targets)}."
+            )
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
@@ -258,23 +260,33 @@ def load_errors(base: str) -> Iterator[None]:
     """Turn what can go wrong while a checkpoint loads into one line that says what to do."""
     from safetensors import SafetensorError
 
+    damaged = f"A weights file of '{base}' is damaged or cut off. Delete it and download it again."
     try:
         yield
-    except SafetensorError as error:
-        raise UserError(f"A weights file of '{base}' is damaged or cut off. Delete it and download it again.") from error
     except UserError:
         raise
+    except SafetensorError as error:
+        raise UserError(damaged) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         text = " ".join(str(error).split())
-        lower = text.lower()
-        if "incomplete metadata" in lower or "unable to load weights from checkpoint" in lower or "safetensor" in type(error).__name__.lower() or "header" in lower:
-            raise UserError(f"A weights file of '{base}' is damaged or cut off. Delete it and download it again.") from error
-        if "gated" in lower or "401" in lower or "403" in lower:
+        said = text.lower()
+        if "incomplete metadata" in said or "unable to load weights from checkpoint" in said or "header" in said:
+            raise UserError(damaged) from error
+        if "gated" in said or "401" in said or "403" in said:
             raise UserError(f"'{base}' wants a licence accepted and a login: run `hf auth login` first.") from error
-        offline = ("connect", "offline", "resolve", "network", "couldn't", "max retries", "cannot find the requested", "locate")
-        if not Path(base).exists() and any(word in lower for word in offline):
+        signs = (
+            "connect",
+            "offline",
+            "resolve",
+            "network",
+            "couldn't",
+            "max retries",
+            "cannot find the requested",
+            "locate",
+        )
+        if not Path(base).exists() and any(sign in said for sign in signs):
             raise UserError(
-                f"'{base}' is not on this machine and the model hub cannot be reached. "
+                f"'{base}' is not on this machine and the model hub did not give it (no network, or no such model). "
                 "Download it where there is a network (`hf download`), or use the backbone 'small', which ships."
             ) from error
         raise UserError(f"'{base}' could not be loaded: {text[:300]}") from error

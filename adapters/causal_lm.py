@@ -120,6 +120,7 @@ def load(
     base = flavour.base or str(ZOO)
     if base == str(ZOO) and not (ZOO / "tokenizer.json").exists():
         raise UserError(f"{ZOO} is empty. Make the small model: vdmreason pretrain causal-lm --budget 60m")
+    model: Any
     with load_errors(base):
         tokenizer = transformers.AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         if flavour.base and init == "pretrained":
@@ -140,6 +141,7 @@ def load(
 class CausalLM(Arm):
     layout = "peft"
     targets = TARGETS
+    model: Any
 
     def __init__(self, model: Any, tokenizer: Any, options: Options) -> None:
         self.model = model

@@ -13,12 +13,12 @@ and both read the model's own config, so 1.0 and 1.5 are one file. What has gone
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +54,6 @@ _SMALL = {"optim.lr": 2e-3}
 _PUBLISHED = {
     "optim.lr": 1e-4,
     "optim.schedule": "constant",
-    "lora.rank": 64,
-    "lora.alpha": 32,
-    "lora.targets": ("attention",),
     "options.style": "video-16",
     "options.pixels": 480,
     "options.steps": 50,
@@ -68,7 +65,12 @@ FLAVOURS = {
     ),
     "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 60_000, False, _SMALL),
     "THUDM/CogVideoX1.5-5B-I2V": Flavour(
-        "THUDM/CogVideoX1.5-5B-I2V", "THUDM/CogVideoX1.5-5B-I2V", "the paper's video model", 5_571_600_000, True, _PUBLISHED
+        "THUDM/CogVideoX1.5-5B-I2V",
+        "THUDM/CogVideoX1.5-5B-I2V",
+        "the paper's video model",
+        5_571_600_000,
+        True,
+        _PUBLISHED,
     ),
     "THUDM/CogVideoX-5B-I2V": Flavour(
         "THUDM/CogVideoX-5B-I2V",
@@ -106,9 +108,19 @@ class Options:
             if value not in known:
                 raise UserError(f"Unknown choice '{value}'.{suggest(value, known)} One of: {', '.join(known)}.")
         if self.frames % 8 != 1 or self.frames < 9:
-            raise UserError(f"frames = {self.frames}: CogVideoX encodes and decodes 8N + 1 frames only: 9, 17, 25, 33, ...")
+            raise UserError(
+                f"frames = {self.frames}: CogVideoX encodes and decodes 8N + 1 frames only: 9, 17, 25, 33, ..."
+            )
         if self.steps < 1 or 1000 % self.steps:
             raise UserError(f"steps = {self.steps}: give a divisor of 1000, such as 4, 8, 10, 20, 25, 50.")
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What the arm is asked: a picture. The canvas, which is public, tells how large a cell is drawn."""
+
+    picture: np.ndarray  # uint8 (H, W, 3)
+    canvas: tuple[int, int]  # (rows, cols) of the picture, in cells
 
 
 def style_of(options: Options, canvas: tuple[int, int]) -> Style:
@@ -121,12 +133,18 @@ def style_of(options: Options, canvas: tuple[int, int]) -> Style:
 
 
 def frame(example: Example, options: Options) -> Sample:
-    """`given`: the question's picture uint8 (H, W, 3). `wanted`: the transition clip uint8 (F, H, W, 3)."""
+    """`given`: the question's picture. `wanted`: the transition clip uint8 (F, H, W, 3), or None where the
+    answer is larger than the picture: the picture's size is fixed without looking at the answer, and nine of the 400
+    puzzles of ARC-AGI-1's evaluation set have an answer larger than all that can be seen before."""
     canvas = options.canvas or example.canvas
     style = style_of(options, canvas)
-    first, last = (paint(grid, style, canvas) for grid in (example.question, example.answer))
+    first = paint(example.question, style, canvas)
+    given = Question(first, canvas)
+    if any(side > room for side, room in zip(example.answer.shape, canvas, strict=True)):
+        return Sample(given, None, example.key)
+    last = paint(example.answer, style, canvas)
     middle = [paint(grid, style, canvas) for grid in example.frames[1:-1]] if options.transition == "trajectory" else []
-    return Sample(first, clip(first, last, options.frames, options.transition, middle), example.key)
+    return Sample(given, clip(first, last, options.frames, options.transition, middle), example.key)
 
 
 def load(
@@ -143,7 +161,9 @@ def load(
     kind = getattr(torch, dtype)
     base = flavour.base or str(ZOO)
     with load_errors(base):
-        vae = diffusers.AutoencoderKLCogVideoX.from_pretrained(base, subfolder="vae", use_safetensors=True, torch_dtype=kind)
+        vae = diffusers.AutoencoderKLCogVideoX.from_pretrained(
+            base, subfolder="vae", use_safetensors=True, torch_dtype=kind
+        )
         scheduler = diffusers.CogVideoXDDIMScheduler.from_pretrained(base, subfolder="scheduler")
         classes = diffusers.CogVideoXTransformer3DModel
         if flavour.base and init == "pretrained":
@@ -151,7 +171,9 @@ def load(
         else:
             config = dict(classes.load_config(base, subfolder="transformer"))
             if not flavour.base:
-                config.update(num_layers=2, num_attention_heads=2, attention_head_dim=16, time_embed_dim=16, ofs_embed_dim=16)
+                config.update(
+                    num_layers=2, num_attention_heads=2, attention_head_dim=16, time_embed_dim=16, ofs_embed_dim=16
+                )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 transformer = classes.from_config(config).to(kind)
@@ -172,7 +194,9 @@ def prompt_embedding(base: str, prompt: str, tokens: int, dtype: str, device: st
         from transformers import AutoTokenizer, T5EncoderModel
 
         tokenizer = AutoTokenizer.from_pretrained(base, subfolder="tokenizer", trust_remote_code=False)
-        encoder = T5EncoderModel.from_pretrained(base, subfolder="text_encoder", use_safetensors=True, dtype=kind).to(device)
+        encoder = T5EncoderModel.from_pretrained(base, subfolder="text_encoder", use_safetensors=True, dtype=kind).to(
+            device
+        )
         ids = tokenizer(prompt, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():  # no attention mask: CogVideoX reads the padding too
             embedding = encoder(ids.to(device))[0].to(kind).cpu().contiguous()
@@ -191,7 +215,10 @@ def cache_folder() -> Path:
 
 class CogVideoX(Arm):
     layout = "diffusers"
-    targets = {"attention": ("to_q", "to_k", "to_v", "to_out.0"), "mlp": ("ff.net.0.proj", "ff.net.2")}
+    targets: Mapping[str, Sequence[str]] = {
+        "attention": ("to_q", "to_k", "to_v", "to_out.0"),
+        "mlp": ("ff.net.0.proj", "ff.net.2"),
+    }
 
     def __init__(self, vae: Any, transformer: Any, scheduler: Any, prompt: Tensor, options: Options) -> None:
         self.vae = vae.eval().requires_grad_(False)
@@ -263,9 +290,11 @@ class CogVideoX(Arm):
 
     def latents(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """The clip's scaled latents (f, C, h, w) and the condition's raw latent (C, h, w), encoded once, kept by content."""
+        if sample.wanted is None:
+            raise UserError("An example's answer is larger than the picture: this arm cannot be trained on it.")
         # In the image control the clip is the answer alone: one frame, of one latent.
         target = sample.wanted[-1:] if self.options.transition == "image" else sample.wanted
-        content = hashlib.sha256(sample.given.tobytes() + target.tobytes() + str(target.shape).encode())
+        content = hashlib.sha256(sample.given.picture.tobytes() + target.tobytes() + str(target.shape).encode())
         key = content.hexdigest()[:32]
         if key not in self._latents:
             path = cache_folder() / "latents" / self._vae_hash / f"{key}.safetensors"
@@ -274,13 +303,13 @@ class CogVideoX(Arm):
             else:
                 stored = {
                     "clip": self.encode(target[None])[0].cpu().contiguous(),
-                    "image": self.encode(sample.given[None, None])[0, 0].cpu().contiguous(),
+                    "image": self.encode(sample.given.picture[None, None])[0, 0].cpu().contiguous(),
                 }
                 _store(stored, path)
             self._latents[key] = (stored["clip"] * self.vae.config.scaling_factor, stored["image"])
         return self._latents[key]
 
-    @cached_property
+    @functools.cached_property
     def _vae_hash(self) -> str:
         digest = hashlib.sha256(f"{self.dtype}".encode())
         for _, weight in sorted(self.vae.state_dict().items()):
@@ -327,7 +356,7 @@ class CogVideoX(Arm):
         )[0]
         return predicted.float()
 
-    def predict(self, givens: Sequence[np.ndarray], seeds: Sequence[int], watch: Watch | None = None) -> list[Answer]:
+    def predict(self, givens: Sequence[Question], seeds: Sequence[int], watch: Watch | None = None) -> list[Answer]:
         """Sample a clip for each picture (deterministic DDIM, noise from `seeds`) and read its answer. `watch` may decode
         the estimate of the clean clip at every step."""
         answers: list[Answer] = []
@@ -335,9 +364,9 @@ class CogVideoX(Arm):
         for start in range(0, len(givens), self.options.batch):
             began = time.monotonic()
             part = slice(start, start + self.options.batch)
-            clips = self.sample(np.stack(givens[part]), seeds[part], watch)
+            clips = self.sample(np.stack([g.picture for g in givens[part]]), seeds[part], watch)
             seconds = (time.monotonic() - began) / len(clips)
-            answers += [replace(self.answer(c, len(c) == 1), seconds=seconds) for c in clips]
+            answers += [replace(self.answer(c, g), seconds=seconds) for c, g in zip(clips, givens[part], strict=True)]
         return answers
 
     def sample(self, images: np.ndarray, seeds: Sequence[int], watch: Watch | None = None) -> np.ndarray:
@@ -357,45 +386,41 @@ class CogVideoX(Arm):
             out = self.scheduler.step(v, t, x, eta=0.0)
             x = out.prev_sample
             if watch:
-                clean = out.pred_original_sample[:, padding:] / scale
-                if watch(step + 1, self.options.steps, lambda clean=clean: self.decode(clean)) is False:
+                partial = functools.partial(self.decode, out.pred_original_sample[:, padding:] / scale)
+                if watch(step + 1, self.options.steps, partial) is False:
                     raise Cancelled("Cancelled.")
         return self.decode(x[:, padding:] / scale)
 
-    def answer(self, frames: np.ndarray, single: bool = False) -> Answer:
+    def answer(self, frames: np.ndarray, question: Question) -> Answer:
         """Read the answer grid from a clip uint8 (F, H, W, 3)."""
-        shown = [0] if single else list(answer_frames(self.options.frames, self.options.transition))
-        style = self._style(frames.shape[1:3])
+        style = style_of(self.options, question.canvas)
+        shown = frames if len(frames) == 1 else frames[list(answer_frames(len(frames), self.options.transition))]
         try:
             if self.options.readout == "last":
                 reading = read(frames[-1], style)
             elif self.options.readout == "mean":
-                reading = read(frames[shown].mean(0).round().astype(np.uint8), style)
+                reading = read(shown.mean(0).round().astype(np.uint8), style)
             else:
-                reading = _surest(frames[shown], style)
+                reading = _surest(shown, style)
         except NotAPuzzle as error:
             return Answer(None, frames, problem=str(error))
         return Answer(reading.grid, frames, reading.certainty)
-
-    def _style(self, size: tuple[int, int]) -> Style:
-        """The style a picture of this size was painted in: the pitch grew by whole steps, so it can be told from the size."""
-        style = STYLES[self.options.style]
-        if not self.options.pixels:
-            return style
-        for factor in range(1, max(size) // style.cell + 1):
-            cells = tuple(s // (style.cell * factor) for s in size)
-            if all(s % (style.cell * factor) == 0 for s in size) and cells[0] and cells[1]:
-                if style_of(self.options, cells).cell == style.cell * factor:
-                    return replace(style, cell=style.cell * factor)
-        return style
 
     def codec(self, samples: Sequence[Sample]) -> list[Answer]:
         """Encode the true clip, decode it, read it."""
         answers = []
         for start in range(0, len(samples), self.options.batch):
             part = samples[start : start + self.options.batch]
-            z = torch.stack([self.latents(sample)[0] for sample in part]) / self.vae.config.scaling_factor
-            answers += [self.answer(c, len(c) == 1) for c in self.decode(z)]
+            fitting = [s for s in part if s.wanted is not None]
+            z = [self.latents(s)[0] / self.vae.config.scaling_factor for s in fitting]
+            clips = iter(self.decode(torch.stack(z)) if z else ())
+            for sample in part:
+                if sample.wanted is None:
+                    answers.append(
+                        Answer(None, sample.given.picture[None], problem="the answer is larger than the picture")
+                    )
+                else:
+                    answers.append(self.answer(next(clips), sample.given))
         return answers
 
 

@@ -48,10 +48,12 @@ class Size:
     tokens: int = 2048  # an update
     length: int = 512  # a row; every eighth update has rows four times as long
     lr: float = 2e-3
+    documents: int = 6000  # the tokenizer is made from this many
+    held_out: int = 16  # batches of held-out documents at the end
 
 
 SIZES = {
-    "tiny": Size(512, 64, 2, 2, 1, 128, tokens=256, length=64),
+    "tiny": Size(512, 64, 2, 2, 1, 128, tokens=256, length=64, documents=200, held_out=1),
     "small": Size(1536, 192, 6, 6, 3, 512),
     "large": Size(4096, 768, 12, 24, 8, 2048, tokens=131_072, length=1024, lr=1e-3),
 }
@@ -80,7 +82,7 @@ def pretrain(
         minutes = 60.0
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "tokenizer.json").exists() or not resume:
-        train_tokenizer(s.vocabulary, seed).save_pretrained(out)
+        train_tokenizer(s.vocabulary, s.documents, seed).save_pretrained(out)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
     torch.manual_seed(seed)
     model = build(s, tokenizer)
@@ -104,8 +106,10 @@ def pretrain(
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": log["updates"] * s.tokens,
         "minutes": round(log["seconds"] / 60, 1),
-        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU thread(s)",
-        "held_out_loss": held_out_loss(model, tokenizer),
+        "machine": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{torch.get_num_threads()} CPU thread(s)",
+        "held_out_loss": held_out_loss(model, tokenizer, s),
         **log,
     }
     (out / "pretrain.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -115,7 +119,7 @@ def pretrain(
 # Tokenizer
 
 
-def train_tokenizer(vocabulary: int, seed: int = 0, documents: int = 6000) -> PreTrainedTokenizerFast:
+def train_tokenizer(vocabulary: int, documents: int, seed: int = 0) -> PreTrainedTokenizerFast:
     """Byte-level BPE on the corpus: split as Qwen splits, every digit a token of its own."""
     raw = Tokenizer(models.BPE(byte_fallback=False))
     split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
@@ -138,6 +142,12 @@ def train_tokenizer(vocabulary: int, seed: int = 0, documents: int = 6000) -> Pr
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
 
 
 # Rows
@@ -181,7 +191,7 @@ class Rows:
                 yield from ((t, False) for t in head)
                 yield from ((t, role == "assistant") for t in body)
                 yield from ((t, False) for t in code.encode("\n").ids)
-        yield code.token_to_id(END_OF_TEXT), document.parts[0][0] == "text"
+        yield token_id(self.tokenizer, END_OF_TEXT), document.parts[0][0] == "text"
 
 
 # Model
@@ -189,7 +199,7 @@ class Rows:
 
 def build(s: Size, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """The real class at our size, tied embeddings, random weights from torch's current seed."""
-    end, pad = tokenizer.convert_tokens_to_ids([END, END_OF_TEXT])
+    end, pad = token_id(tokenizer, END), token_id(tokenizer, END_OF_TEXT)
     config = Qwen3Config(
         vocab_size=s.vocabulary,
         hidden_size=s.hidden,
@@ -226,18 +236,18 @@ class Loss(nn.Module):
 
 
 @torch.no_grad()
-def held_out_loss(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, batches: int = 8) -> float:
+def held_out_loss(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, s: Size) -> float:
     """The loss on documents that training never draws: held-out files, other numbers."""
-    rows = Rows(tokenizer, SIZES["small"], seed=10**6, held_out=True)
+    rows = Rows(tokenizer, s, seed=10**6, held_out=True)
     loss = Loss(model.eval())
     device = model.device
-    total = sum(loss(**{k: v.to(device) for k, v in rows(step).items()}).item() for step in range(batches))
+    total = sum(loss(**{k: v.to(device) for k, v in rows(step).items()}).item() for step in range(s.held_out))
     model.train()
-    return round(total / batches, 4)
+    return round(total / s.held_out, 4)
 
 
 def save(out: Path, model: Qwen3ForCausalLM) -> None:
-    """config.json, generation_config.json and model.safetensors, in fp16: half the size; loaders name their own type."""
+    """config.json, generation_config.json and model.safetensors, in fp16: half the size; loaders say which type."""
     copy = Qwen3ForCausalLM(model.config).half()
     copy.load_state_dict(model.state_dict())
     copy.generation_config = model.generation_config

@@ -8,6 +8,7 @@ CogVideoX1.5-5B-I2V loads this. It learns from `pretrain.data` alone and has nev
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -254,7 +255,7 @@ def pretrain(
         share = {"minutes": minutes * part} if minutes else {"updates": max(1, int((updates or 4000) * part))}
         vae_log = fit(
             VAELoss(vae),
-            lambda step, still=stage == "vae-stills": _vae_batch(step, seed, s["latent"], still),
+            functools.partial(_vae_batch, seed=seed, latent=s["latent"], still=stage == "vae-stills"),
             work / stage,
             lr=lr,
             title=stage,

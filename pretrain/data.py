@@ -217,7 +217,7 @@ def _mosaic(rng: Generator, rows: int, columns: int, k: int) -> np.ndarray:
         return state
     for _ in range(rng.integers(1, 7)):
         top, left = rng.integers(rows), rng.integers(columns)
-        h, w = rng.integers(1, 5), rng.integers(1, 5)
+        h, w = int(rng.integers(1, 5)), int(rng.integers(1, 5))
         if rng.random() < 0.4:
             h, w = ((1, int(rng.integers(2, 8))), (int(rng.integers(2, 8)), 1))[rng.integers(2)]
         state[top : top + h, left : left + w] = rng.integers(1, k)
@@ -228,6 +228,7 @@ def _shifted(state: np.ndarray, dy: int, dx: int, fill: int = 0) -> np.ndarray:
     """`out[r, c] = state[r - dy, c - dx]`, `fill` where that lies outside."""
     out = np.full_like(state, fill)
     rows, columns = state.shape[:2]
+    dy, dx = max(-rows, min(rows, dy)), max(-columns, min(columns, dx))
     ys, xs = slice(max(dy, 0), rows + min(dy, 0)), slice(max(dx, 0), columns + min(dx, 0))
     yt, xt = slice(max(-dy, 0), rows + min(-dy, 0)), slice(max(-dx, 0), columns + min(-dx, 0))
     out[ys, xs] = state[yt, xt]

@@ -115,7 +115,9 @@ def fit(
     return {**last, "updates": step, "seconds": spent + time.monotonic() - began}
 
 
-def _save(module: nn.Module, optimizer: torch.optim.Optimizer, names: list[str], folder: Path, step: int, seconds: float) -> None:
+def _save(
+    module: nn.Module, optimizer: torch.optim.Optimizer, names: list[str], folder: Path, step: int, seconds: float
+) -> None:
     """Write `checkpoint/` beside the old one and swap the two: a kill at any moment leaves one that is whole."""
     fresh, current, old = (folder / n for n in ("checkpoint.new", "checkpoint", "checkpoint.old"))
     shutil.rmtree(fresh, ignore_errors=True)

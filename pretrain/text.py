@@ -7,11 +7,12 @@ What is in it:
 - **The standard library's source**, which every Python has: code, comments and docstrings, and the language reference
   in `pydoc_data`. Left out are the test suites, idlelib, lib2to3, turtledemo (it holds two puzzles), the character
   tables of `encodings`, and everything installed on top. Every 50th file is held out for validation.
-- **Procedural text**: counting, lists, nested brackets, indented blocks, key-value JSON, tables in CSV and Markdown; and
-  lists and tables that are given in one form and wanted in another: copied, one entry replaced, values replaced by a
-  map, rows sorted, swapped, repeated, removed or added, transposed, flattened, cut to a width, running totals,
-  sums of entries that lie side by side, comparison of two tables. Flat lists are also reversed and rotated. Often
-  several pairs follow one another by the same hidden rule, as plain "A -> B" lines or as turns of a conversation.
+- **Procedural text**: counting, lists, nested brackets, indented blocks, key-value JSON, tables in CSV and Markdown;
+  and lists and tables that are given in one form and wanted in another: copied, one entry replaced, values replaced
+  by a map, rows and columns sorted, swapped, repeated, filled, removed or added, transposed, flattened, cut to a width,
+  entries compared with the one above or before, running totals, sums of entries that lie side by side. Flat lists are
+  also reversed and rotated. Often several pairs follow one another by the same hidden rule, as plain "A -> B" lines or
+  as turns of a conversation; or the rule is said in words.
 
 What is *not* in it: no task of the exam and no puzzle. There is no maze, no sudoku, no cellular automaton (sums of
 neighbouring entries are written as plain numbers, along rows and columns with random weights; none is turned into a
@@ -89,8 +90,12 @@ def _source(rng: Random, size: int, held_out: bool) -> str:
 
 # Plain procedural text
 
-_SYLLABLES = "ba be bi bo bu da de do ka ke ki ko la le li lo lu ma me mi mo na ne no pa pe po ra re ri ro sa se so ta te ti to".split()
-_KEYS = "name size kind count level state owner width height colour price total first last next left right old new id".split()
+_SYLLABLES = (
+    "ba be bi bo bu da de do ka ke ki ko la le li lo lu ma me mi mo na ne no pa pe po ra re ri ro sa se so ta te ti to"
+).split()
+_KEYS = (
+    "name size kind count level state owner width height colour price total first last next left right old new id"
+).split()
 
 
 def _word(rng: Random) -> str:
@@ -140,8 +145,10 @@ def _blocks(rng: Random) -> str:
 
 def _two_forms(rng: Random) -> str:
     """One table as CSV, as Markdown and as JSON, in any order."""
-    head = rng.sample(_KEYS, rng.randint(2, 4))
-    rows = [[_word(rng) if n == 0 else rng.randint(0, 99) for n in range(len(head))] for _ in range(rng.randint(2, 5))]
+    head: list[Any] = rng.sample(_KEYS, rng.randint(2, 4))
+    rows: Table = [
+        [_word(rng) if n == 0 else rng.randint(0, 99) for n in range(len(head))] for _ in range(rng.randint(2, 5))
+    ]
     csv = "\n".join(",".join(map(str, row)) for row in [head, *rows])
     markdown = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows])
     records = json_text([dict(zip(head, row, strict=True)) for row in rows])
@@ -205,7 +212,8 @@ World = tuple[str, Callable[[], Any], Rule, Callable[[Any], str]]
 
 def _entries(rng: Random) -> Callable[[], Any]:
     """What a table holds: few or many digits, numbers, now and then words or letters."""
-    kind = rng.choices(("digits", "sparse", "runs", "numbers", "letters", "words"), (0.34, 0.24, 0.2, 0.1, 0.06, 0.06))[0]
+    kinds = {"digits": 0.34, "sparse": 0.24, "runs": 0.2, "numbers": 0.1, "letters": 0.06, "words": 0.06}
+    (kind,) = rng.choices(list(kinds), list(kinds.values()))
     if kind == "numbers":
         return lambda: rng.randint(0, 99)
     if kind == "letters":
@@ -244,7 +252,8 @@ def _tables(rng: Random, long: bool, several: bool) -> World:
 
     example = draw()
     number = all(isinstance(v, int) for row in example for v in row)
-    name, rule = rng.choices(*zip(*_table_rules(rng, rows, columns, entry, number), strict=True))[0]
+    rules = _table_rules(rng, rows, columns, entry, number)
+    ((name, rule, _),) = rng.choices(rules, [weight for _, _, weight in rules])
     if "neighbours" in name or "totals" in name or "sums" in name:  # small values, so that sums stay short
         inner = draw
 
@@ -256,14 +265,16 @@ def _tables(rng: Random, long: bool, several: bool) -> World:
 
 def _table_rules(
     rng: Random, rows: int, columns: int, entry: Callable[[], Any], number: bool
-) -> list[tuple[tuple[str, Rule], float]]:
-    """(name in words, rule) with weights. Numbers in a rule are drawn once a document; indices wrap where tables vary."""
+) -> list[tuple[str, Rule, float]]:
+    """(name in words, rule, weight). Numbers in a rule are drawn once a document; indices wrap where tables vary."""
     r, s, c, d = rng.randrange(rows), rng.randrange(rows), rng.randrange(columns), rng.randrange(columns)
     old, new = entry(), entry() if rng.random() < 0.5 else rng.randint(0, 9)
     values = list(range(10))
     shuffled = rng.sample(values, 10)
     book = dict(zip(values, shuffled, strict=True))
-    weights = [rng.choice((0, 1, 1, 2)) for _ in range(5)]
+    weights = [rng.choice((0, 1, 1, 2)) for _ in range(5)]  # the entry itself, then left, right, above, below
+    if sum(map(bool, weights)) < 2:  # a single neighbour would be a shift
+        weights = [1, 1, 0, 1, 0]
     width = rng.randint(2, 8)
 
     def replaced(t: Table, row: int, column: int, value: Any) -> Table:
@@ -297,44 +308,68 @@ def _table_rules(
             for i in range(len(t))
         ]
 
-    any_rules: list[tuple[tuple[str, Rule], float]] = [
-        (("copy", lambda t: t), 2.0),
-        ((f"put {new} at row {r} column {c}", lambda t: replaced(t, r, c, new)), 1.0),
-        ((f"copy entry {r},{c} to {s},{d}", lambda t: replaced(t, s, d, t[r % len(t)][c % len(t[0])])), 0.7),
-        ((f"replace {old} by {new}", lambda t: [[new if v == old else v for v in x] for x in t]), 1.5),
-        (("transpose", lambda t: [list(x) for x in zip(*t, strict=True)]), 2.0),
-        ((f"swap rows {r} and {s}", swapped), 0.8),
-        ((f"swap columns {c} and {d}", columns_swapped), 1.0),
-        (("sort the rows", lambda t: sorted(t)), 0.5),
-        (("sort each row", lambda t: [sorted(x) for x in t]), 1.0),
-        (("repeat each row", lambda t: [x for x in t for _ in (0, 1)]), 0.5),
-        (("repeat each entry", lambda t: [[v for v in x for _ in (0, 1)] for x in t]), 0.4),
-        ((f"remove column {c}", lambda t: [[v for n, v in enumerate(x) if n != c % len(x)] for x in t]), 0.6),
-        ((f"remove row {r}", lambda t: [x for n, x in enumerate(t) if n != r % len(t)] or t), 0.5),
-        ((f"row {r} below", lambda t: [*t, t[r % len(t)]]), 0.5),
-        ((f"fill row {r} with {new}", lambda t: [[new] * len(x) if n == r % len(t) else x for n, x in enumerate(t)]), 0.5),
-        ((f"fill column {c} with {new}", lambda t: [[new if n == c % len(x) else v for n, v in enumerate(x)] for x in t]), 0.7),
-        ((f"each entry equals {old}", lambda t: [[int(v == old) for v in x] for x in t]), 0.8),
-        (("equals the entry above", lambda t: [[int(i > 0 and t[i - 1][j] == v) for j, v in enumerate(x)] for i, x in enumerate(t)]), 1.0),
-        (("equals the entry before", lambda t: [[int(j > 0 and x[j - 1] == v) for j, v in enumerate(x)] for x in t]), 0.6),
-        (("the larger of the entry and the one above", lambda t: [[max(v, t[i - 1][j]) if i else v for j, v in enumerate(x)] for i, x in enumerate(t)]), 1.0),
-        ((f"count of {old} in each row", lambda t: [[*x, x.count(old)] for x in t]), 0.5),
-        (("number the rows", lambda t: [[n, *x] for n, x in enumerate(t)]), 0.5),
-        (("flatten", lambda t: [v for x in t for v in x]), 0.5),
-        ((f"rows of {width}", lambda t: _cut([v for x in t for v in x], width)), 0.7),
+    def above(t: Table, compare: Callable[[Any, Any], Any], at_top: Callable[[Any], Any]) -> Table:
+        """Each entry compared with the one above it."""
+        return [[compare(v, t[i - 1][j]) if i else at_top(v) for j, v in enumerate(x)] for i, x in enumerate(t)]
+
+    def without_column(t: Table) -> Table:
+        return [[v for n, v in enumerate(x) if n != c % len(x)] for x in t]
+
+    def without_row(t: Table) -> Table:
+        return [x for n, x in enumerate(t) if n != r % len(t)] or t
+
+    def row_filled(t: Table) -> Table:
+        return [[new] * len(x) if n == r % len(t) else x for n, x in enumerate(t)]
+
+    def column_filled(t: Table) -> Table:
+        return [[new if n == c % len(x) else v for n, v in enumerate(x)] for x in t]
+
+    def turned(t: Table) -> Table:
+        return [list(x) for x in zip(*t, strict=True)]
+
+    rules: list[tuple[str, Rule, float]] = [
+        ("copy", lambda t: t, 2.0),
+        (f"put {new} at row {r} column {c}", lambda t: replaced(t, r, c, new), 1.0),
+        (f"copy entry {r},{c} to {s},{d}", lambda t: replaced(t, s, d, t[r % len(t)][c % len(t[0])]), 0.7),
+        (f"replace {old} by {new}", lambda t: [[new if v == old else v for v in x] for x in t], 1.5),
+        ("transpose", turned, 2.0),
+        (f"swap rows {r} and {s}", swapped, 0.8),
+        (f"swap columns {c} and {d}", columns_swapped, 1.0),
+        ("sort the rows", lambda t: sorted(t), 0.5),
+        ("sort each row", lambda t: [sorted(x) for x in t], 1.0),
+        ("repeat each row", lambda t: [x for x in t for _ in (0, 1)], 0.5),
+        ("repeat each entry", lambda t: [[v for v in x for _ in (0, 1)] for x in t], 0.4),
+        (f"remove column {c}", without_column, 0.6),
+        (f"remove row {r}", without_row, 0.5),
+        (f"row {r} below", lambda t: [*t, t[r % len(t)]], 0.5),
+        (f"fill row {r} with {new}", row_filled, 0.5),
+        (f"fill column {c} with {new}", column_filled, 0.7),
+        (f"each entry equals {old}", lambda t: [[int(v == old) for v in x] for x in t], 0.8),
+        ("equals the entry above", lambda t: above(t, lambda v, up: int(v == up), lambda v: 0), 1.0),
+        (
+            "equals the entry before",
+            lambda t: [[int(j > 0 and x[j - 1] == v) for j, v in enumerate(x)] for x in t],
+            0.6,
+        ),
+        ("the larger of the entry and the one above", lambda t: above(t, max, lambda v: v), 1.0),
+        (f"count of {old} in each row", lambda t: [[*x, x.count(old)] for x in t], 0.5),
+        ("number the rows", lambda t: [[n, *x] for n, x in enumerate(t)], 0.5),
+        ("flatten", lambda t: [v for x in t for v in x], 0.5),
+        (f"rows of {width}", lambda t: _cut([v for x in t for v in x], width), 0.7),
     ]
     if not number:
-        return any_rules
+        return rules
+    said = " ".join(f"{a}:{b}" for a, b in book.items())
     return [
-        *any_rules,
-        (("map " + " ".join(f"{a}:{b}" for a, b in book.items()), lambda t: [[book.get(v, v) for v in x] for x in t]), 2.5),
-        (("neighbours with weights " + " ".join(map(str, weights)), neighbours), 2.0),
-        (("totals along rows", lambda t: [totals(x) for x in t]), 0.6),
-        (("totals down columns", lambda t: [list(x) for x in zip(*map(totals, zip(*t, strict=True)), strict=True)]), 0.6),
-        (("add a row of sums", lambda t: [*t, [sum(x) for x in zip(*t, strict=True)]]), 0.6),
-        (("add sums of rows", lambda t: [[*x, sum(x)] for x in t]), 0.6),
-        ((f"add {width}", lambda t: [[v + width for v in x] for x in t]), 0.6),
-        ((f"at most {width}", lambda t: [[min(v, width) for v in x] for x in t]), 0.6),
+        *rules,
+        (f"map {said}", lambda t: [[book.get(v, v) for v in x] for x in t], 2.5),
+        ("neighbours with weights " + " ".join(map(str, weights)), neighbours, 2.0),
+        ("totals along rows", lambda t: [totals(x) for x in t], 0.6),
+        ("totals down columns", lambda t: turned([totals(x) for x in turned(t)]), 0.6),
+        ("add a row of sums", lambda t: [*t, [sum(x) for x in turned(t)]], 0.6),
+        ("add sums of rows", lambda t: [[*x, sum(x)] for x in t], 0.6),
+        (f"add {width}", lambda t: [[v + width for v in x] for x in t], 0.6),
+        (f"at most {width}", lambda t: [[min(v, width) for v in x] for x in t], 0.6),
     ]
 
 

@@ -39,6 +39,8 @@ def as_grid(x: Any, where: str = "", values: int = VALUES) -> Grid:
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "iu":
             raise UserError(f"{at}a grid holds whole numbers, not {x.dtype}")
+        if x.ndim == 2 and x.size and max(x.shape) <= MAX_SIDE and x.min() >= 0 and x.max() < values:
+            return x.astype(np.int8)
         x = x.tolist()
     if not isinstance(x, list | tuple):
         raise UserError(f"{at}a grid is a list of rows, not {_kind(x)}")

@@ -7,8 +7,10 @@ tested without a diffusion or a language model. `install()` makes it known to `a
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -41,10 +43,12 @@ def frame(example: Example, options: Options) -> Sample:
 
 
 class Net(nn.Module):
+    dropout = 0.1  # its own, beside LoRA's; a test that compares other cuts of the batch turns it off
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(9 * 16, width), nn.Linear(width, width)
-        self.drop = nn.Dropout(0.1)
+        self.drop = nn.Dropout(self.dropout)
         self.head = nn.Linear(width, 16)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +101,7 @@ class Fake(Arm):
             logits = self.model(torch.as_tensor(given.astype(np.int64))[None].to(self.device))[0].softmax(-1)
             certainty, grid = logits.max(-1)
             raw: Any = str(grid.tolist())
-            if ARM_OF.get(type(self)) == "video":
+            if isinstance(self, FakeVideo):
                 raw = np.repeat(np.stack([given, grid.numpy()]).astype(np.uint8)[..., None] * 10, 3, axis=-1)
             answers.append(Answer(grid.cpu().numpy().astype(np.int8), raw, certainty.cpu().numpy(), "", 0.01))
         return answers
@@ -107,10 +111,7 @@ class Fake(Arm):
 
 
 class FakeVideo(Fake):
-    pass
-
-
-ARM_OF: dict[type, str] = {FakeVideo: "video"}
+    """The same network; its raw answer is a clip of two frames."""
 
 
 def load(
@@ -128,10 +129,7 @@ def load(
 
 def install() -> None:
     """Add "fake" (language) and "fake_video" (video) to the families of this process."""
-    from types import ModuleType
-
-    known = adapters.families()
-    names = sorted({*known, *NAMES})
+    names = sorted({*adapters.families(), *NAMES})
     adapters.families = lambda: names  # type: ignore[assignment]
     sys.modules["adapters.fake"] = sys.modules[__name__]
     video = ModuleType("adapters.fake_video")
@@ -141,11 +139,18 @@ def install() -> None:
         arm.__class__ = FakeVideo
         return arm
 
-    vars(video).update(
-        ARM="video",
-        FLAVOURS={k: replace(v) for k, v in FLAVOURS.items()},
-        Options=Options,
-        frame=frame,
-        load=load_video,
-    )
+    vars(video).update(ARM="video", FLAVOURS=FLAVOURS, Options=Options, frame=frame, load=load_video)
     sys.modules["adapters.fake_video"] = video
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """`install` for a while, so that other tests see the real families only."""
+    families = adapters.families
+    install()
+    try:
+        yield
+    finally:
+        adapters.families = families
+        for name in NAMES:
+            sys.modules.pop(f"adapters.{name}", None)

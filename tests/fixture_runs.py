@@ -15,14 +15,23 @@ from vdmreason import config, evaluate, store
 
 
 def make_run(
-    root: Path, task: str, family: str, right: list[bool], n: int = 30, seed: int = 0, seconds: float = 0.8, **changes: Any
+    root: Path,
+    task: str,
+    family: str,
+    right: list[bool],
+    n: int = 30,
+    seed: int = 0,
+    seconds: float = 0.8,
+    **changes: Any,
 ) -> Path:
     """A run that answered `len(right)` test examples, those marked right exactly, the others with a few wrong cells.
 
     The language arm's every second wrong answer is cut off, so that it cannot be parsed. The video arm's clip carries
     pixel noise, so that its certainty is below 1.
     """
-    run = config.resolve({"task": task, "n": n, "family": family, "seed": seed, "flavour": "tiny", "test": len(right), **changes})
+    run = config.resolve(
+        {"task": task, "n": n, "family": family, "seed": seed, "flavour": "tiny", "test": len(right), **changes}
+    )
     folder = root / run.name
     store.write_config(folder, run)
     puzzle = tasks.get(task)
@@ -77,7 +86,10 @@ def make_run(
 
 def make_runs(root: Path) -> dict[str, Path]:
     """Two tasks, both arms. Maze: video right on 0 and 1, language on 1 and 2, none on 3."""
-    pattern = {"cogvideox": [True, True, False, False, True, False], "causal_lm": [False, True, True, False, False, False]}
+    pattern = {
+        "cogvideox": [True, True, False, False, True, False],
+        "causal_lm": [False, True, True, False, False, False],
+    }
     runs = {f"maze-{family}": make_run(root, "maze/7x7", family, right) for family, right in pattern.items()}
     life = tasks.variants("life")[0]
     return runs | {f"life-{family}": make_run(root, life, family, right) for family, right in pattern.items()}

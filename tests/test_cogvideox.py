@@ -76,7 +76,9 @@ def published(folder: Path, version: str = "1.5", shard: str = "60KB") -> Path:
         snr_shift_scale=1.0,
         clip_sample=False,
     ).save_pretrained(folder / "scheduler")
-    config = T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu")
+    config = T5Config(
+        vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
+    )
     T5EncoderModel(config).save_pretrained(folder / "text_encoder")
     words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -116,7 +118,9 @@ def test_published_layout_is_sharded_and_loads(new: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["new", "old"])
-def test_sampling_equals_the_stock_pipeline(version: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampling_equals_the_stock_pipeline(
+    version: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Same noise, same condition: our sampler and diffusers' pipeline draw the same clip."""
     folder = request.getfixturevalue(version)
     options = {"canvas": (4, 6)} if version == "old" else {}
@@ -127,10 +131,14 @@ def test_sampling_equals_the_stock_pipeline(version: str, request: pytest.Fixtur
 
     original = pipeline_cogvideox_image2video.retrieve_latents
     monkeypatch.setattr(
-        pipeline_cogvideox_image2video, "retrieve_latents", lambda out, generator=None: original(out, sample_mode="argmax")
+        pipeline_cogvideox_image2video,
+        "retrieve_latents",
+        lambda out, generator=None: original(out, sample_mode="argmax"),
     )
     frames = 4 if version == "new" else 3  # 1.5 pads three latent frames to four
-    noise = torch.randn(1, frames, 4, image.shape[0] // 8, image.shape[1] // 8, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(
+        1, frames, 4, image.shape[0] // 8, image.shape[1] // 8, generator=torch.Generator().manual_seed(5)
+    )
     pipeline = CogVideoXImageToVideoPipeline(None, None, ours.vae, ours.model, ours.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
@@ -161,7 +169,9 @@ def test_the_condition_is_encoded_from_the_single_frame(new: Path) -> None:
 def test_given_does_not_know_the_answer() -> None:
     example = tasks.examples("arc1/evaluation/00576224", "train", 1)[0]  # 2 x 2 becomes 6 x 6
     other = type(example)(example.question, np.zeros((3, 3), np.int8), example.canvas)
-    assert np.array_equal(cogvideox.frame(example, Options()).given, cogvideox.frame(other, Options()).given)
+    assert np.array_equal(
+        cogvideox.frame(example, Options()).given.picture, cogvideox.frame(other, Options()).given.picture
+    )
 
 
 def test_padding_is_at_the_front_and_comes_off_again(new: Path) -> None:
@@ -257,11 +267,23 @@ def test_a_hub_id_without_a_network_is_one_line(monkeypatch: pytest.MonkeyPatch)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [{"frames": 8}, {"frames": 13}, {"steps": 7}, {"transition": "discret"}, {"style": "papr"}])
+@pytest.mark.parametrize(
+    "bad", [{"frames": 8}, {"frames": 13}, {"steps": 7}, {"transition": "discret"}, {"style": "papr"}]
+)
 def test_options_are_checked(bad: dict) -> None:
     with pytest.raises(UserError) as caught:
         Options(**bad)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pixels", [0, 100, 256, 480])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (13, 13), (30, 30)])
+def test_enlarged_cells_are_read_back(new: Path, pixels: int, size: tuple[int, int]) -> None:
+    ours = arm(new, pixels=pixels)
+    grid = np.random.default_rng(0).integers(0, 16, size).astype(np.int8)
+    question = cogvideox.frame(type(tasks.examples("life/B3S23", "train", 1)[0])(grid, grid, size), ours.options).given
+    assert all(side % 16 == 0 for side in question.picture.shape[:2])
+    assert np.array_equal(ours.answer(question.picture[None], question).grid, grid)
 
 
 @pytest.mark.parametrize("frames", [9, 17, 25])
@@ -276,7 +298,7 @@ def test_the_image_control_is_one_frame(new: Path) -> None:
     sample = samples(ours.options, 1)[0]
     assert ours.latents(sample)[0].shape[0] == 1
     answer = ours.predict([sample.given], [0])[0]
-    assert answer.raw.shape == (1, *sample.given.shape)
+    assert answer.raw.shape == (1, *sample.given.picture.shape)
 
 
 def test_published_parameter_count() -> None:

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from tasks.base import UserError
 from vdmreason import config
 
-fake_family.install()
+
+@pytest.fixture(autouse=True, scope="module")
+def _families():
+    with fake_family.installed():
+        yield
+
+
 LEAST = {"task": "life/B3S23", "n": 30, "family": "fake"}
 
 

@@ -14,7 +14,11 @@ import tasks
 from tasks.base import Example, UserError, Verdict
 from vdmreason import config, evaluate, store
 
-fake_family.install()
+
+@pytest.fixture(autouse=True, scope="module")
+def _families():
+    with fake_family.installed():
+        yield
 
 
 @pytest.mark.parametrize(

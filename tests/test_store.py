@@ -17,7 +17,11 @@ from hypothesis import strategies as st
 from tasks.base import UserError
 from vdmreason import config, store
 
-fake_family.install()
+
+@pytest.fixture(autouse=True, scope="module")
+def _families():
+    with fake_family.installed():
+        yield
 
 
 def run_of(**changes):

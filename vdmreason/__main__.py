@@ -78,7 +78,9 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
             raise
         full = isinstance(error, OSError)
         text = "the disk is full; free some space and run the same command again" if full else str(error)
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        line = " ".join(text.split())
+        print(f"error: {line}", file=sys.stderr)
+        jobs.tell(line)
         raise SystemExit(2) from None
 
 
@@ -153,8 +155,9 @@ def pretrain(
         raise UserError(f"{backbone}: no such backbone.{suggest(name, names)} There are cogvideox and causal-lm.")
     minutes, updates = parse_budget(budget)
     module = importlib.import_module(f"pretrain.{name}")
-    with jobs.working(out):
-        module.pretrain(out, minutes=minutes, updates=updates, size=size, seed=seed, resume=True)
+    # SIGTERM ends it at once: pretraining keeps its own checkpoints and goes on from the newest
+    with jobs.working(out, listens=False):
+        module.pretrain(out, minutes=minutes, updates=updates, size=size, seed=seed)
 
 
 def parse_budget(text: str) -> tuple[float | None, int | None]:

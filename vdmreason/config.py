@@ -183,7 +183,8 @@ def to_dict(run: Run) -> dict[str, Any]:
 
 def to_yaml(run: Run) -> str:
     """The resolved run as YAML; `resolve(yaml.safe_load(to_yaml(run))) == run`."""
-    return yaml.safe_dump(to_dict(run), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    # ASCII only: YAML reads some bare characters, such as NEL, as line breaks
+    return yaml.safe_dump(to_dict(run), sort_keys=False, default_flow_style=None, allow_unicode=False, width=120)
 
 
 def differences(old: Run, new: Run) -> list[str]:

@@ -177,6 +177,7 @@ def over_seeds(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     for folder in map(Path, folders):
         run, predictions = store.read_config(folder), store.read_lines(folder / "predictions.jsonl")
         if predictions:
+            predictions = rescore(tasks.get(run.task), predictions)
             result = store.read_json(folder / "result.json") or {}
             groups.setdefault(_experiment(run), []).append((run, predictions, result))
     return [_row(group) for group in groups.values()]

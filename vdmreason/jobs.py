@@ -30,6 +30,7 @@ from vdmreason import store
 
 ACTIVE = ("queued", "starting", "running", "stopping")
 LOG, STOP, JOB = "log.txt", "STOP", "job.json"
+IN_JOB = "VDMREASON_JOB"  # the environment of a job's process: its folder
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def start(kind: str, argv: Sequence[str], folder: str | Path, after: str | Path 
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a signal to the page's group does not reach it; and it is a group of its own
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "VDMREASON_JOB": str(folder)},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", IN_JOB: str(folder)},
             )
         except OSError as error:
             store.write_state(folder, state="failed", error=f"{command[0]}: {error.strerror}")
@@ -210,14 +211,14 @@ def listening(folder: str | Path) -> Iterator[Working]:
 
 
 @contextmanager
-def working(folder: str | Path, **first: Any) -> Iterator[Working]:
+def working(folder: str | Path, listens: bool = True, **first: Any) -> Iterator[Working]:
     """Keep state.json true while the block runs: running, then done, stopped or failed with one line.
 
-    SIGTERM becomes a wish to stop (`Working.stop_wanted`) where this is the main thread.
+    SIGTERM becomes a wish to stop (`Working.stop_wanted`) where the block `listens` and this is the main thread.
     """
     folder = Path(folder)
     pen = Working(folder)
-    with _on_sigterm(pen):
+    with _on_sigterm(pen) if listens else contextlib.nullcontext():
         store.write_state(
             folder, state="running", pid=os.getpid(), created=_created(os.getpid()), error="", eta=None, **first
         )
@@ -235,6 +236,13 @@ def working(folder: str | Path, **first: Any) -> Iterator[Working]:
         else:
             store.write_state(folder, state="done", eta=None)
             (folder / STOP).unlink(missing_ok=True)
+
+
+def tell(line: str) -> None:
+    """Leave one line about what went wrong in the folder of the job that this process works for, if it is a job."""
+    if folder := os.environ.get(IN_JOB):
+        early = store.read_state(folder).get("state") in ("queued", "starting")
+        _last_words(Path(folder), error=line, **({"state": "failed"} if early else {}))
 
 
 def _last_words(folder: Path, **changes: Any) -> None:
@@ -284,7 +292,7 @@ def _created(pid: int) -> float | None:
 
 def _being_started(job: dict[str, Any], state: dict[str, Any]) -> bool:
     """Between `start` announcing a job and naming its process, another reader must not call it lost."""
-    return "pid" not in job and time.time() - (state.get("beat") or 0) < 10
+    return bool(job) and "pid" not in job and time.time() - (state.get("beat") or 0) < 10
 
 
 def _wait_for_end(folder: Path, seconds: float) -> bool:

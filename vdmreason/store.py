@@ -50,6 +50,7 @@ LIBRARIES = (
 )  # fmt: skip
 
 FRAME_MS = 120  # how long a frame of a stored clip is shown
+IMAGE_DESCRIPTION = 0x010E  # the Exif tag
 
 
 def runs_root() -> Path:
@@ -319,26 +320,29 @@ def write_clip(path: str | Path, clip: np.ndarray) -> None:
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in clip]
+    about = Image.Exif()
+    about[IMAGE_DESCRIPTION] = f"{len(images)} frames"  # a still clip would otherwise come back as one picture
+    how: dict[str, Any] = {"save_all": True, "lossless": True, "duration": FRAME_MS, "exif": about}
     with new_file(path) as temporary:
-        images[0].save(
-            temporary, format="WEBP", save_all=True, append_images=images[1:], duration=FRAME_MS, lossless=True
-        )
+        images[0].save(temporary, format="WEBP", append_images=images[1:], **how)
 
 
 def read_clip(path: str | Path) -> np.ndarray:
     """The clip of `write_clip`, uint8 (F, H, W, 3), to the bit. Equal neighbours are stored once and shown longer."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    frames = []
+    frames: list[np.ndarray] = []
     try:
         with Image.open(path) as image:
             for index in range(getattr(image, "n_frames", 1)):
                 image.seek(index)
-                frame = np.asarray(image.convert("RGB"))
-                frames += [frame] * max(1, round(image.info.get("duration", FRAME_MS) / FRAME_MS))
-    except (OSError, UnidentifiedImageError) as error:
+                image.load()  # only now the frame's own duration is known
+                shown = max(1, round(image.info.get("duration", FRAME_MS) / FRAME_MS))
+                frames += [np.asarray(image.convert("RGB"))] * shown
+            wanted = int(str(image.getexif().get(IMAGE_DESCRIPTION, "0")).split()[0])
+    except (OSError, ValueError) as error:  # Pillow's own errors are OSErrors
         raise UserError(f"{path}: is not a clip that can be read ({error}).") from None
-    return np.stack(frames)
+    return np.stack(frames + frames[-1:] * (wanted - len(frames)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

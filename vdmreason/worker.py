@@ -2,7 +2,7 @@
 
 `python -m vdmreason.worker` reads one JSON object a line and answers in JSON lines:
 
-    {"id", "verb": "predict", "folder", "task", "index", "seed"}    ->  {"id", "step", "steps", "clip" or "text"}, ...
+    {"id", "verb": "predict", "folder", "task", "index", "seed"}    ->  {"id", "step", "steps", "clip" or "text"} ...
                                                                         {"id", "done": true, "grid", "certainty",
                                                                          "clip" or "text", "problem", "seconds", "device"}
     {"id", "verb": "ping"}                                          ->  {"id", "done": true, "loaded": [folders]}
@@ -54,7 +54,7 @@ class Worker:
     """One worker process, started when first needed. Answers are given one after another, in the order of asking."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}  # run folder -> how long its last answer took, for the label of the button
+        self.seconds: dict[str, float] = {}  # run folder -> how long its last answer took, without loading
         self._turn = threading.Lock()
         self._ids = itertools.count(1)
         self._process: subprocess.Popen[str] | None = None
@@ -74,7 +74,6 @@ class Worker:
                 raise Stopped("Cancelled.")
             number = next(self._ids)
             self._current = (owner, number)
-            began = time.monotonic()
             try:
                 self._send(id=number, verb="predict", folder=str(folder), task=task, index=index, seed=seed)
                 for message in self._answers(number, owner):
@@ -83,7 +82,7 @@ class Worker:
                     if "clip" in message:
                         message["clip"] = unpack(message["clip"])
                     if message.get("done"):
-                        self.seconds[str(folder)] = time.monotonic() - began
+                        self.seconds[str(folder)] = message["seconds"]
                     yield message
             finally:
                 self._current = None
@@ -130,8 +129,9 @@ class Worker:
     def _started(self) -> subprocess.Popen[str]:
         if self._process and self._process.poll() is None:
             return self._process
-        self._messages = messages = queue.Queue()
-        self._last_words = words = []
+        messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        words: list[str] = []
+        self._messages, self._last_words = messages, words
         # A worker beside a training gets one core, or both crawl.
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), **os.environ}
         self._process = process = subprocess.Popen(
@@ -146,6 +146,8 @@ class Worker:
         while True:
             message = self._messages.get()
             if message is None:
+                assert self._process
+                self._process.wait()  # its pipe closes a moment before it is gone
                 raise Stopped("Cancelled.") if owner in self._cancelled else UserError(self._obituary())
             if message["id"] != number:
                 continue  # the rest of a cancelled answer

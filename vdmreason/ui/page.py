@@ -32,7 +32,16 @@ EXPLANATION = (
 FINISHED = 4  # jobs that have ended and still stand in the strip
 RECENT = 6 * 3600  # seconds after which they leave it
 
-SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "sans-serif"]
+SANS = [
+    "ui-sans-serif",
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "Roboto",
+    "Helvetica Neue",
+    "Noto Sans",
+    "sans-serif",
+]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "DejaVu Sans Mono", "monospace"]
 
 
@@ -162,6 +171,7 @@ def build() -> gr.Blocks:
         strip_of_jobs.act(**compare.quiet(act))
         page.load(**compare.quiet(comparing.opened), inputs=[comparing.shown], outputs=comparing.outputs)
         page.load(**compare.quiet(train.opened), outputs=[train.watched, *train.live])
+        page.load(**compare.quiet(train.foresee), inputs=train.form, outputs=train.foreseen)
         page.load(**compare.quiet(poll), inputs=[seen_jobs], outputs=[strip_of_jobs, seen_jobs])
         timer.tick(**compare.quiet(poll), inputs=[seen_jobs], outputs=[strip_of_jobs, seen_jobs])
         timer.tick(

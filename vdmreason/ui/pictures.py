@@ -1,4 +1,4 @@
-"""Grids and clips as what a browser shows: small lossless WebP images inside `data:` addresses, so nothing is fetched."""
+"""Grids and clips as a browser shows them: small lossless WebP images in `data:` addresses, so nothing is fetched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Clip = npt.NDArray[np.uint8]  # (F, H, W, 3)
 
 def palette() -> list[str]:
     """The sixteen colours of the values, as "#rrggbb": those that the video arm is shown."""
-    return ["#%02x%02x%02x" % colour for colour in STYLES["video-8"].palette]
+    return [f"#{bytes(colour).hex()}" for colour in STYLES["video-8"].palette]
 
 
 def cells(grid: Grid | Sequence[Sequence[int]] | None) -> list[list[int]] | None:

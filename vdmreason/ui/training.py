@@ -26,13 +26,16 @@ from tasks.render import STYLES, paint
 from vdmreason import config, jobs, store
 from vdmreason.config import Run
 from vdmreason.ui import pictures
-from vdmreason.ui.compare import ARMS, SHELVES, millions, problem, quiet
+from vdmreason.ui.compare import SHELVES, problem, quiet
+from vdmreason.ui.scenes import ARMS, millions
 
 SIZES = [3, 10, 30, 100, 300, 1000]
 CUSTOM = "custom"
 SHOWN = 12  # samples in the preview
 GUESS = 0.4  # seconds an update, where nothing of the kind has been timed on this machine
-BYTES = 4.5  # GPU memory a parameter of a large backbone needs while its LoRA trains: bf16 weights and what goes with them
+BYTES = (
+    4.5  # GPU memory a parameter of a large backbone needs while its LoRA trains: bf16 weights and what goes with them
+)
 SEPARATE, TOGETHER = "one after the other", "both at once"
 
 
@@ -81,11 +84,8 @@ def _size(flavour: Flavour) -> str:
 
 def unable(arm: str) -> str:
     """The backbones that cannot be trained here, drawn as choices that are off, each with its reason."""
-    rows = [
-        f'<label class="off"><input type="radio" disabled> {html.escape(f.name)} <small>{html.escape(obstacle(f))}</small></label>'
-        for f in backbones(arm).values()
-        if obstacle(f)
-    ]
+    off = '<label class="off"><input type="radio" disabled> {} <small>{}</small></label>'
+    rows = [off.format(html.escape(f.name), html.escape(obstacle(f))) for f in backbones(arm).values() if obstacle(f)]
     return f'<div class="offs">{"".join(rows)}</div>' if rows else ""
 
 
@@ -160,7 +160,8 @@ def forecast(runs: Sequence[Run]) -> str:
 
 def timed(run: Run) -> float | None:
     """Seconds an update of earlier runs like this one: same backbone, batch and task if there are any, else same backbone."""
-    same, near = [], []
+    same: list[float] = []
+    near: list[float] = []
     for folder in store.find_runs(store.runs_root())[:200]:
         try:
             other = store.read_config(folder)
@@ -200,13 +201,14 @@ def samples(runs: Sequence[Run]) -> str:
                              f'<span class="wanted">{wanted}</span></pre>')  # fmt: skip
         figures.append(f"<figure>{''.join(parts)}</figure>")
     more = f", {SHOWN} shown" if first.n > SHOWN else ""
-    head = f"{first.n} training examples{more}, the same for every arm and in the same order: <code>{sample_hash(first)[:12]}</code>"
+    code = f"<code>{sample_hash(first)[:12]}</code>"
+    head = f"{first.n} training examples{more}, the same for every arm and in the same order: {code}"
     return f'<p class="samples-head">{head}</p><div class="samples">{"".join(figures)}</div>'
 
 
 def _short(value: Any, most: int = 600) -> str:
     """What the language arm is given or hopes for, as text of a bearable length."""
-    text = value if isinstance(value, str) else "\n".join(str(m.get("content", m)) if isinstance(m, dict) else str(m) for m in value)
+    text = str(value)
     return html.escape(text if len(text) <= most else text[:most] + " …")
 
 
@@ -290,7 +292,8 @@ def previews(folders: Sequence[Path]) -> str:
                 if k < len(records):
                     mark = "✓" if records[k]["right"] else "✗"
                     cells.append(_thumb(records[k]["proposed"], f"{mark} {step}"))
-            rows.append(f'<div class="preview-row"><span class="preview-arm">{html.escape(name_of(folder))}</span>{"".join(cells)}</div>')
+            name = f'<span class="preview-arm">{html.escape(name_of(folder))}</span>'
+            rows.append(f'<div class="preview-row">{name}{"".join(cells)}</div>')
     return "".join(rows)
 
 
@@ -299,7 +302,8 @@ def _thumb(grid: Any, caption: str) -> str:
         return f'<figure class="thumb"><div class="unread">no grid</div><figcaption>{caption}</figcaption></figure>'
     cells = np.asarray(grid, np.int8)
     picture = paint(cells, STYLES["video-8"], (cells.shape[0], cells.shape[1]))
-    return f'<figure class="thumb"><img src="{pictures.webp(picture)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+    image = f'<img src="{pictures.webp(picture)}" alt="{caption}">'
+    return f'<figure class="thumb">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 def progress(folders: Sequence[Path]) -> str:
@@ -314,7 +318,9 @@ def progress(folders: Sequence[Path]) -> str:
             parts.append(f"{_time(status.eta)} left")
         if status.state == "done":
             answers, wanted = len(store.read_lines(folder / "predictions.jsonl")), _tests(folder)
-            parts.append("answers are in Compare" if answers >= wanted else f"answering its tests, {answers} of {wanted}")
+            parts.append(
+                "answers are in Compare" if answers >= wanted else f"answering its tests, {answers} of {wanted}"
+            )
         if status.error:
             parts.append(html.escape(status.error))
         lines.append(f'<p class="progress-line" data-state="{status.state}">{" · ".join(parts)}</p>')
@@ -346,7 +352,7 @@ COLOURS = {"video": "#c26a14", "language": "#2a7ab0"}
 
 def colour_map(folders: Sequence[Path]) -> dict[str, str]:
     """A colour for every curve: the arm's own; raw values pale, so that the smoothed curve lies on top of them."""
-    colours = {}
+    colours: dict[str, str] = {}
     for folder in folders:
         name = name_of(folder)
         strong = COLOURS[name.partition(" ")[0]]
@@ -363,44 +369,72 @@ class Tab:
             with gr.Column(scale=1, min_width=280):
                 gr.HTML('<h2 class="step">1 · What they learn</h2>')
                 with gr.Row():
-                    self.family = gr.Dropdown([*SHELVES.items()], value="maze", label="Family", min_width=120, elem_id="train-family")
+                    self.family = gr.Dropdown(
+                        [*SHELVES.items()], value="maze", label="Family", min_width=120, elem_id="train-family"
+                    )
                     self.task = gr.Dropdown(
                         tasks.variants("maze"), value=tasks.variants("maze")[0], label="Task", allow_custom_value=True,
                         min_width=140, elem_id="train-task",
                     )  # fmt: skip
                 self.n = gr.Radio([*SIZES, CUSTOM], value=30, label="Training examples n", elem_id="train-n")
                 with gr.Row():
-                    self.custom = gr.Number(30, label="n, custom", precision=0, minimum=1, visible=False, min_width=100, elem_id="train-custom-n")
-                    self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="train-seed")
-                    self.test = gr.Number(100, label="Test examples", precision=0, minimum=1, min_width=100, elem_id="train-test")
-            with gr.Column(scale=1, min_width=300):
-                gr.HTML('<h2 class="step">2 · Who learns it, and for how long</h2>')
-                self.arms = gr.CheckboxGroup([("Video", "video"), ("Language", "language")], value=[*ARMS], label="Arms", elem_id="train-arms")
+                    self.custom = gr.Number(
+                        30,
+                        label="n, custom",
+                        precision=0,
+                        minimum=1,
+                        visible=False,
+                        min_width=90,
+                        elem_id="train-custom-n",
+                    )
+                    self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90, elem_id="train-seed")
+                    self.test = gr.Number(
+                        100, label="Test examples", precision=0, minimum=1, min_width=90, elem_id="train-test"
+                    )
+                    self.updates = gr.Number(
+                        300, label="Updates", precision=0, minimum=1, min_width=90, elem_id="train-updates"
+                    )
+                self.arms = gr.CheckboxGroup(
+                    [("Video", "video"), ("Language", "language")], value=[*ARMS], label="Arms", elem_id="train-arms"
+                )
+                self.order = gr.Radio([SEPARATE, TOGETHER], value=SEPARATE, label="Start them", elem_id="train-order")
+            with gr.Column(scale=1, min_width=280):
+                gr.HTML('<h2 class="step">2 · Who learns it</h2>')
                 self.backbones = {}
                 for arm in ARMS:
                     options = choices(arm)
                     self.backbones[arm] = gr.Radio(
-                        options, value=options[0][1] if options else None, label=f"{arm.capitalize()} backbone", elem_id=f"train-{arm}"
-                    )
+                        options, value=options[0][1] if options else None, label=f"{arm.capitalize()} backbone",
+                        elem_id=f"train-{arm}", elem_classes=["backbones"],
+                    )  # fmt: skip
                     if off := unable(arm):
                         gr.HTML(off)
-                with gr.Row():
-                    self.updates = gr.Number(300, label="Updates", precision=0, minimum=1, min_width=100, elem_id="train-updates")
-                    self.order = gr.Radio([SEPARATE, TOGETHER], value=SEPARATE, label="Start", elem_id="train-order")
         self.forecast = gr.HTML(elem_id="forecast")
-        self.command = gr.Textbox(label="The same from a shell", lines=2, max_lines=4, interactive=False, buttons=["copy"],
-                                  elem_classes=["command"], elem_id="train-command")  # fmt: skip
+        self.command = gr.Textbox(
+            label="The same from a shell", lines=2, max_lines=4, interactive=False, buttons=["copy"],
+            elem_classes=["command"], elem_id="train-command",
+        )  # fmt: skip
         with gr.Row():
             self.start = gr.Button("Start training", variant="primary", elem_id="start-training", scale=2)
             self.look = gr.Button("Show the training examples", elem_id="show-samples", scale=1)
         self.problem = gr.HTML(elem_id="train-problem")
         self.samples = gr.HTML(elem_id="samples")
         gr.HTML('<h2 class="step">3 · Live</h2>')
-        self.watched = gr.Dropdown([], label="Runs", elem_id="watched", info="a reload, another browser and the command line see the same runs")
+        self.watched = gr.Dropdown(
+            [], label="Runs", elem_id="watched", info="a reload, another browser and the command line see the same runs"
+        )
         self.progress = gr.HTML(elem_id="progress")
         with gr.Row():
-            self.loss = gr.LinePlot(x="update", y="loss", color="run", title="Loss (pale: raw, strong: smoothed)", height=260, elem_id="loss")
-            self.exact = gr.LinePlot(x="update", y="exact match, %", color="run", y_lim=[0, 100], title="Exact match on the previews",
+            self.loss = gr.LinePlot(
+                x="update",
+                y="loss",
+                color="run",
+                title="Loss (pale: raw, strong: smoothed)",
+                height=260,
+                elem_id="loss",
+            )
+            self.exact = gr.LinePlot(x="update", y="exact match, %", color="run", y_lim=[0, 100],
+                                     title="Exact match on the previews",
                                      height=260, elem_id="exact")  # fmt: skip
         with gr.Row():
             self.stop = gr.Button("Stop and save", size="sm", elem_id="stop-save")
@@ -408,33 +442,70 @@ class Tab:
             self.resume = gr.Button("Resume", size="sm", elem_id="resume")
         self.previews = gr.HTML(elem_id="previews")
         with gr.Accordion("Log", open=False):
-            self.log = gr.Textbox(label="Last lines", lines=10, max_lines=14, interactive=False, elem_classes=["log"], elem_id="log", autoscroll=True)
-        self.live = [self.progress, self.loss, self.exact, self.stop, self.kill, self.resume, self.previews, self.log, self.seen]
+            self.log = gr.Textbox(
+                label="Last lines",
+                lines=10,
+                max_lines=14,
+                interactive=False,
+                elem_classes=["log"],
+                elem_id="log",
+                autoscroll=True,
+            )
+        self.live = [
+            self.progress,
+            self.loss,
+            self.exact,
+            self.stop,
+            self.kill,
+            self.resume,
+            self.previews,
+            self.log,
+            self.seen,
+        ]
         self._listen()
 
     def _listen(self) -> None:
         form = [self.task, self.n, self.custom, self.seed, self.test, self.arms, *self.backbones.values(), self.updates]
-        foresee = {**quiet(self._foresee), "inputs": form, "outputs": [self.forecast, self.command, self.start, self.problem, self.custom]}
-        self.family.input(**quiet(lambda shelf: gr.update(choices=tasks.variants(shelf), value=tasks.variants(shelf)[0])),
-                          inputs=self.family, outputs=self.task)  # fmt: skip
+        self.form = form
+        self.foreseen = [self.forecast, self.command, self.start, self.problem, self.custom]
+        foresee = {**quiet(self.foresee), "inputs": form, "outputs": self.foreseen}
+        self.family.input(**quiet(self._shelf), inputs=self.family, outputs=self.task)
         for component in form:
             component.change(**foresee)
         self.look.click(**quiet(self._look), inputs=form, outputs=[self.samples, self.problem])
-        self.start.click(**quiet(self._start), inputs=[*form, self.order], outputs=[self.problem, self.watched, *self.live])
+        self.start.click(
+            **quiet(self._start), inputs=[*form, self.order], outputs=[self.problem, self.watched, *self.live]
+        )
         self.watched.input(**quiet(self.follow), inputs=[self.watched], outputs=self.live)
         for button, how in ((self.stop, "stop"), (self.kill, "kill"), (self.resume, "resume")):
             button.click(**quiet(self._acting(how)), inputs=[self.watched], outputs=[self.problem])
 
-    def _runs(self, task: str, n: Any, custom: Any, seed: Any, test: Any, arms: list[str], video: str, language: str, updates: Any) -> list[Run]:
+    def _shelf(self, shelf: str) -> Any:
+        names = tasks.variants(shelf)
+        return gr.update(choices=names, value=names[0])
+
+    def _runs(
+        self,
+        task: str,
+        n: Any,
+        custom: Any,
+        seed: Any,
+        test: Any,
+        arms: list[str],
+        video: str,
+        language: str,
+        updates: Any,
+    ) -> list[Run]:
         task = tasks.get((task or "").strip()).name
         wanted = int(custom or 0) if n == CUSTOM else int(n)
         finite = tasks.count(task, "train")
         if finite is not None:  # an ARC puzzle has its demonstrations and no more
             wanted = min(wanted, finite)
         ordered = [arm for arm in ARMS if arm in arms]
-        return plan(task, wanted, int(seed or 0), ordered, {"video": video, "language": language}, int(updates or 0), int(test or 0))
+        keys = {"video": video, "language": language}
+        return plan(task, wanted, int(seed or 0), ordered, keys, int(updates or 0), int(test or 0))
 
-    def _foresee(self, *form: Any) -> dict[Any, Any]:
+    def foresee(self, *form: Any) -> dict[Any, Any]:
         custom = gr.update(visible=form[1] == CUSTOM)
         try:
             runs = self._runs(*form)
@@ -453,15 +524,18 @@ class Tab:
             return {self.problem: problem(error)}
 
     def _start(self, *form: Any) -> dict[Any, Any]:
-        *form, order = form
+        *fields, order = form
         try:
-            runs = self._runs(*form)
+            runs = self._runs(*fields)
             start(runs, together=order == TOGETHER)
         except UserError as error:
             return {self.problem: problem(error)}
         groups = trained()
-        key = next(key for key, folders in groups.items() if folder_of(runs[0]).resolve() in [f.resolve() for f in folders])
-        return {self.problem: "", self.watched: gr.update(choices=[*groups], value=key), **self.follow(key)}
+        key = next(
+            key for key, folders in groups.items() if folder_of(runs[0]).resolve() in [f.resolve() for f in folders]
+        )
+        watched = gr.update(choices=[*groups], value=key, visible=True)
+        return {self.problem: "", self.watched: watched, **self.follow(key)}
 
     def _acting(self, how: str) -> Any:
         def listener(key: str) -> dict[Any, Any]:
@@ -480,7 +554,7 @@ class Tab:
         """The newest runs, so that a reload finds what was going on."""
         groups = trained()
         key = next(iter(groups), None)
-        return {self.watched: gr.update(choices=[*groups], value=key), **self.follow(key)}
+        return {self.watched: gr.update(choices=[*groups], value=key, visible=bool(groups)), **self.follow(key)}
 
     def follow(self, key: str | None) -> dict[Any, Any]:
         """Everything that is shown of the watched runs."""
@@ -491,7 +565,8 @@ class Tab:
         active = any(status.active for status in states)
         logs = [f"{name_of(folder)}\n{jobs.log_tail(folder, 15)}" for folder in folders]
         return {
-            self.progress: progress(folders) or '<p class="note">No training yet. Choose a task above and start one.</p>',
+            self.progress: progress(folders)
+            or '<p class="note">No training yet. Choose a task above and start one.</p>',
             self.loss: gr.update(value=loss, color_map=colours, visible=loss is not None),
             self.exact: gr.update(value=exact, color_map=colours, visible=exact is not None),
             self.stop: gr.update(visible=active),
@@ -504,7 +579,8 @@ class Tab:
 
     def stamp(self, key: str | None, folders: Sequence[Path]) -> str:
         """Changes when there is something new to show."""
-        files = [folder / name for folder in folders for name in ("state.json", "metrics.jsonl", "predictions.jsonl", jobs.LOG, jobs.STOP)]
+        names = ("state.json", "metrics.jsonl", "predictions.jsonl", jobs.LOG, jobs.STOP)
+        files = [folder / name for folder in folders for name in names]
         sizes = [f"{os.path.getsize(f)}@{os.path.getmtime(f)}" if f.exists() else "-" for f in files]
         return f"{key} {' '.join(sizes)} {[jobs.status(folder).state for folder in folders]}"
 

@@ -1,0 +1,27 @@
+# The two commands: `make app` and `make test`. Each makes .venv and installs into it when needed; a second run starts at once.
+PYTHON ?= python3
+PORT ?= 7860
+READY := .venv/ready
+
+app: $(READY)  ## open the page in a browser
+	.venv/bin/vdmreason app --port $(PORT)
+
+test: $(READY)  ## every test; browser tests on an installed Chromium
+	@scripts/browser.sh
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	.venv/bin/python -m pytest -q
+
+$(READY): requirements.lock pyproject.toml scripts/install.sh
+	@PYTHON=$(PYTHON) scripts/install.sh
+	@touch $@
+
+lock: $(READY)  ## write requirements.lock anew from what .venv holds
+	scripts/lock.sh > requirements.lock
+
+clean:  ## remove .venv and caches, never runs/
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+
+help:
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.PHONY: app test lock clean help

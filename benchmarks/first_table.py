@@ -1,0 +1,176 @@
+"""The first table: who learns more from n examples, the video arm or the language arm, and what did pretraining give?
+
+    python benchmarks/first_table.py run                      # 72 short trials; stop and start it as you like
+    python benchmarks/first_table.py run --family causal_lm   # one arm only: two processes, one core each
+    python benchmarks/first_table.py report                   # results/first_table.{json,md,svg}
+
+Tasks {maze 7x7, Game of Life, a colour-moving ARC-style rule (mirror)} x n {30, 300} x {video, language} x {pretrained,
+random init} x 3 seeds, with the small backbones that ship. Every trial is an ordinary run: `vdmreason train` would do the
+same with its config.yaml. Trials lie in runs/first_table/; those that are done are not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from vdmreason import config, evaluate, store  # noqa: E402
+
+TASKS = {"maze/7x7": "maze 7x7", "life/B3S23": "Game of Life 8x8", "colour_moves/mirror": "mirror the colours 8x8"}
+FAMILIES = {"cogvideox": "video", "causal_lm": "language"}
+INITS, NS, SEEDS = ("pretrained", "random"), (300, 30), (0, 1, 2)
+UPDATES, BATCH, TEST = 300, 16, 100
+RUNS = ROOT / "runs" / "first_table"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def trials() -> list[config.Run]:
+    """All 72, seed by seed, so that a table with fewer seeds is complete early."""
+    axes = itertools.product(SEEDS, NS, INITS, TASKS, FAMILIES)
+    return [
+        config.resolve(
+            {"task": task, "n": n, "seed": seed, "family": family, "flavour": "small", "init": init, "test": TEST,
+             "optim": {"updates": UPDATES, "batch": BATCH}}
+        )
+        for seed, n, init, task, family in axes
+    ]  # fmt: skip
+
+
+def done(run: config.Run) -> bool:
+    """Whether the trial has been trained, answered and scored to the end."""
+    result = store.read_json(RUNS / run.name / "result.json") or {}
+    answered = len(store.read_lines(RUNS / run.name / "predictions.jsonl")) if result.get("codec") else 0
+    return answered == TEST
+
+
+def run_all(family: str | None, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    from vdmreason.predict import predict
+    from vdmreason.train import train
+
+    wanted = [t for t in trials() if family in (None, t.family)]
+    for number, trial in enumerate(wanted, start=1):
+        if done(trial):
+            continue
+        print(f"trial {number} of {len(wanted)}: {trial.name}", flush=True)
+        folder = RUNS / trial.name
+        arm = train(trial, folder)
+        predict(folder, arm)
+
+
+def report() -> None:
+    """Collect what is done; say how much that is."""
+    finished = [trial for trial in trials() if done(trial)]
+    rows = evaluate.over_seeds([RUNS / trial.name for trial in finished])
+    table = {
+        "command": "python benchmarks/first_table.py run; python benchmarks/first_table.py report",
+        "protocol": {
+            "updates": UPDATES,
+            "batch": BATCH,
+            "test": TEST,
+            "seeds": SEEDS,
+            "lora": "rank 16, attention + mlp",
+        },
+        "trials_done": len(finished),
+        "trials": len(trials()),
+        "rows": rows,
+        "runs": [{"name": t.name, "id": t.id, **_result(t)} for t in finished],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "first_table.json").write_text(json.dumps(table, indent=1))
+    (RESULTS / "first_table.md").write_text(markdown(table))
+    plot(table)
+    print(markdown(table))
+
+
+def _result(trial: config.Run) -> dict[str, Any]:
+    result = store.read_json(RUNS / trial.name / "result.json") or {}
+    return {"provenance": result.get("provenance"), "baselines": result.get("baselines")}
+
+
+def cells(table: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
+    """The rows whose run has these values."""
+    return [row for row in table["rows"] if all(row["run"][k] == v for k, v in wanted.items())]
+
+
+def markdown(table: dict[str, Any]) -> str:
+    lines = [
+        f"{table['trials_done']} of {table['trials']} trials are done. Exact match in %, mean over seeds "
+        "[95 % interval over seeds and test examples]; share of right cells behind it. "
+        f"{UPDATES} LoRA updates of {BATCH}, rank 16, {TEST} test examples a trial. The backbones are small and were "
+        "pretrained by us on procedural video and plain text.",
+        "",
+        "| task | n | arm | pretrained | random init | codec ceiling |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, n, family in itertools.product(TASKS, sorted(NS), FAMILIES):
+        rows = {init: cells(table, task=task, n=n, family=family, init=init) for init in INITS}
+        if any(rows.values()):
+            ceiling = max(row["codec"] for found in rows.values() for row in found)
+            shown = " | ".join(_cell(rows[init]) for init in INITS)
+            lines.append(f"| {TASKS[task]} | {n} | {FAMILIES[family]} | {shown} | {ceiling:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(found: list[dict[str, Any]]) -> str:
+    if not found:
+        return "not run yet"
+    row, exact = found[0], {k: 100 * v for k, v in found[0]["exact"].items()}
+    seeds = "" if len(row["seeds"]) == len(SEEDS) else f", seeds {row['seeds']}"
+    interval = f"{exact['value']:.1f} [{exact['low']:.1f}, {exact['high']:.1f}]"
+    return f"{interval} ({row['cells']['value']:.0%} of cells{seeds})"
+
+
+def plot(table: dict[str, Any]) -> None:
+    """results/first_table.svg: exact match (filled) and right cells (open) against n, a panel a task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(TASKS), figsize=(10.5, 3.4), sharey=True, layout="constrained")
+    colours = {"cogvideox": "#c2410c", "causal_lm": "#1d4ed8"}
+    for panel, (task, title) in zip(panels, TASKS.items(), strict=True):
+        for (family, arm), init in itertools.product(FAMILIES.items(), INITS):
+            points = sorted(cells(table, task=task, family=family, init=init), key=lambda row: row["run"]["n"])
+            if not points:
+                continue
+            x = [row["run"]["n"] for row in points]
+            y, low, high = (np.array([100 * row["exact"][k] for row in points]) for k in ("value", "low", "high"))
+            style = {"color": colours[family], "linestyle": "-" if init == "pretrained" else ":"}
+            panel.errorbar(x, y, [y - low, high - y], marker="o" if init == "pretrained" else "x", capsize=3,
+                           label=f"{arm}, {init}", **style)  # fmt: skip
+        panel.set(title=title, xscale="log", xlabel="training examples n", ylim=(-3, 103), xticks=sorted(NS))
+        panel.set_xticklabels([str(n) for n in sorted(NS)])
+        panel.minorticks_off()
+        panel.grid(alpha=0.25)
+    panels[0].set_ylabel("exact match, %")
+    panels[-1].legend(fontsize=8, frameon=False, loc="upper left")
+    for ending in ("svg", "png"):
+        figure.savefig(RESULTS / f"first_table.{ending}", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--family", choices=tuple(FAMILIES), help="only this arm's trials")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; one a process is fastest on few cores")
+    arguments = parser.parse_args()
+    if arguments.what == "run":
+        run_all(arguments.family, arguments.threads)
+    report()
+
+
+if __name__ == "__main__":
+    main()

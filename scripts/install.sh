@@ -1,0 +1,26 @@
+#!/bin/sh
+# Makes .venv and installs the locked versions into it. On Linux without an NVIDIA GPU torch's CPU build is taken: the
+# default one brings gigabytes of CUDA libraries. With a GPU, and on macOS, the default build is the right one.
+set -eu
+cd "$(dirname "$0")/.."
+PYTHON="${PYTHON:-python3}"
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "vdmreason needs Python 3.11 or newer; '$PYTHON' is $("$PYTHON" -V). Try: make PYTHON=python3.12" >&2; exit 2; }
+
+[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+pip() { .venv/bin/python -m pip "$@"; }
+torch=$(sed -n 's/^torch==//p' requirements.lock)
+
+if [ "$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && ! .venv/bin/python -c 'import torch' 2>/dev/null; then
+    echo "No NVIDIA GPU here: installing torch's CPU build."
+    # First as pip is configured (a local wheel or index may offer it), then by uv, which knows torch's own CPU index.
+    pip install -q "torch==$torch+cpu" 2>/dev/null || {
+        pip install -q uv && .venv/bin/uv pip install -q --python .venv/bin/python --torch-backend=cpu "torch==$torch"
+    } || {
+        echo "torch's CPU build could not be had. Install it into .venv by hand (torch's site has the line), then run make again." >&2
+        exit 2
+    }
+fi
+pip install -q -r requirements.lock
+pip install -q --no-deps -e .
+echo "Installed into .venv."

@@ -1,0 +1,311 @@
+"""The page in a real browser, as a visitor uses it: Debian's Chromium, driven by Playwright, with no network.
+
+The backbones of the adapting and training tests are "tiny", or what VDMREASON_TEST_FLAVOUR says.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from adapters import cogvideox
+from tests.fixture_runs import make_runs
+from vdmreason import jobs
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
+expect = sync_api.expect
+
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
+
+ARC = "arc1/evaluation/00576224"  # two demonstrations, one test: ARC-AGI-1, evaluation
+FLAVOUR = os.environ.get("VDMREASON_TEST_FLAVOUR", "tiny")
+SWITCHES = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run", "--disable-domain-reliability", "--no-pings", "--disable-default-apps",
+]  # fmt: skip
+HARMLESS = ("Slow network", "preload", "was preloaded")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    make_runs(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[str]:
+    """The page as `vdmreason app` serves it, over fixture runs."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "VDMREASON_RUNS": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "vdmreason", "app", "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    url = f"http://127.0.0.1:{port}/"
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urlopen(url, timeout=2).close()
+            break
+        except OSError:
+            assert process.poll() is None, "the page ended before it answered"
+            assert time.monotonic() < deadline, "the page did not answer within a minute"
+            time.sleep(0.2)
+    yield url
+    for status in jobs.find(root):
+        if status.active:
+            jobs.stop(status.folder, grace=0.5)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """An open page and what it did: requests to other hosts, complaints on the console."""
+
+    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 900) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": height})
+        self.page = self.context.new_page()
+        self.strangers: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on(
+            "request", lambda r: self.strangers.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None
+        )
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+        self.page.set_default_timeout(20_000)
+
+    def go(self, url: str) -> None:
+        """Leave for another address. The page that is left complains that its streams end; that is forgotten."""
+        self.page.goto(url)
+        self.shown()
+        self.complaints.clear()
+
+    def stage(self) -> dict[str, Any]:
+        """What the stage says, in words."""
+        found: dict[str, Any] = self.page.evaluate(
+            """() => { const t = (s) => document.querySelector('#stage ' + s)?.textContent ?? '';
+            return { title: t('.title'), video: t('.video .verdict'), language: t('.language .verdict'),
+                     badge: t('.video .badge'), text: t('.text'), fault: t('.fault'), count: t('.count') }; }"""
+        )
+        return found
+
+    def until(self, condition: str, seconds: float = 20) -> None:
+        """Wait until a JavaScript condition holds."""
+        self.page.wait_for_function(condition, timeout=1000 * seconds)
+
+    def shown(self, seconds: float = 20) -> None:
+        self.until("() => document.querySelector('#stage .title')?.textContent", seconds)
+
+
+@pytest.fixture
+def visit(browser: Any, server: str) -> Iterator[Visit]:
+    visit = Visit(browser, server)
+    visit.page.goto(server)
+    visit.shown()
+    yield visit
+    visit.context.close()
+    assert not visit.strangers, "the page asked other hosts"
+    assert not [c for c in visit.complaints if not any(h in c for h in HARMLESS)]
+
+
+def title_is(text: str) -> str:
+    return f"() => document.querySelector('#stage .title').textContent.startsWith({text!r})"
+
+
+def choose_puzzle(visit: Visit, name: str) -> None:
+    box = visit.page.locator("#task input")
+    box.fill(name)
+    box.press("Enter")
+    visit.until(title_is(name))
+
+
+def test_the_first_comparison_needs_no_click(browser: Any, server: str) -> None:
+    visit = Visit(browser, server)
+    began = time.monotonic()
+    visit.page.goto(server)
+    visit.shown(10)
+    seconds = time.monotonic() - began
+    stage = visit.stage()
+    assert seconds < 10
+    assert stage["video"] and stage["language"] and stage["badge"] == "recorded"
+    assert stage["video"] != stage["language"], "the opening example is one where the arms differ"
+    drawn = visit.page.evaluate(
+        "() => [...document.querySelectorAll('#stage .card canvas')].filter(c => !c.hidden && c.width > 20).length"
+    )
+    assert drawn == 5  # input, truth, film, and the two decoded grids
+    expect(visit.page.locator(".note", has_text="small and pretrained by us")).to_be_visible()
+    visit.context.close()
+
+
+def test_the_scrubber_listens_to_its_keys(visit: Visit) -> None:
+    visit.page.locator("#stage .screen").focus()
+    for key, count in (("Home", "1 / 9"), ("ArrowRight", "2 / 9"), ("End", "9 / 9"), ("ArrowLeft", "8 / 9")):
+        visit.page.keyboard.press(key)
+        assert visit.stage()["count"] == count
+    picture = "() => document.querySelector('#stage .screen').toDataURL()"
+    plain = visit.page.evaluate(picture)
+    for key, button in (("o", ".onion"), ("d", ".difference")):
+        visit.page.keyboard.press(key)
+        assert visit.page.locator(f"#stage {button}").get_attribute("aria-pressed") == "true"
+        assert visit.page.evaluate(picture) != plain
+    visit.page.keyboard.press("d")
+    assert visit.page.evaluate(picture) == plain
+    visit.page.keyboard.press("Home")
+    visit.page.keyboard.press("Space")
+    visit.until("() => document.querySelector('#stage .count').textContent === '9 / 9'", 6)
+
+
+def test_a_cell_is_shown_in_every_grid(visit: Visit) -> None:
+    canvas = visit.page.locator("#stage .truth canvas")
+    before = visit.page.evaluate("() => document.querySelector('#stage .given canvas').toDataURL()")
+    box = canvas.bounding_box()
+    canvas.hover(position={"x": box["width"] * 0.4, "y": box["height"] * 0.4})
+    readout = visit.page.locator("#stage .readout")
+    expect(readout).to_contain_text("truth")
+    expect(readout).to_contain_text("language")
+    assert visit.page.evaluate("() => document.querySelector('#stage .given canvas').toDataURL()") != before
+    canvas.focus()
+    visit.page.keyboard.press("ArrowDown")
+    expect(readout).to_contain_text("row")
+
+
+def test_filter_and_walk(visit: Visit) -> None:
+    choose_puzzle(visit, "maze/7x7")
+    visit.page.get_by_label("language only right", exact=True).check()
+    visit.until(title_is("maze/7x7, test example 2"))
+    assert "solved" in visit.stage()["language"] and "wrong" in visit.stage()["video"]
+    visit.page.get_by_label("both", exact=True).check()
+    visit.until(title_is("maze/7x7, test example 1"))
+    visit.page.get_by_label("all", exact=True).check()
+    visit.page.locator("#next-example").click()
+    visit.until(title_is("maze/7x7, test example 2"))
+    visit.page.locator("#stage .text").focus()
+    visit.page.keyboard.press("j")
+    visit.until(title_is("maze/7x7, test example 3"))
+    visit.page.keyboard.press("k")
+    visit.until(title_is("maze/7x7, test example 2"))
+
+
+def test_text_that_is_no_grid_says_where(visit: Visit) -> None:
+    choose_puzzle(visit, "maze/7x7")
+    for index in range(3, 6):
+        visit.page.locator("#index input").fill(str(index))
+        visit.page.locator("#index input").press("Enter")
+        visit.until(title_is(f"maze/7x7, test example {index}"))
+        if visit.stage()["fault"]:
+            break
+    assert "line 1" in visit.stage()["fault"]
+    expect(visit.page.locator("#stage .fault-mark")).to_be_visible()
+    expect(visit.page.locator("#stage .language .decoded")).to_be_hidden()
+
+
+def test_a_wrong_name_is_answered_with_a_suggestion(visit: Visit) -> None:
+    box = visit.page.locator("#task input")
+    box.fill("maze/7x8x")
+    box.press("Enter")
+    expect(visit.page.locator("#problem")).to_contain_text("7x8x")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("tab", ["Compare", "Train"])
+def test_a_phone_needs_no_sideways_scroll(browser: Any, server: str, dark: bool, tab: str) -> None:
+    visit = Visit(browser, server, width=390, height=844)
+    visit.page.goto(server + ("?__theme=dark" if dark else "?__theme=light"))
+    visit.shown()
+    visit.page.get_by_role("tab", name=tab, exact=True).click()
+    assert visit.page.evaluate("() => document.body.classList.contains('dark')") is dark
+    assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    visit.context.close()
+
+
+def test_the_page_says_its_address(visit: Visit) -> None:
+    choose_puzzle(visit, "maze/7x7")
+    visit.until("() => location.search.includes('task=maze')")
+    visit.go(visit.page.url)
+    assert visit.stage()["title"].startswith("maze/7x7")
+
+
+needs_codec = pytest.mark.skipif(
+    not (cogvideox.ZOO / "vae").exists(), reason="the small video backbone is not in pretrain/zoo"
+)
+
+
+def test_a_training_survives_a_reload(visit: Visit, root: Path) -> None:
+    page = visit.page
+    page.get_by_role("tab", name="Train", exact=True).click()
+    page.get_by_label("10", exact=True).check()
+    page.locator("#train-video").get_by_label("tiny").check()
+    page.locator("#train-language").get_by_label("tiny").check()
+    if not (cogvideox.ZOO / "vae").exists():
+        page.get_by_label("Video", exact=True).uncheck()
+    page.locator("#train-updates input").fill("12")
+    page.locator("#train-test input").fill("4")
+    page.locator("#train-test input").press("Tab")
+    expect(page.locator("#train-command textarea")).to_have_value(
+        re.compile("accelerate launch -m vdmreason.train --config .*n10"), timeout=15_000
+    )
+    page.locator("#show-samples").click()
+    expect(page.locator("#samples figure")).to_have_count(10)
+    page.locator("#start-training").click()
+    job = page.locator("#jobs li", has_text="n 10").first
+    expect(job).to_be_visible()
+    name = job.get_attribute("data-name")
+
+    visit.go(page.url)
+    again = page.locator(f"#jobs li[data-name='{name}']")
+    expect(again).to_be_visible()
+    page.get_by_role("tab", name="Train", exact=True).click()
+    expect(page.locator("#progress")).to_contain_text("answers are in Compare", timeout=100_000)
+    expect(page.locator("#loss")).to_be_visible()
+    assert (root / str(name) / "adapter").is_dir()
+
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    page.locator("#adapters button").first.click()
+    page.locator("#language-adapter input").click()
+    expect(page.get_by_role("option", name="n 10").first).to_be_visible()  # without a restart
+
+
+@needs_codec
+def test_both_arms_adapt_to_a_real_arc_puzzle_and_answer(visit: Visit, root: Path) -> None:
+    page = visit.page
+    choose_puzzle(visit, ARC)
+    expect(page.locator("#adapt")).to_be_visible()
+    page.locator("#adapt-flavour input").click()
+    page.get_by_role("option", name=FLAVOUR, exact=True).click()
+    page.locator("#adapt-updates input").fill("4")
+    page.locator("#adapt-updates input").press("Tab")
+    page.locator("#adapt-both").click()
+    visit.until("() => document.querySelector('#stage .video .verdict')?.textContent && "
+                "document.querySelector('#stage .language .verdict')?.textContent", 120)  # fmt: skip
+    stage = visit.stage()
+    assert stage["title"].startswith(ARC)
+    assert stage["badge"] == "recorded"
+    expect(page.locator("#scores")).to_contain_text("exact match")
+    expect(page.locator("#scores")).to_contain_text("cells right")
+
+    page.locator("#run-live").click()
+    visit.until("() => document.querySelector('#stage .video .badge')?.textContent === 'live' && "
+                "document.querySelector('#stage .video .verdict')?.checkVisibility()", 90)  # fmt: skip
+    expect(page.locator("#run-live")).to_contain_text("about", timeout=60_000)

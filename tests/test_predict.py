@@ -1,0 +1,245 @@
+"""Test examples to predictions, and the comparison of two arms on one puzzle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fake_family
+import numpy as np
+import pytest
+
+import tasks
+from tasks.base import UserError
+from vdmreason import compare, config, jobs, predict, store, train
+
+KEYS = {
+    "i",
+    "key",
+    "question",
+    "answer",
+    "canvas",
+    "proposed",
+    "certainty",
+    "raw",
+    "problem",
+    "seconds",
+    "exact",
+    "right",
+}
+KEYS |= {"cells", "reason"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _families():
+    with fake_family.installed():
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder each of a language and a video fake, adapted well enough to answer most of Life's cells."""
+    folders = {}
+    for family in ("fake", "fake_video"):
+        given = {
+            "task": "life/B3S23",
+            "n": 60,
+            "family": family,
+            "test": 10,
+            "lora": {"rank": 8},
+            "optim": {"updates": 120},
+        }
+        folders[family] = tmp_path_factory.mktemp("runs") / family
+        train.train(config.resolve(given), folders[family])
+    return folders
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    import shutil
+
+    return Path(shutil.copytree(trained["fake"], tmp_path / "run"))
+
+
+def test_a_line_a_test_example_with_all_it_takes_to_score_again(folder) -> None:
+    records = predict.predict(folder)
+    assert store.read_lines(folder / "predictions.jsonl") == records and [r["i"] for r in records] == list(range(10))
+    examples = tasks.examples("life/B3S23", "test", 10, 0)
+    for record, example in zip(records, examples, strict=True):
+        assert set(record) == KEYS and record["key"] == example.key and json.loads(json.dumps(record)) == record
+        proposed = np.asarray(record["proposed"], np.int8)
+        verdict = tasks.get("life/B3S23").check(proposed, example)
+        assert (record["exact"], record["right"]) == (verdict.exact, verdict.right)
+        assert np.asarray(record["certainty"]).shape == proposed.shape
+    result = store.read_json(folder / "result.json")
+    assert result["scores"]["cells"]["value"] > 0.6 and result["codec"]["exact"]["value"] == 1.0
+    assert result["complete"] and result["scores"]["n"] == 10 and result["provenance"]["run"] == result["id"]
+
+
+def test_interrupted_and_taken_up_again_gives_the_same(folder, monkeypatch) -> None:
+    whole = predict.predict(folder, batch=4)
+    lines = (folder / "predictions.jsonl").read_bytes().split(b"\n")
+    (folder / "predictions.jsonl").write_bytes(b"\n".join(lines[:6]) + b"\n" + lines[6][:20])  # killed while writing
+    asked = []
+    original = fake_family.Fake.predict
+    monkeypatch.setattr(
+        fake_family.Fake, "predict", lambda self, g, s, **k: (asked.append(len(g)), original(self, g, s, **k))[1]
+    )
+    assert predict.predict(folder, batch=4) == whole
+    assert asked == [4, 2]  # the batch of 0..3 is there; those of 4..7 and 8..9 are asked again, whole
+    assert predict.predict(folder, batch=4) == whole and asked == [4, 2]
+
+
+def test_an_answer_does_not_depend_on_what_else_is_asked(folder) -> None:
+    some = predict.predict(folder, indices=[7, 2])
+    assert [r["i"] for r in some] == [2, 7] and store.read_json(folder / "result.json")["complete"] is False
+    every = predict.predict(folder)
+    assert [every[2], every[7]] == some and len(every) == 10
+
+
+def test_stop_keeps_what_is_answered(folder) -> None:
+    asked = iter([False, True])
+    with pytest.raises(jobs.Stopped):
+        predict.predict(folder, batch=4, stop=lambda: next(asked))
+    assert [r["i"] for r in store.read_lines(folder / "predictions.jsonl")] == [0, 1, 2, 3]
+
+
+def test_the_arm_is_handed_the_question_only(folder, monkeypatch) -> None:
+    handed = []
+    original = fake_family.Fake.predict
+    monkeypatch.setattr(
+        fake_family.Fake, "predict", lambda self, g, s, **k: (handed.extend(g), original(self, g, s, **k))[1]
+    )
+    predict.predict(folder)
+    questions = [e.question for e in tasks.examples("life/B3S23", "test", 10, 0)]
+    assert all(np.array_equal(a, b) for a, b in zip(handed, questions, strict=True))
+
+
+def test_a_video_answer_keeps_its_clip(trained) -> None:
+    folder = trained["fake_video"]
+    for record in predict.predict(folder, indices=[0, 1]):
+        assert record["raw"] == f"clips/{record['i']:04d}.webp"
+        clip = store.read_clip(folder / record["raw"])
+        assert clip.shape == (2, 8, 8, 3) and np.array_equal(clip[1, ..., 0], np.asarray(record["proposed"]) * 10)
+
+
+def test_no_adapter_and_other_examples_are_one_line(folder, tmp_path) -> None:
+    with pytest.raises(UserError, match="not a run's folder"):
+        predict.predict(tmp_path)
+    predict.predict(folder, indices=[0])
+    lines = store.read_lines(folder / "predictions.jsonl")
+    store.write_lines(folder / "predictions.jsonl", [{**lines[0], "key": "0" * 16}])
+    with pytest.raises(UserError, match="answers other examples"):
+        predict.predict(folder)
+    store.write_config(tmp_path / "new", store.read_config(folder))
+    with pytest.raises(UserError, match="no adapter yet"):
+        predict.predict(tmp_path / "new")
+
+
+def test_an_unreadable_answer_is_wrong_and_says_why(folder, monkeypatch) -> None:
+    from adapters.base import Answer
+
+    monkeypatch.setattr(
+        fake_family.Fake, "predict", lambda self, g, s: [Answer(None, "[[0,", problem="no bracket")] * len(g)
+    )
+    record = predict.predict(folder, indices=[0])[0]
+    assert (
+        record["proposed"] is None and not record["exact"] and record["cells"] == 0 and record["reason"] == "no bracket"
+    )
+    assert store.read_json(folder / "result.json")["scores"]["unreadable"]["value"] == 1.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# compare
+
+ARMS = ["fake_video", "fake"]
+SHORT = ("optim.updates=5", "optim.batch=4")
+
+
+def test_two_arms_on_the_same_examples(tmp_path) -> None:
+    seen: list = []
+    original = train.train
+
+    def spy(*args, **kwargs):
+        seen.append(original(*args, **kwargs))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train", spy)
+        result = compare.compare("life/B3S23", 6, families=ARMS, index=3, overrides=SHORT, folder=tmp_path)
+    assert seen[0].seen == seen[1].seen and len(seen[0].seen) == 20
+    assert [arm["family"] for arm in result["arms"]] == ARMS and result["indices"] == [3]
+    assert result["arms"][0]["data"] == result["arms"][1]["data"]
+    truth = tasks.examples("life/B3S23", "test", 4, 0)[3]
+    assert all(arm["answers"][0]["answer"] == truth.answer.tolist() for arm in result["arms"])
+    assert store.read_json(tmp_path / "compare.json") == {k: v for k, v in result.items() if k != "folder"}
+    assert jobs.status(tmp_path).state == "done"
+    assert len(store.find_runs(tmp_path)) == 2
+
+
+def test_what_is_adapted_is_not_adapted_again(tmp_path) -> None:
+    def run(**more):
+        return compare.compare("life/B3S23", 6, families=ARMS, overrides=SHORT, folder=tmp_path, **more)
+
+    def times():
+        return [p.stat().st_mtime_ns for p in sorted(tmp_path.glob("*/adapter/*.safetensors"))]
+
+    first, made = run(), times()
+    run(index=5)
+    assert times() == made  # another test example, the same adapters
+    second = run(again=True)
+    assert times() != made
+    for a, b in zip(first["arms"], second["arms"], strict=True):
+        assert a["answers"][0]["proposed"] == b["answers"][0]["proposed"]
+
+
+def test_stopped_and_taken_up_again(tmp_path) -> None:
+    calls = iter([False] * 3)
+    with pytest.raises(jobs.Stopped):
+        compare.compare(
+            "life/B3S23", 6, families=ARMS, overrides=SHORT, folder=tmp_path, stop=lambda: next(calls, True)
+        )
+    assert jobs.status(tmp_path).state == "stopped" and not (tmp_path / "compare.json").exists()
+    compare.compare("life/B3S23", 6, families=ARMS, overrides=SHORT, folder=tmp_path)
+    assert jobs.status(tmp_path).state == "done"
+
+
+def test_overrides_for_one_arm() -> None:
+    runs = compare.plan("life/B3S23", 6, families=ARMS, overrides=["optim.updates=7", "fake:options.width=9"])
+    assert [r.optim.updates for r in runs] == [7, 7] and [r.options["width"] for r in runs] == [24, 9]
+    assert runs[0].test == compare.TEST and compare.plan("life/B3S23", 6, families=ARMS, index=40)[0].test == 41
+    with pytest.raises(UserError, match="unequal updates"):
+        compare.plan("life/B3S23", 6, families=ARMS, overrides=["fake:optim.updates=9"])
+    with pytest.raises(UserError, match="not compared"):
+        compare.plan("life/B3S23", 6, families=ARMS, overrides=["wan:optim.lr=9"])
+    with pytest.raises(UserError, match="n: is missing"):
+        compare.plan("life/B3S23", families=ARMS)
+    with pytest.raises(UserError, match="has 1 test examples, counted from 0"):
+        compare.compare("arc1/evaluation/00576224", families=ARMS, index=1)
+
+
+def test_default_is_one_of_each_kind_video_first() -> None:
+    import adapters
+
+    runs = compare.plan("arc1/evaluation/00576224", flavours={"cogvideox": "tiny"})
+    assert [adapters.family(run.family).ARM for run in runs] == ["video", "language"]
+    assert {run.n for run in runs} == {2} and {run.test for run in runs} == {1} and runs[0].flavour == "tiny"
+
+
+def test_report_marks_wrong_cells_without_colour(tmp_path) -> None:
+    result = compare.compare("life/B3S23", 6, families=ARMS, overrides=SHORT, folder=tmp_path)
+    record = result["arms"][1]["answers"][0]
+    record["proposed"] = [row[:] for row in record["answer"]]
+    record["proposed"][0][0] ^= 1
+    record.update(exact=False, right=False, cells=63 / 64, reason="1 of 64 cells is wrong")
+    result["arms"][0]["answers"][0]["proposed"] = None
+    text = compare.report(result, colour=False)
+    assert f"{record['proposed'][0][0]}!" in text and "(no grid)" in text and "1 of 64 cells is wrong" in text
+    assert "same examples: yes" in text and "\x1b" not in text and "\x1b" in compare.report(result, colour=True)
+    result["arms"][0]["data"] = "other"
+    assert "same examples: NO" in compare.report(result)
+
+
+def test_side_by_side_ignores_escape_codes() -> None:
+    text = compare.side_by_side([("a", ["\x1b[31mxx\x1b[0m", "yy"]), ("b", ["zz"])])
+    assert text.splitlines() == ["a    b", "\x1b[31mxx\x1b[0m   zz", "yy"]

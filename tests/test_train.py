@@ -1,0 +1,373 @@
+"""The loop: pure functions of the step, exact resumption, and the same curve on one process or two."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_family
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import adapters
+import tasks
+from tasks.base import UserError
+from vdmreason import config, store, train
+from vdmreason.config import Optim, Run
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = adapters.families()
+
+# Train in another process: our fake families installed, one thread, and slow enough to be killed on the way.
+CODE = f"""
+import sys, time
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import torch, fake_family
+torch.set_num_threads(1)
+fake_family.install()
+from vdmreason import config, train
+from vdmreason.__main__ import one_line_errors
+with one_line_errors():
+    train.train(config.load(sys.argv[1]), sys.argv[2], on_step=lambda record: time.sleep(float(sys.argv[3])))
+"""
+TINY: dict[str, str] = {}  # family -> flavour, where it is not called "tiny"
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _families(tmp_path_factory):
+    """Our fakes, one thread, and for a backbone that is built on shipped weights a small copy where none ship yet."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with fake_family.installed(), pytest.MonkeyPatch.context() as patch:
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setenv("VDMREASON_CACHE", str(cache))
+        patch.setitem(ENV, "VDMREASON_CACHE", str(cache))
+        if "cogvideox" in REAL and not (adapters.family("cogvideox").ZOO / "vae").exists():
+            from test_cogvideox import published
+
+            TINY["cogvideox"] = str(published(tmp_path_factory.mktemp("cogvideox")))
+        yield
+    TINY.clear()
+    torch.set_num_threads(threads)
+
+
+def run_of(family: str = "fake", updates: int = 12, **changes) -> Run:
+    """A short run of a family at its tiny flavour (the fakes: small), with dropout so that its seed is tested too."""
+    optim = {"updates": updates, "batch": 4, "warmup": 2, "schedule": "cosine", **changes.pop("optim", {})}
+    lora = {"dropout": 0.1, **changes.pop("lora", {})}
+    flavour = TINY.get(family, "tiny") if family in REAL else "small"
+    least = {"task": "life/B3S23", "n": 6, "family": family, "flavour": flavour, "test": 4, "checkpoint_every": 5}
+    return config.resolve({**least, "lora": lora, "optim": optim, **changes})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = (folder / "adapter").glob("*.safetensors")
+    return load_file(path)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def metrics(folder: Path) -> list[dict]:
+    return store.read_lines(folder / "metrics.jsonl")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pure functions
+
+
+@given(n=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 9))
+def test_every_epoch_sees_every_example_once(n: int, batch: int, seed: int) -> None:
+    stream = [i for step in range(3 + 2 * n // batch) for i in train.indices_at(step, n, batch, seed)]
+    for epoch in range(len(stream) // n):
+        assert sorted(stream[epoch * n : (epoch + 1) * n]) == list(range(n))
+
+
+def test_order_depends_on_the_seed_and_the_epoch_only() -> None:
+    assert train.indices_at(7, 30, 4, 0) == train.indices_at(7, 30, 4, 0)
+    assert train.indices_at(0, 30, 30, 0) != train.indices_at(1, 30, 30, 0) != train.indices_at(1, 30, 30, 1)
+    # the same stream whatever the batch
+    by_2 = [i for step in range(6) for i in train.indices_at(step, 7, 2, 3)]
+    by_3 = [i for step in range(4) for i in train.indices_at(step, 7, 3, 3)]
+    assert by_2 == by_3
+
+
+def test_learning_rate() -> None:
+    optim = Optim(lr=1.0, updates=110, warmup=10)
+    assert [train.lr_at(s, optim) for s in (0, 4, 9, 10, 109)] == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0])
+    linear, cosine = (Optim(lr=1.0, updates=110, warmup=10, schedule=s) for s in ("linear", "cosine"))
+    assert [train.lr_at(s, linear) for s in (10, 60, 109)] == pytest.approx([1.0, 0.5, 0.01])
+    assert [train.lr_at(s, cosine) for s in (10, 60)] == pytest.approx([1.0, 0.5])
+    assert 0 < train.lr_at(109, cosine) < 0.001
+    assert train.lr_at(0, Optim(lr=1.0, updates=3, warmup=0)) == 1.0
+    assert train.lr_at(2, Optim(lr=1.0, updates=3, warmup=9)) == pytest.approx(1 / 3)  # a warm-up longer than the run
+
+
+def test_sample_seeds_differ() -> None:
+    seeds = {train.sample_seed(r, s, p) for r in range(5) for s in range(20) for p in range(20)}
+    assert len(seeds) == 2000 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+@given(processes=st.integers(1, 4), share=st.integers(1, 6), micro=st.integers(1, 6))
+def test_shares_cut_the_batch_without_gap(processes: int, share: int, micro: int) -> None:
+    batch = processes * share
+    if share % min(micro, share):
+        with pytest.raises(UserError, match=r"optim\.micro_batch"):
+            train.shares(batch, micro, 0, processes)
+        return
+    parts = [part for process in range(processes) for part in train.shares(batch, micro, process, processes)]
+    assert [p for part in parts for p in part] == list(range(batch)) and len({len(part) for part in parts}) == 1
+
+
+def test_a_batch_that_cannot_be_shared() -> None:
+    with pytest.raises(UserError, match=r"optim\.batch: 8 examples cannot be shared equally by 3"):
+        train.shares(8, None, 0, 3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One process
+
+
+def test_it_learns_and_leaves_a_whole_folder(tmp_path) -> None:
+    run = run_of(
+        updates=150, optim={"batch": 16}, n=100, lora={"dropout": 0.0, "rank": 8}, preview_every=50, previews=2
+    )
+    seen: list[dict] = []
+    train.train(run, tmp_path, on_step=seen.append)
+    lines = metrics(tmp_path)
+    assert lines == seen and [line["step"] for line in lines] == list(range(1, 151))
+    assert sum(r["loss"] for r in lines[-10:]) < 0.5 * sum(r["loss"] for r in lines[:10])
+    assert all(math.isfinite(r["grad_norm"]) and r["seconds"] > 0 and r["samples_per_second"] > 0 for r in lines)
+    assert [r["step"] for r in lines if "preview_exact" in r] == [50, 100, 150]
+    assert len(store.read_lines(tmp_path / "previews" / "step-000000" / "predictions.jsonl")) == 2
+    state = store.read_state(tmp_path)
+    assert state["state"] == "done" and state["step"] == state["updates"] == 150 and state["eta"] is None
+    assert [c.name for c in store.checkpoints(tmp_path)] == ["step-000145", "step-000150"]
+    assert store.read_config(tmp_path) == run
+    facts = store.read_json(tmp_path / "result.json")["provenance"]
+    assert facts["data"] == store.data_hash(tasks.examples(run.task, "train", run.n, run.seed))
+
+
+def test_done_is_not_done_again(tmp_path) -> None:
+    train.train(run_of(updates=3), tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    arm = train.train(run_of(updates=3), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    arm.save(tmp_path / "again")
+    assert same(weights(tmp_path), load_file(tmp_path / "again" / "adapter_model.safetensors"))
+
+
+def test_both_arms_see_the_same_examples_in_the_same_order(tmp_path) -> None:
+    arms = [train.train(run_of(family, n=5), tmp_path / family) for family in ("fake", "fake_video")]
+    assert arms[0].seen == arms[1].seen and len(arms[0].seen) == 12 * 4  # type: ignore[attr-defined]
+    hashes = {store.read_json(tmp_path / f / "result.json")["provenance"]["data"] for f in ("fake", "fake_video")}
+    assert len(hashes) == 1
+
+
+def test_micro_batches_change_nothing(tmp_path) -> None:
+    plain = {"lora": {"dropout": 0.0}}
+    whole = metrics_of(run_of(**plain, options={"noise": 0.3}), tmp_path / "whole")
+    cut = metrics_of(run_of(**plain, options={"noise": 0.3}, optim={"micro_batch": 1}), tmp_path / "cut")
+    for a, b in zip(whole, cut, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4), a["step"]
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+def metrics_of(run: Run, folder: Path) -> list[dict]:
+    fake_family.Net.dropout = 0.0
+    try:
+        train.train(run, folder)
+    finally:
+        fake_family.Net.dropout = 0.1
+    return metrics(folder)
+
+
+def test_stop_and_go_on_is_the_same_run(tmp_path) -> None:
+    run = run_of()
+    train.train(run, tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    train.train(run, stopped, stop=lambda: len(metrics(stopped)) >= 6)
+    assert store.read_state(stopped)["state"] == "stopped" and not (stopped / "adapter").exists()
+    assert store.checkpoints(stopped)[-1].name == "step-000007"  # asked before update 7 was written, heard with it
+    (stopped / "STOP").write_text("")
+    train.train(run, stopped)  # the file asks again: one more update, and the wish is used up
+    assert store.read_state(stopped)["step"] == 8 and not (stopped / "STOP").exists()
+    train.train(run, stopped)
+    assert same(weights(tmp_path / "whole"), weights(stopped))
+    drop = ("seconds", "samples_per_second")
+    lines = [
+        [{k: v for k, v in r.items() if k not in drop} for r in metrics(tmp_path / f)] for f in ("whole", "stopped")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_another_config_is_refused_and_named(tmp_path) -> None:
+    train.train(run_of(updates=2), tmp_path)
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.02 -> 0\.5") as caught:
+        train.train(run_of(updates=2, optim={"lr": 0.5}), tmp_path)
+    assert "optim.updates" not in str(caught.value)
+    train.train(run_of(updates=2, note="only a note"), tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path) -> None:
+    run = run_of(options={"explode_at": 9})
+    with pytest.raises(UserError, match=r"the loss is nan at step 9; step-000005 is kept\. Lower optim\.lr"):
+        train.train(run, tmp_path)
+    state = store.read_state(tmp_path)
+    assert state["state"] == "failed" and "step 9" in state["error"] and len(metrics(tmp_path)) == 8
+    kept = load_file(store.checkpoints(tmp_path)[-1] / "lora.safetensors")
+    assert all(torch.isfinite(value).all() for value in kept.values())
+
+
+@pytest.mark.parametrize("file", ["lora.safetensors", "optimizer.safetensors", "trainer.json"])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, file: str) -> None:
+    run = run_of()
+    train.train(run, tmp_path, stop=lambda: len(metrics(tmp_path)) >= 6)
+    path = store.checkpoints(tmp_path)[-1] / file
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"step-000007: is damaged .* to go on from step-000005") as caught:
+        train.train(run, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch) -> None:
+    import errno
+
+    run, replace = run_of(), os.replace
+
+    def full(source, target):
+        if "step-000010" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="disk is full"):
+        train.train(run, tmp_path)
+    monkeypatch.undo()
+    assert [c.name for c in store.checkpoints(tmp_path)] == ["step-000005"]
+    assert store.read_state(tmp_path)["state"] == "failed"
+    train.train(run, tmp_path)
+    train.train(run, tmp_path / "whole")
+    assert same(weights(tmp_path), weights(tmp_path / "whole"))
+
+
+def test_bf16_computes_and_keeps_fp32_weights(tmp_path) -> None:
+    train.train(run_of(updates=2, precision="bf16"), tmp_path)
+    assert {value.dtype for value in weights(tmp_path).values()} == {torch.float32}
+    assert all(math.isfinite(r["loss"]) for r in metrics(tmp_path))
+
+
+def test_previews_do_not_change_the_training(tmp_path) -> None:
+    train.train(run_of(), tmp_path / "without")
+    train.train(run_of(preview_every=3, previews=2), tmp_path / "with")
+    assert same(weights(tmp_path / "without"), weights(tmp_path / "with"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Real families, real processes, real kills
+
+
+@pytest.mark.parametrize("family", REAL)
+def test_sigkill_at_a_random_step_changes_no_bit(tmp_path, family: str) -> None:
+    updates = 10
+    run = run_of(family, updates=updates, checkpoint_every=2)
+    config_file, killed, whole = tmp_path / "run.yaml", tmp_path / "killed", tmp_path / "whole"
+    config_file.write_text(config.to_yaml(run))
+    step = random.randint(1, updates - 3)
+    process = subprocess.Popen([sys.executable, "-c", CODE, str(config_file), str(killed), "0.1"], env=ENV)
+    deadline = time.monotonic() + 120
+    while len(metrics(killed)) < step:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(random.random() * 0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "adapter").exists(), "killed too late"
+
+    train.train(run, killed)
+    train.train(run, whole)
+    assert same(weights(killed), weights(whole)), f"killed at step {step}"
+    assert [r["loss"] for r in metrics(killed)] == [r["loss"] for r in metrics(whole)]
+    assert [r["step"] for r in metrics(killed)] == list(range(1, updates + 1))
+
+
+@pytest.mark.parametrize("family", REAL)
+def test_two_processes_give_the_curve_of_one(tmp_path, family: str) -> None:
+    # fp32 sums in another order, and Adam's first steps divide by them: tiny differences are all that is allowed
+    run = run_of(family, updates=6, lora={"dropout": 0.0}, optim={"schedule": "constant", "lr": 1e-3, "batch": 4})
+    config_file = tmp_path / "run.yaml"
+    config_file.write_text(config.to_yaml(run))
+    script = tmp_path / "go.py"
+    script.write_text(CODE)
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    done = subprocess.run(
+        [*launch, str(script), str(config_file), str(tmp_path / "two"), "0"],
+        env=ENV,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    train.train(run, tmp_path / "one")
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [r["step"] for r in two] == list(range(1, 7))  # written once, by one process
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-4), a["step"]
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-3), a["step"]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("family", REAL)
+def test_only_lora_learns_and_the_sample_list_is_shared(tmp_path, family: str) -> None:
+    run = run_of(family, updates=2)
+    arm = train.load_arm(run, "cpu")
+    frozen = {k: v.clone() for k, v in arm.model.state_dict().items() if "lora_" not in k}
+    assert all("lora_" in name for name in arm.trainable())
+    train.train(run, tmp_path)
+    again = train.load_arm(run, "cpu")
+    again.restore(tmp_path / "adapter")
+    after = again.model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in frozen.items())
+    data = store.read_json(tmp_path / "result.json")["provenance"]["data"]
+    assert data == store.data_hash(tasks.examples("life/B3S23", "train", 6, 0))
+
+
+def test_main_is_the_same_loop(tmp_path) -> None:
+    config_file, folder = tmp_path / "run.yaml", tmp_path / "run"
+    config_file.write_text(json.dumps({"task": "life/B3S23", "n": 3, "family": "fake"}))
+    train.main(
+        ["--config", str(config_file), "--folder", str(folder), "--set", "optim.updates=2", "--set", "optim.batch=2"]
+    )
+    assert store.read_state(folder)["state"] == "done" and len(metrics(folder)) == 2
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--config", str(config_file), "--folder", str(folder), "--set", "optim.udpates=2"])
+    assert caught.value.code == 2

@@ -1,0 +1,277 @@
+"""What the page shows, asked without a browser: choices, scenes, tables, plans. And that the page needs no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tasks
+from tasks.base import UserError
+from tests.fixture_runs import make_run, make_runs
+from vdmreason import config, jobs, store
+from vdmreason.ui import compare, pictures, scenes, training
+from vdmreason.ui.scenes import Choice, Shown
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path))
+    monkeypatch.setattr(scenes, "ZOO", tmp_path / "no-zoo")
+    return make_runs(tmp_path)
+
+
+@pytest.fixture
+def maze() -> Choice:
+    return Choice().with_task("maze/7x7")
+
+
+def test_the_page_is_built_without_torch() -> None:
+    code = (
+        "import sys, time; began = time.time(); from vdmreason.ui import build; build(); "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'diffusers', 'transformers', 'peft'}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_opening_shows_recorded_answers_of_both_arms_that_differ() -> None:
+    choice = scenes.opening()
+    scene = scenes.scene(choice, Shown())
+    assert scene["video"]["badge"] == scene["language"]["badge"] == "recorded"
+    assert scene["video"]["right"] and not scene["language"]["right"]
+
+
+@pytest.mark.parametrize(
+    "name, places",
+    [
+        ("all", [0, 1, 2, 3, 4, 5]),
+        ("video only right", [0, 4]),
+        ("language only right", [2]),
+        ("both", [1]),
+        ("none", [3, 5]),
+    ],
+)
+def test_the_filter(maze: Choice, name: str, places: list[int]) -> None:
+    assert scenes.recorded(replace(maze, filter=name)) == places
+
+
+def test_walking_stays_within_the_filter_and_wraps(maze: Choice) -> None:
+    choice = replace(maze, filter="none", index=3)
+    assert scenes.step(choice, 1).index == 5
+    assert scenes.step(scenes.step(choice, 1), 1).index == 3
+    assert scenes.step(choice, -1).index == 5
+    assert scenes.step(choice, "random").index == 5
+    assert scenes.step(Choice().with_task("maze/13x13"), 1).index == 1  # nothing recorded: by number
+    arc = Choice().with_task("arc1/evaluation/00576224")
+    assert scenes.step(arc, 1).index == 0  # it has one test
+
+
+def test_a_scene_is_json_and_scores_are_the_tasks_own(maze: Choice) -> None:
+    scene = scenes.scene(replace(maze, index=2), Shown())
+    json.dumps(scene)
+    task, example = tasks.get("maze/7x7"), tasks.examples("maze/7x7", "test", 3, 0)[2]
+    verdict = task.check(np.asarray(scene["video"]["grid"], np.int8), example)
+    assert scene["video"]["cells"] == verdict.cells < 1
+    assert not scene["video"]["right"] and scene["video"]["reason"]
+    assert scene["question"] == example.question.tolist() and scene["answer"] == example.answer.tolist()
+    assert scene["video"]["film"]["frames"] == 9
+    assert np.asarray(scene["video"]["certainty"]).shape == example.answer.shape
+    assert scene["demos_label"] == "Both learnt from the same 30 examples, such as"
+
+
+def test_a_parse_error_is_shown_in_its_place(maze: Choice) -> None:
+    views = [scenes.scene(replace(maze, index=i), Shown()) for i in (0, 3, 4, 5)]
+    broken = [s["language"] for s in views if s["language"]["grid"] is None]
+    assert broken
+    error = broken[0]["error"]
+    with pytest.raises(tasks.text.ParseError) as caught:
+        tasks.text.parse(broken[0]["text"])
+    assert error["position"] == caught.value.position and broken[0]["problem"]
+
+
+def test_a_live_answer_takes_the_place_of_the_recorded_one(maze: Choice) -> None:
+    task, example = tasks.get(maze.task), scenes.example(maze)
+    adapter = maze.adapter("language")
+    assert adapter
+    live = scenes.as_shown(adapter, task, example, "[[0]]", [[0]], None, "", 0.5)
+    shown = Shown({(str(adapter.folder), example.key): {**live, "device": "cpu"}})
+    scene = scenes.scene(maze, shown)
+    assert scene["language"]["badge"] == "live" and scene["video"]["badge"] == "recorded"
+    assert not scene["language"]["right"] and "size" in scene["language"]["reason"]
+    assert "live" in scenes.scores(maze, scene)
+
+
+def test_both_arms_are_matched_by_n_and_seed(tmp_path: Path) -> None:
+    make_run(tmp_path, "maze/7x7", "causal_lm", [True], n=300, seed=1)
+    make_run(tmp_path, "maze/7x7", "cogvideox", [True], n=300, seed=1)
+    make_run(tmp_path, "maze/7x7", "causal_lm", [True], n=300, seed=2)
+    choice = Choice().with_task("maze/7x7")
+    runs = [choice.adapter(arm).run for arm in scenes.ARMS]  # type: ignore[union-attr]
+    assert [(run.n, run.seed) for run in runs] == [(300, 1), (300, 1)] and choice.seed == 1
+    assert scenes.example(choice).key == tasks.examples("maze/7x7", "test", 1, 1)[0].key
+
+
+def test_recorded_answers_to_another_seed_are_not_shown_as_this_ones(maze: Choice) -> None:
+    other = scenes.scene(replace(maze, seed=7), Shown())
+    assert other["question"] == tasks.examples("maze/7x7", "test", 1, 7)[0].question.tolist()
+    assert other["video"]["state"] == "none" and "No recorded answer" in other["video"]["note"]
+
+
+def test_a_damaged_run_is_passed_over(runs: dict[str, Path]) -> None:
+    before = len(scenes.catalogue())
+    (runs["maze-cogvideox"] / "config.yaml").write_text("task: [", encoding="utf-8")
+    assert len(scenes.catalogue()) == before - 1
+
+
+def test_a_puzzle_nobody_learnt_offers_to_learn_it() -> None:
+    choice = Choice().with_task("arc1/evaluation/00576224")
+    scene = scenes.scene(choice, Shown())
+    assert scene["video"]["state"] == scene["language"]["state"] == "none"
+    assert scene["demos_label"] == "The puzzle's 2 demonstrations"
+    assert compare.adapting(choice.task) is None
+
+
+def test_adapting_is_the_same_command_as_a_persons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started = []
+    monkeypatch.setattr(jobs, "start", lambda kind, argv, folder, after=None: started.append((kind, argv, folder)))
+    compare.adapt("arc1/evaluation/00576224", "tiny", 7)
+    ((kind, argv, folder),) = started
+    assert kind == "compare" and argv[1:5] == ["-m", "vdmreason", "compare", "arc1/evaluation/00576224"]
+    assert "cogvideox=tiny" in argv and "causal_lm=tiny" in argv and argv[argv.index("--updates") + 1] == "7"
+    assert folder == compare.adapt_folder("arc1/evaluation/00576224") and folder.is_relative_to(tmp_path)
+    with pytest.raises(UserError, match="updates"):
+        compare.adapt("arc1/evaluation/00576224", "tiny", 0)
+
+
+def test_text_from_a_model_is_never_markup(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "eca/110", "causal_lm", [True])
+    records = store.read_lines(folder / "predictions.jsonl")
+    store.write_lines(
+        folder / "predictions.jsonl", [{**records[0], "raw": "<img src=x onerror=alert(1)>", "proposed": None}]
+    )
+    choice = Choice().with_task("eca/110")
+    scene = scenes.scene(choice, Shown())
+    assert scene["language"]["error"]["position"] == 0  # it travels as data, and the page writes it with textContent
+    assert "<img" not in scenes.scores(choice, scene)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def test_a_film_can_be_cut_back_into_its_frames() -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    clip = np.random.default_rng(0).integers(0, 256, (7, 8, 16, 3)).astype(np.uint8)
+    film = pictures.film(clip, clip[-1])
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(film["sprite"].partition(",")[2]))).convert("RGB"))
+    for i, frame in enumerate(clip):
+        y, x = i // film["columns"] * film["height"], i % film["columns"] * film["width"]
+        assert np.array_equal(sheet[y : y + film["height"], x : x + film["width"]], frame)
+    assert film["truth"] and pictures.film(clip, clip[-1][:4])["truth"] is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+KEYS = {"video": "cogvideox/tiny", "language": "causal_lm/tiny"}
+
+
+def test_a_plan_differs_in_the_arm_alone() -> None:
+    video, language = training.plan("maze/7x7", 10, 3, scenes.ARMS, KEYS, 12, 4)
+    assert training.sample_hash(video) == training.sample_hash(language)
+    assert video.optim.updates == language.optim.updates == 12
+    shared = ("task", "n", "seed", "init", "test")
+    assert [getattr(video, key) for key in shared] == [getattr(language, key) for key in shared]
+    assert video.lora == language.lora
+
+
+def test_what_this_machine_cannot_train_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "gpu_memory", lambda: 0.0)
+    large = next(key for key, flavour in training.backbones("video").items() if flavour.published)
+    assert large not in [key for _, key in training.choices("video")]
+    assert "needs a GPU" in training.unable("video")
+    with pytest.raises(UserError, match="this machine has none"):
+        training.plan("maze/7x7", 3, 0, ["video"], {**KEYS, "video": large}, 10, 4)
+    monkeypatch.setattr(training, "gpu_memory", lambda: 80.0)
+    assert large in [key for _, key in training.choices("video")]
+
+
+@pytest.mark.parametrize(
+    "changes, words", [({"n": 0}, "n: must"), ({"updates": 0}, "optim.updates"), ({"arms": []}, "at least one arm")]
+)
+def test_bad_forms_say_what_is_wrong(changes: dict[str, object], words: str) -> None:
+    form = {
+        "task": "maze/7x7",
+        "n": 3,
+        "seed": 0,
+        "arms": scenes.ARMS,
+        "keys": KEYS,
+        "updates": 5,
+        "test": 4,
+        **changes,
+    }
+    with pytest.raises(UserError, match=words):
+        training.plan(**form)  # type: ignore[arg-type]
+
+
+def test_start_snapshots_the_config_and_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(jobs, "start", lambda kind, argv, folder, after=None: started.append((folder, after, argv)))
+    runs = training.plan("maze/7x7", 3, 0, scenes.ARMS, KEYS, 5, 4)
+    training.start(runs, together=False)
+    (first, none, argv), (_, after, _) = started
+    assert none is None and after == first
+    assert store.read_config(first) == runs[0]
+    assert "accelerate.commands.launch" in argv[-1] and "-m vdmreason.train --config" in argv[-1]
+    assert training.command(runs[0]).startswith("accelerate launch -m vdmreason.train --config ")
+
+
+def test_the_forecast_learns_from_earlier_runs(runs: dict[str, Path]) -> None:
+    planned = training.plan("maze/7x7", 3, 0, ["language"], KEYS, 100, 4)
+    assert "a guess" in training.forecast(planned)
+    store.write_lines(
+        runs["maze-causal_lm"] / "metrics.jsonl", [{"step": i, "loss": 1.0, "seconds": 0.05} for i in range(1, 9)]
+    )
+    assert "0.05 s an update here before" in training.forecast(planned)
+    assert "about 5 s" in training.forecast(planned)
+
+
+def test_samples_show_both_arms_the_same_examples() -> None:
+    shown = training.samples(training.plan("maze/7x7", 3, 0, scenes.ARMS, KEYS, 5, 4))
+    assert shown.count("<figure>") == shown.count("data:image/webp") == shown.count('<pre tabindex="0"') == 3
+    assert tasks.text.write(tasks.examples("maze/7x7", "train", 1, 0)[0].question) in shown
+
+
+def test_smoothing_keeps_a_constant_and_thinning_keeps_the_ends() -> None:
+    assert training.smooth([2.0] * 5) == pytest.approx([2.0] * 5)
+    xs = list(range(1, 1002))
+    kept = training.thin(xs, xs)
+    assert kept[0] == (1, 1) and kept[-1] == (1001, 1001) and len(kept) < 400
+
+
+def test_buttons_reach_no_folder_outside(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        training.act(tmp_path / ".." / "elsewhere", "stop")
+
+
+def test_the_strip_knows_a_lost_job(runs: dict[str, Path]) -> None:
+    from vdmreason.ui import page
+
+    folder = runs["maze-causal_lm"]
+    store.write_json(
+        folder / jobs.JOB, {"kind": "train", "argv": ["true"], "after": None, "pid": 2**22 + 1, "created": 1.0}
+    )
+    store.write_state(folder, state="running", step=3, updates=10, pid=2**22 + 1, created=1.0)
+    (row,) = page.strip()
+    assert row["state"] == "lost" and row["name"] == folder.name and "3 of 10" in row["numbers"]
+    assert config.load(folder / "config.yaml").task in row["title"]

@@ -1,0 +1,131 @@
+"""The worker: answers from a process of its own, streams, cancels within a second, survives crashes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tasks
+from adapters import cogvideox
+from tasks.base import UserError
+from vdmreason import config, store
+from vdmreason.config import named_seed
+from vdmreason.worker import GRACE, Stopped, Worker, pack, unpack
+
+TASK = "maze/7x7"
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+def adapted(root: Path, family: str, **options: object) -> Path:
+    """A run with real, untrained LoRA weights on the tiny backbone."""
+    from vdmreason.train import load_arm
+
+    if family == "cogvideox" and not (cogvideox.ZOO / "vae").exists():
+        pytest.skip("the small video backbone, whose codec the tiny one uses, is not in pretrain/zoo")
+    run = config.resolve({"task": TASK, "n": 3, "family": family, "flavour": "tiny", "options": options})
+    folder = root / run.name
+    store.write_config(folder, run)
+    load_arm(run, "cpu").save(folder / "adapter")
+    return folder
+
+
+def test_pack_and_unpack_are_inverse() -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3)).astype(np.uint8)
+    assert np.array_equal(unpack(pack(clip)), clip)
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm"])
+def test_a_live_answer_streams_and_equals_the_recorded_one(worker: Worker, tmp_path: Path, family: str) -> None:
+    folder = adapted(tmp_path, family)
+    messages = list(worker.predict(folder, TASK, 1, 0))
+    final = messages[-1]
+    assert final["done"] and final["device"]
+    assert all("step" in message and ("clip" in message or "text" in message) for message in messages[:-1])
+    assert len(messages) > 1, "nothing was shown while the answer formed"
+
+    from vdmreason.predict import load_adapted
+
+    run = store.read_config(folder)
+    example = tasks.examples(TASK, "test", 2, 0)[1]
+    arm = load_adapted(run, folder)
+    answer = arm.predict([arm.frame(example).given], [named_seed("answer", 0, 1)])[0]
+    if family == "cogvideox":
+        assert np.abs(final["clip"].astype(int) - answer.raw.astype(int)).max() <= 1  # thread counts may differ
+    else:
+        assert final["text"] == answer.raw
+    assert worker.seconds[str(folder)] > 0
+    assert str(folder) in worker.ping()
+
+
+def test_an_error_comes_back_in_words_and_the_worker_lives(worker: Worker, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a run's folder"):
+        list(worker.predict(tmp_path, TASK, 0, 0))
+    assert isinstance(worker.ping(), list)
+
+
+def test_a_killed_worker_is_reported_and_comes_back(worker: Worker, tmp_path: Path) -> None:
+    folder = adapted(tmp_path, "causal_lm")
+    worker.ping()
+    assert worker._process
+    first = worker._process.pid
+    answers = worker.predict(folder, TASK, 0, 0)
+    next(answers)
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(UserError, match="ended by the system"):
+        list(answers)
+    assert worker.ping() == []
+    assert worker._process and worker._process.pid != first
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_cancel_ends_an_answer_within_a_second(worker: Worker, tmp_path: Path, deaf: bool) -> None:
+    """Also where the process does not listen, here because it is stopped."""
+    folder = adapted(tmp_path, "causal_lm")
+    list(worker.predict(folder, TASK, 0, 0))  # the arm is loaded
+    answers = worker.predict(folder, TASK, 1, 0, owner="me")
+    next(answers)
+    if deaf:
+        assert worker._process
+        os.kill(worker._process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    worker.cancel("someone else")
+    worker.cancel("me")
+    with pytest.raises(Stopped):
+        list(answers)
+    assert time.monotonic() - began < GRACE + 0.5
+    worker.ping()  # and it answers again
+
+
+def test_a_waiting_answer_can_be_cancelled(worker: Worker, tmp_path: Path) -> None:
+    folder = adapted(tmp_path, "causal_lm")
+    first = worker.predict(folder, TASK, 0, 0, owner="first")
+    next(first)
+    waiting = worker.predict(folder, TASK, 1, 0, owner="second")
+    ended: list[str] = []
+
+    def wait() -> None:
+        try:
+            list(waiting)
+        except Stopped:
+            ended.append("stopped")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.2)
+    worker.cancel("second")
+    list(first)
+    thread.join(10)
+    assert ended == ["stopped"]
