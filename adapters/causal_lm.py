@@ -115,7 +115,8 @@ def load(
     dtype: str = "float32",
 ) -> CausalLM:
     """Load tokenizer and model from a hub id or a folder. `init="random"` draws the model's weights anew from `seed`
-    and keeps the tokenizer. Raises UserError, in one line, for what a person can mend."""
+    (standard deviation hidden_size ** -0.5) and keeps the tokenizer. Raises UserError, in one line, for what a person
+    can mend."""
     kind = getattr(torch, dtype)
     base = flavour.base or str(ZOO)
     if base == str(ZOO) and not (ZOO / "tokenizer.json").exists():
@@ -132,6 +133,9 @@ def load(
             if not flavour.base:
                 config.update(dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1))
                 config.update(dict(head_dim=16, intermediate_size=64, layer_types=["full_attention"] * 2))
+            # The usual 0.02 suits a width of 2500. In a narrow model whose embeddings are frozen and also write the
+            # output, it leaves logits so small that no LoRA can make an answer likely: the control would fail by scale.
+            config.initializer_range = config.hidden_size**-0.5
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = transformers.AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False)

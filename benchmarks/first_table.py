@@ -3,6 +3,7 @@
     python benchmarks/first_table.py run                      # 72 short trials; stop and start it as you like
     python benchmarks/first_table.py run --family causal_lm   # one arm only: two processes, one core each
     python benchmarks/first_table.py report                   # results/first_table.{json,md,svg}
+    python benchmarks/first_table.py ship                     # the pretrained n = 300 runs of seed 0 into adapters/zoo/
 
 Tasks {maze 7x7, Game of Life, a colour-moving ARC-style rule (mirror)} x n {30, 300} x {video, language} x {pretrained,
 random init} x 3 seeds, with the small backbones that ship. Every trial is an ordinary run: `vdmreason train` would do the
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,36 @@ def report() -> None:
     print(markdown(table))
 
 
+def ship() -> None:
+    """Copy what the page shows without training: adapter, answers, clips and scores of seed 0, without checkpoints."""
+    zoo = ROOT / "adapters" / "zoo"
+    for trial in trials():
+        if (trial.seed, trial.n, trial.init) == (0, max(NS), "pretrained") and done(trial):
+            folder = zoo / f"{config.slug(trial.task)}--{trial.family}--n{trial.n}"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(
+                RUNS / trial.name, folder, ignore=shutil.ignore_patterns("checkpoints", "log.txt", ".*", "lock")
+            )
+            (folder / "README.md").write_text(card(trial, store.read_json(folder / "result.json") or {}))
+            print(folder.relative_to(ROOT))
+
+
+def card(trial: config.Run, result: dict[str, Any]) -> str:
+    scores, provenance = result["scores"], result["provenance"]
+    lora, layers = trial.lora, " and ".join(trial.lora.targets)
+    return f"""# {TASKS[trial.task]}: LoRA for the small {FAMILIES[trial.family]} backbone
+
+Base model: `pretrain/zoo/{trial.family}`, small, pretrained by us. Rank {lora.rank}, alpha {lora.alpha} on {layers} layers;
+{trial.n} training examples of `{trial.task}` (seed {trial.seed}), {trial.optim.updates} updates of {trial.optim.batch}.
+
+On {TEST} test examples: exact {scores["exact"]["value"]:.0%} [{scores["exact"]["low"]:.0%}, {scores["exact"]["high"]:.0%}],
+right by the rules {scores["right"]["value"]:.0%}, cells {scores["cells"]["value"]:.1%}.
+
+Made by `python benchmarks/first_table.py run` and `ship`, commit {provenance["commit"]}, run {trial.id}. The full settings are in
+`config.yaml`, the answers in `predictions.jsonl`.
+"""
+
+
 def _result(trial: config.Run) -> dict[str, Any]:
     result = store.read_json(RUNS / trial.name / "result.json") or {}
     return {"provenance": result.get("provenance"), "baselines": result.get("baselines")}
@@ -163,12 +195,14 @@ def plot(table: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("what", choices=("run", "report", "ship"))
     parser.add_argument("--family", choices=tuple(FAMILIES), help="only this arm's trials")
     parser.add_argument("--threads", type=int, default=1, help="torch threads; one a process is fastest on few cores")
     arguments = parser.parse_args()
     if arguments.what == "run":
         run_all(arguments.family, arguments.threads)
+    if arguments.what == "ship":
+        ship()
     report()
 
 

@@ -49,7 +49,7 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         # torch-free; PIL only for stored clips, psutil only to know a process again
         return {"vdmreason.config", "vdmreason.store", "tasks", "adapters"}, {"numpy", "yaml", "PIL", "psutil"}
     if name == "ui":
-        return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "yaml"}
+        return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "psutil", "yaml"}
     # compare, doctor, worker, __main__: everything but the page's library
     return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "rich", "typer", "torch", "psutil", "yaml", "PIL"}
 

@@ -19,9 +19,9 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from fixture_runs import make_runs
 
 from adapters import cogvideox
-from tests.fixture_runs import make_runs
 from vdmreason import jobs
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")

@@ -361,6 +361,16 @@ def test_only_lora_learns_and_the_sample_list_is_shared(tmp_path, family: str) -
     assert data == store.data_hash(tasks.examples("life/B3S23", "train", 6, 0))
 
 
+def test_trackers_are_optional_and_named(tmp_path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'wandb'"):
+        train.train(run_of(), tmp_path, report_to="wandbb")
+    import importlib.util
+
+    if importlib.util.find_spec("wandb") is None:
+        with pytest.raises(UserError, match="pip install wandb"):
+            train.train(run_of(), tmp_path, report_to="wandb")
+
+
 def test_main_is_the_same_loop(tmp_path) -> None:
     config_file, folder = tmp_path / "run.yaml", tmp_path / "run"
     config_file.write_text(json.dumps({"task": "life/B3S23", "n": 3, "family": "fake"}))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixture_runs import make_run, make_runs
 
 import tasks
 from tasks.base import UserError
-from tests.fixture_runs import make_run, make_runs
 from vdmreason import config, jobs, store
 from vdmreason.ui import compare, pictures, scenes, training
 from vdmreason.ui.scenes import Choice, Shown

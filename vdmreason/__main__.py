@@ -240,10 +240,11 @@ def _print_scores(folders: list[Path]) -> None:
     from vdmreason import evaluate as scores
 
     results = {folder: scores.evaluate(folder) for folder in folders}
-    table = Table(title="95 % intervals: Wilson for one seed, two-stage bootstrap over seeds and examples for more")
-    rates = ("exact %", "by the rules %", "cells %", "unreadable %", "codec %")
-    for column in ("task", "arm", "n", "seeds", "tests", *rates):
-        table.add_column(column, justify="left" if column in ("task", "arm") else "right")
+    table = Table(caption="95 % intervals: Wilson for one seed, bootstrap over seeds and examples for more")
+    for column, width in (("task", 12), ("arm", 12), ("n", 3), ("seeds", 5), ("tests", 5)):
+        table.add_column(column, min_width=width, justify="left" if width == 12 else "right")
+    for column in ("exact %", "by rules %", "cells %", "unreadable %", "codec %"):
+        table.add_column(column, justify="right")
     for row in scores.over_seeds(folders):
         run = row["run"]
         arm = f"{run['family']} {run['flavour']}" + (" (random init)" if run["init"] == "random" else "")
@@ -259,7 +260,7 @@ def _print_scores(folders: list[Path]) -> None:
             values = [_interval(score[key]) for key in ("exact", "right", "cells", "unreadable")]
             title = {"copy": "copy the input", "nearest": "nearest training example"}[name]
             table.add_row(task, title, str(n), "1", str(score["n"]), *values, "-")
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 def _interval(value: dict[str, float]) -> str:

@@ -367,7 +367,7 @@ def provenance(run: Run, examples: Sequence[Example], device: str) -> dict[str, 
         "device": device,
         "data": data_hash(examples),
         "seed": run.seed,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
@@ -381,6 +381,13 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _command() -> str:
+    """The command line of this process as one would type it in this folder."""
+    name = {"__main__.py": "vdmreason", "train.py": "python -m vdmreason.train"}.get(Path(sys.argv[0]).name)
+    words = [word.replace(f"{Path.cwd()}{os.sep}", "") for word in sys.argv[1:]]
+    return " ".join([name or Path(sys.argv[0]).name, shlex.join(words)]).strip()
 
 
 def _commit() -> tuple[str | None, bool | None]:

@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import adapters
 import tasks
 from adapters.base import Arm
-from tasks.base import Example, UserError
+from tasks.base import Example, UserError, suggest
 from vdmreason import config, jobs, predict, store
 from vdmreason.config import Optim, Run, named_seed
 
@@ -245,10 +245,14 @@ def make_accelerator(report_to: str | None, folder: Path) -> Accelerator:
         return Accelerator(mixed_precision="no")
     try:
         accelerator = Accelerator(mixed_precision="no", log_with=report_to, project_dir=str(folder))
-        accelerator.init_trackers("vdmreason")
-    except (ImportError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--report-to {report_to}: {reason} Try: pip install {report_to}") from None
+    except ValueError:
+        names = ("tensorboard", "trackio", "wandb")
+        raise UserError(
+            f"--report-to {report_to}: unknown.{suggest(report_to, names)} One of {', '.join(names)}."
+        ) from None
+    if not accelerator.log_with:
+        raise UserError(f"--report-to {report_to}: is not installed. Install it with: pip install {report_to}")
+    accelerator.init_trackers("vdmreason")
     return accelerator
 
 
@@ -437,6 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_line_errors(given.debug):
         run = config.load(given.config, given.set)
         train(run, given.folder or store.runs_root() / run.name, report_to=given.report_to)
+        PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ class Tab:
         with gr.Row(elem_classes=["controls-row"]):
             self.family = gr.Dropdown([*SHELVES.items()], label="Family", min_width=130, scale=2, elem_id="family")
             self.task = gr.Dropdown(
-                [], label="Puzzle (type to search: arc1/evaluation/00d62c1b)", allow_custom_value=True, filterable=True,
+                [], label="Puzzle (type to search: arc1/evaluation/00576224)", allow_custom_value=True, filterable=True,
                 min_width=200, scale=4, elem_id="task",
             )  # fmt: skip
             self.index = gr.Number(
@@ -116,10 +116,9 @@ class Tab:
                 self.run = gr.Button("Run live", variant="primary", elem_id="run-live", min_width=120, size="md")
                 self.cancel = gr.Button("Cancel", elem_id="cancel-live", visible=False, min_width=60, size="md")
         self.problem = gr.HTML("", elem_id="problem")
-        self.stage = Stage(elem_id="stage")
-        with gr.Group(visible=False, elem_id="adapt") as self.adapt_box:
+        with gr.Column(visible=False, elem_id="adapt") as self.adapt_box:
             self.adapt_about = gr.HTML()
-            with gr.Row():
+            with gr.Row(equal_height=True):
                 self.flavour = gr.Dropdown(
                     [*common_flavours()],
                     value=common_flavours()[0],
@@ -131,6 +130,7 @@ class Tab:
                     200, label="Updates", precision=0, minimum=1, maximum=100_000, elem_id="adapt-updates", scale=1
                 )
                 self.adapt = gr.Button("Adapt both arms", variant="primary", elem_id="adapt-both", scale=2)
+        self.stage = Stage(elem_id="stage")
         with gr.Accordion("Which adapters", open=False, elem_id="adapters"):
             with gr.Row():
                 self.video = gr.Dropdown([], label="Video arm", elem_id="video-adapter")

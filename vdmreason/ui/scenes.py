@@ -358,6 +358,8 @@ def parse_error(written: str) -> dict[str, Any] | None:
 def scores(choice: Choice, view: Mapping[str, Any]) -> str:
     """The metrics of both arms as an HTML table: this example first, then the run it belongs to."""
     chosen = {arm: choice.adapter(arm) for arm in ARMS}
+    if not any(chosen.values()):
+        return ""
     rows = [
         ("this answer is", lambda a, s: s.get("badge") or "–"),
         ("exact match", lambda a, s: _yes(s, "exact")),

@@ -282,10 +282,16 @@ function verdict(arm) {
   chip.hidden = state !== "answer";
   chip.dataset.right = solved;
   chip.textContent = solved ? (answer.exact ? "✓ solved" : "✓ right by the rules") : "✗ wrong";
-  reason.textContent = answer ? (state === "answer" ? answer.problem || answer.reason || (answer.exact ? "Every cell agrees with the truth." : "Another right answer than the stored one.") : answer.note || "") : "";
+  reason.textContent = !answer ? "" : state !== "answer" ? answer.note || "" : words(answer);
   $(`.${arm} .size`).textContent = answer && answer.grid ? shape(answer.grid) : "";
   $(`.${arm} .decoded`).hidden = !(answer && answer.grid);
   $(`.${arm} .run`).textContent = answer && answer.run ? answer.run : "";
+}
+
+function words(answer) {
+  if (answer.error) return "The text is no grid. The place where it stops being one is marked.";
+  if (answer.problem || answer.reason) return answer.problem || answer.reason;
+  return answer.exact ? "Every cell agrees with the truth." : "Another right answer than the stored one.";
 }
 
 function setGrid(name, grid, truth, certainty, marks) {
@@ -354,9 +360,9 @@ function show() {
 function showDemos() {
   const strip = $(".demos");
   const content = JSON.stringify(scene.demos);
+  $(".demos-label").textContent = scene.demos_label;
   if (strip.dataset.content === content) return;
   strip.dataset.content = content;
-  $(".demos-label").textContent = scene.demos_label;
   Object.keys(grids).filter((name) => name.startsWith("demo")).forEach((name) => delete grids[name]);
   strip.replaceChildren(...scene.demos.map((demo, i) => {
     const pair = make("figure", undefined, "demo");

@@ -260,12 +260,17 @@ def curves(folders: Sequence[Path]) -> tuple[Any, Any]:
 
 
 def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """An exponential mean without lag at the start (bias-corrected, as in Adam) that follows the trend of a noisy loss."""
-    smoothed, mean = [], 0.0
-    for i, value in enumerate(values, start=1):
-        mean = weight * mean + (1 - weight) * value
-        smoothed.append(mean / (1 - weight**i))
-    return smoothed
+    """An exponential mean that neither leads nor lags: the mean of one run forwards and one run backwards."""
+
+    def one_way(ys: Sequence[float]) -> list[float]:
+        smoothed, mean = [], 0.0
+        for i, y in enumerate(ys, start=1):
+            mean = weight * mean + (1 - weight) * y
+            smoothed.append(mean / (1 - weight**i))  # without the pull towards 0 at the start, as in Adam
+        return smoothed
+
+    backwards = one_way(values[::-1])[::-1]
+    return [(a + b) / 2 for a, b in zip(one_way(values), backwards, strict=True)]
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], most: int = 300) -> list[tuple[float, float]]:

@@ -1,0 +1,363 @@
+"""The language arm: real classes at tiny size, the published layout, loss on the answer only, generation that stops."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tasks
+from adapters import causal_lm
+from adapters.base import Cancelled, Flavour, Lora, flavour
+from adapters.causal_lm import IGNORED, Options, Question, _fits
+from tasks.base import UserError
+from tasks.text import Grammar, parse, write
+
+TINY = causal_lm.FLAVOURS["tiny"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def examples(n: int, seed: int = 0):
+    return tasks.examples("life/B3S23", "train", n, seed)
+
+
+def tiny(options: Options | None = None, seed: int = 0, lora: bool = True):
+    arm = causal_lm.load(TINY, options or Options(), seed=seed)
+    if lora:
+        arm.attach(Lora(rank=4, alpha=4), seed)
+    return arm
+
+
+def published(folder, kind: str = "qwen3", template: bool = True):
+    """A checkpoint in the published layout at tiny size: tokenizer, chat template, config, safetensors in shards."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|begin|>", "<|end|>", "<|turn|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator(["[[0,1],[2,3]],[[10,11]]"] * 3, trainer)
+    turn = "{{ '<|begin|>' }}{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|end|>{% endfor %}"
+    turn += "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+    PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<|begin|>", eos_token="<|end|>", chat_template=turn if template else None
+    ).save_pretrained(folder)
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=raw.get_vocab_size(), num_key_value_heads=1, head_dim=16, **sizes)
+    model = AutoModelForCausalLM.from_config(config)
+    # as published ones have it: sampling, and a penalty that would spoil a grid
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.7, top_k=20, repetition_penalty=3.0, eos_token_id=[1]
+    )
+    model.save_pretrained(folder, max_shard_size="40KB")
+    return Flavour(str(folder), str(folder), "", published=True), model
+
+
+def fit(arm, samples, updates: int, lr: float) -> float:
+    weights = list(arm.trainable().values())
+    optimizer = torch.optim.Adam(weights, lr=lr)
+    for _ in range(updates):
+        loss = arm.loss(arm.collate(samples, [0] * len(samples)))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
+
+
+# What is asked
+
+
+def test_given_is_the_question_and_nothing_of_the_answer():
+    example, other = examples(2)
+    options = Options()
+    sample = causal_lm.frame(example, options)
+    assert sample.given == Question(write(example.question), example.canvas) and sample.wanted == write(example.answer)
+    assert causal_lm.frame(replace(example, answer=other.answer), options).given == sample.given
+
+
+def test_the_prompt_is_the_models_own_template_and_names_no_task():
+    arm = tiny(lora=False)
+    text = arm.prompt(arm.frame(examples(1)[0]).given)
+    assert text.startswith("<|im_start|>user\n") and text.endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert not any(word in text.lower() for word in ("life", "cell", "maze", "puzzle", "grid", "row"))
+    plain = tiny(Options(prompt="plain"), lora=False)
+    assert "<|im_start|>" not in plain.prompt(Question("[[1]]", (1, 1)))
+
+
+def test_labels_are_the_answers_tokens_only():
+    arm = tiny(lora=False)
+    samples = [arm.frame(e) for e in [*examples(2), *tasks.examples("maze/7x7", "train", 1)]]
+    batch = arm.collate(samples, [0, 0, 0])
+    for sample, ids, labels in zip(samples, batch["input_ids"], batch["labels"], strict=True):
+        learned = labels != IGNORED
+        assert labels[learned].equal(ids[learned])
+        assert arm.tokenizer.decode(ids[learned]) == sample.wanted + arm.tokenizer.eos_token
+        first = int(learned.nonzero()[0])
+        assert arm.tokenizer.decode(ids[:first]) == arm.prompt(sample.given)
+
+
+def test_loss_is_the_mean_of_the_samples_means_and_sees_the_answer_only():
+    arm = tiny(lora=False)
+    samples = [arm.frame(e) for e in [*examples(2), *tasks.examples("maze/7x7", "train", 1)]]
+    whole = arm.loss(arm.collate(samples, [0] * 3))
+    single = [arm.loss(arm.collate([s], [0])) for s in samples]  # no padding
+    assert whole.item() == pytest.approx(torch.stack(single).mean().item(), abs=1e-5)
+
+    batch = arm.collate(samples[:1], [0])
+    logits = arm.model(input_ids=batch["input_ids"]).logits[0, :-1].log_softmax(-1)
+    labels = batch["labels"][0, 1:]
+    by_hand = [-logits[t, label].item() for t, label in enumerate(labels.tolist()) if label != IGNORED]
+    assert single[0].item() == pytest.approx(np.mean(by_hand), abs=1e-5)
+
+    changed = replace(samples[0], wanted=samples[1].wanted)
+    assert arm.loss(arm.collate([changed], [0])).item() != pytest.approx(single[0].item(), abs=1e-6)
+
+
+def test_codec_writes_and_reads_back():
+    arm = tiny(lora=False)
+    rng = np.random.default_rng(0)
+    grids = [rng.integers(0, 16, rng.integers(1, 31, 2)).astype(np.int8) for _ in range(20)]
+    grids.append(np.full((30, 30), 15, np.int8))
+    samples = [replace(arm.frame(examples(1)[0]), wanted=write(grid)) for grid in grids]
+    for grid, answer in zip(grids, arm.codec(samples), strict=True):
+        assert np.array_equal(answer.grid, grid) and not answer.problem
+
+
+# Training and answering
+
+
+def test_one_batch_is_overfitted_and_answered_exactly_and_generation_stops_at_the_bracket():
+    arm = tiny()
+    rng = np.random.default_rng(0)
+    made = [
+        replace(e, question=rng.integers(0, 4, (2, n)).astype(np.int8))
+        for n, e in zip((2, 3), examples(2), strict=True)
+    ]
+    made = [replace(e, answer=e.question[:, ::-1].copy(), canvas=(8, 8)) for e in made]
+    samples = [arm.frame(e) for e in made]
+    frozen = {name: p.clone() for name, p in arm.model.named_parameters() if not p.requires_grad}
+    assert arm.trainable() and all("lora" in name for name in arm.trainable())
+    assert fit(arm, samples, 120, 2e-2) < 0.05
+    for answer, example in zip(arm.predict([s.given for s in samples], [0, 0]), made, strict=True):
+        assert answer.raw == write(example.answer) and np.array_equal(answer.grid, example.answer)
+        assert answer.seconds > 0 and not answer.problem
+    now = dict(arm.model.named_parameters())
+    assert all(now[name].equal(weight) for name, weight in frozen.items())
+
+
+def test_a_row_is_done_when_its_array_closes_whatever_the_last_token_holds_behind_it():
+    from adapters.causal_lm import _Closing
+
+    arm = tiny(lora=False)
+    rows = ["[[1,2],[3,4]]\n[[5", "[[1]]]", "no array", "[[7,7"]
+    ids = [arm.encode(text) for text in rows]
+    steps = max(map(len, ids))
+    closing = _Closing(arm, 0, steps, len(rows), None)
+    for n in range(1, steps + 1):
+        padded = [i[:n] + [arm.ends[0]] * (n - len(i[:n])) for i in ids]
+        done = closing(torch.tensor(padded), None)
+    assert done.tolist() == [True, True, True, True]  # the last two by the end token
+    assert closing.texts() == ["[[1,2],[3,4]]", "[[1]]", "no array", "[[7,7"]
+
+
+def test_an_answer_that_is_no_grid_says_where():
+    answer = causal_lm._read("[[1,2],[3]]", 0.5)
+    assert (
+        answer.grid is None and answer.raw == "[[1,2],[3]]" and "row 2" in answer.problem and "\n" not in answer.problem
+    )
+
+
+def test_answers_do_not_depend_on_the_batch():
+    arm = tiny(Options(batch=3))
+    givens = [arm.frame(e).given for e in [*examples(2), *tasks.examples("maze/7x7", "train", 1)]]
+    givens = [replace(g, canvas=(3, 3)) for g in givens]
+    together = [a.raw for a in arm.predict(givens, [1, 2, 3])]
+    assert together == [arm.predict([g], [s])[0].raw for s, g in enumerate(givens, 1)]
+
+
+def test_sampling_follows_the_seed_of_each_answer():
+    arm = tiny(Options(temperature=1.0, max_new_tokens=12))
+    given = arm.frame(examples(1)[0]).given
+    first = [a.raw for a in arm.predict([given] * 3, [1, 2, 1])]
+    assert first[0] == first[2] != first[1]
+    assert arm.predict([given], [2])[0].raw == first[1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 5.0])
+def test_constrained_decoding_of_a_random_model_always_parses(temperature):
+    arm = tiny(Options(constrained=True, temperature=temperature))
+    canvases = [(1, 1), (2, 3), (4, 2), (3, 5)]
+    for answer, canvas in zip(arm.predict([Question("[[1]]", c) for c in canvases], range(4)), canvases, strict=True):
+        assert answer.grid is not None, answer.problem
+        assert answer.grid.shape[0] <= canvas[0] and answer.grid.shape[1] <= canvas[1]
+
+
+def test_constraints_have_no_dead_ends():
+    """From everything that fits, something fits that leads on, until the grid is complete."""
+    tokens = list(tiny(lora=False).writable.values())
+    rng = random.Random(0)
+    for n in range(60):
+        canvas, grammar, text = (rng.randint(1, 5), rng.randint(1, 5)), Grammar(), ""
+        while not grammar.done:
+            token = rng.choice([t for t in tokens if _fits(grammar, t, canvas)])
+            text += token
+            grammar = Grammar(text)
+        grid = parse(text)
+        assert grid.shape[0] <= canvas[0] and grid.shape[1] <= canvas[1], n
+
+
+def test_watching_and_cancelling():
+    arm = tiny(Options(max_new_tokens=6))
+    given = arm.frame(examples(1)[0]).given
+    seen = []
+    answer = arm.predict([given], [0], lambda step, steps, partial: seen.append((step, steps, partial())))[0]
+    assert [step for step, _, _ in seen] == list(range(1, 7)) and {steps for _, steps, _ in seen} == {6}
+    assert seen[-1][2] == [answer.raw] and answer.raw.startswith(seen[0][2][0])
+    with pytest.raises(Cancelled):
+        arm.predict([given], [0], lambda step, steps, partial: step < 3)
+
+
+# Checkpoints and adapters
+
+
+def test_adapter_loads_in_pefts_own_class_with_the_same_logits(tmp_path):
+    from peft import PeftModel
+
+    arm = tiny()
+    samples = [arm.frame(e) for e in examples(2)]
+    fit(arm, samples, 3, 1e-2)
+    arm.save(tmp_path, {"n": 2})
+    ids = arm.collate(samples, [0, 0])["input_ids"]
+    arm.model.eval()
+    with torch.no_grad():
+        ours = arm.model(input_ids=ids).logits
+        base = tiny(lora=False).model
+        plain = base(input_ids=ids).logits
+        theirs = PeftModel.from_pretrained(base, str(tmp_path)).eval()(input_ids=ids).logits
+    assert (ours - plain).abs().max() > 1e-3
+    assert (ours - theirs).abs().max() < 1e-5
+
+    again = tiny(seed=0)
+    again.restore(tmp_path)
+    with torch.no_grad():
+        assert again.model.eval()(input_ids=ids).logits.equal(ours)
+    other = causal_lm.load(TINY, Options(prompt="plain"))
+    other.attach(Lora(rank=4, alpha=4))
+    with pytest.raises(UserError, match="prompt"):
+        other.restore(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_the_published_layout_loads_through_the_same_code(tmp_path, kind):
+    found, model = published(tmp_path, kind)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert flavour(causal_lm, str(tmp_path)).base == str(tmp_path)
+    arm = causal_lm.load(found, Options(max_new_tokens=8))
+    weights, loaded = model.state_dict(), arm.model.state_dict()
+    assert all(loaded[k].equal(weights[k]) for k in weights)
+    assert arm.prompt(Question("[[1]]", (1, 1))).startswith("<|begin|><|turn|>user\n")
+    assert arm.prompt(Question("[[1]]", (1, 1))).count("<|begin|>") == 1
+    assert arm.model.generation_config.repetition_penalty in (None, 1.0) and not arm.model.generation_config.do_sample
+    arm.attach(Lora(rank=2, alpha=2))
+    samples = [arm.frame(e) for e in examples(2)]
+    batch = arm.collate(samples, [0, 0])
+    assert batch["labels"][0][batch["labels"][0] != IGNORED][-1] == arm.tokenizer.eos_token_id
+    before = arm.loss(batch).item()
+    assert fit(arm, samples, 10, 1e-2) < before
+    assert arm.predict([samples[0].given], [0])[0].raw == arm.predict([samples[0].given], [5])[0].raw
+
+
+def test_a_base_model_without_template_gets_a_plain_prompt(tmp_path):
+    found, _ = published(tmp_path, template=False)
+    arm = causal_lm.load(found, Options())
+    assert arm.conventions()["prompt"] == "plain"
+    assert arm.prompt(Question("[[1]]", (1, 1))) == "<|begin|>Input:\n[[1]]\nOutput:\n"
+    with pytest.raises(UserError, match="chat template"):
+        causal_lm.load(found, Options(prompt="chat"))
+
+
+def test_random_init_keeps_config_and_tokenizer_and_follows_the_seed(tmp_path):
+    found, model = published(tmp_path)
+    one, two, other = (causal_lm.load(found, Options(), init="random", seed=s).model.state_dict() for s in (3, 3, 4))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert one[name].equal(two[name]) and not one[name].equal(other[name])
+    assert one[name].shape == model.state_dict()[name].shape and not one[name].equal(model.state_dict()[name])
+
+
+# What a person can mend
+
+
+def test_truncated_weights_are_one_line(tmp_path):
+    found, _ = published(tmp_path)
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged or cut off") as error:
+        causal_lm.load(found, Options())
+    assert "\n" not in str(error.value)
+
+
+def test_a_hub_id_without_network_is_one_line(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="hf download") as error:
+        causal_lm.load(flavour(causal_lm, "Qwen/Qwen3-4B-Instruct-2507"), Options())
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_options_are_refused_with_a_suggestion():
+    with pytest.raises(UserError, match="Did you mean 'plain'"):
+        Options(prompt="plan")
+    with pytest.raises(UserError):
+        Options(max_new_tokens=0)
+    with pytest.raises(UserError, match="Did you mean 'small'"):
+        flavour(causal_lm, "smal")
+
+
+# The shipped model
+
+
+def test_the_shipped_model_is_whole_and_small():
+    folder = causal_lm.ZOO
+    assert {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md"} <= {
+        p.name for p in folder.iterdir()
+    }
+    assert sum(p.stat().st_size for p in folder.iterdir() if p.is_file()) < 8 * 2**20
+    weights = load_file(folder / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float16}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3ForCausalLM"] and "auto_map" not in config
+    arm = causal_lm.load(causal_lm.FLAVOURS["small"], Options())
+    assert sum(p.numel() for p in arm.model.parameters()) == causal_lm.FLAVOURS["small"].parameters
+    assert next(arm.model.parameters()).dtype == torch.float32
+
+
+def test_the_shipped_model_continues_a_pattern_that_it_was_never_tuned_on():
+    """Pretraining shows: without any adapter it copies a table that it has never seen."""
+    arm = causal_lm.load(causal_lm.FLAVOURS["small"], Options())
+    rng = np.random.default_rng(5)
+    exact = 0
+    for _ in range(4):
+        table = write(rng.integers(0, 5, (3, 3)).astype(np.int8))
+        text = arm.tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"copy\n{table}"}], add_generation_prompt=True, tokenize=False
+        )
+        ids = torch.tensor([arm.encode(text)])
+        out = arm.model.generate(ids, max_new_tokens=30)[0, ids.shape[1] :]
+        exact += arm.decode(out.tolist()) == table
+    assert exact >= 3
