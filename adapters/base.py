@@ -274,7 +274,7 @@ def load_errors(base: str) -> Iterator[None]:
             raise UserError(damaged) from error
         if "gated" in said or "401" in said or "403" in said:
             raise UserError(f"'{base}' wants a licence accepted and a login: run `hf auth login` first.") from error
-        signs = ("connect", "offline", "resolve", "network", "couldn't", "max retries", "cannot find", "locate", "does not appear")
+        signs = ("connect", "offline", "resolve", "network", "max retries", "cannot find", "locate", "does not appear")
         if not Path(base).exists() and any(sign in said for sign in signs):
             raise UserError(
                 f"'{base}' is not on this machine and the model hub did not give it (no network, or no such model). "

@@ -49,7 +49,7 @@ FLAVOURS = {
         False,
         _SMALL,
     ),
-    "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 150_000, False, _SMALL),
+    "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 160_128, False, _SMALL),
     "Qwen/Qwen3-4B-Instruct-2507": Flavour(
         "Qwen/Qwen3-4B-Instruct-2507",
         "Qwen/Qwen3-4B-Instruct-2507",
@@ -66,6 +66,16 @@ FLAVOURS = {
         True,
         {**_PUBLISHED, "lora.alpha": 64, "lora.dropout": 0.05},
     ),
+}
+_TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "layer_types": ["full_attention"] * 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "initializer_range": 0.25,  # a width of 64 needs it to tell 1500 tokens apart
 }
 
 
@@ -130,12 +140,11 @@ def load(
             )
         else:
             config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
-            if not flavour.base:
-                config.update(dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1))
-                config.update(dict(head_dim=16, intermediate_size=64, layer_types=["full_attention"] * 2))
             # The usual 0.02 suits a width of 2500. In a narrow model whose embeddings are frozen and also write the
             # output, it leaves logits so small that no LoRA can make an answer likely: the control would fail by scale.
             config.initializer_range = config.hidden_size**-0.5
+            if not flavour.base:
+                config.update(_TINY)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = transformers.AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False)

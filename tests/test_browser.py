@@ -258,7 +258,8 @@ def test_a_training_survives_a_reload(visit: Visit, root: Path) -> None:
     page.get_by_label("10", exact=True).check()
     page.locator("#train-video").get_by_label("tiny").check()
     page.locator("#train-language").get_by_label("tiny").check()
-    if not (cogvideox.ZOO / "vae").exists():
+    arms = 2 if (cogvideox.ZOO / "vae").exists() else 1
+    if arms == 1:  # the tiny video backbone uses the codec of the small one
         page.get_by_label("Video", exact=True).uncheck()
     page.locator("#train-updates input").fill("12")
     page.locator("#train-test input").fill("4")
@@ -277,7 +278,8 @@ def test_a_training_survives_a_reload(visit: Visit, root: Path) -> None:
     again = page.locator(f"#jobs li[data-name='{name}']")
     expect(again).to_be_visible()
     page.get_by_role("tab", name="Train", exact=True).click()
-    expect(page.locator("#progress")).to_contain_text("answers are in Compare", timeout=100_000)
+    finished = page.locator("#progress .progress-line", has_text="answers are in Compare")
+    expect(finished).to_have_count(arms, timeout=120_000)
     expect(page.locator("#loss")).to_be_visible()
     assert (root / str(name) / "adapter").is_dir()
 

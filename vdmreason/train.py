@@ -211,7 +211,7 @@ def _loop(
                     model.train()
                 lines.write(record)
                 eta = pace(time.perf_counter() - began) * (optim.updates - done)
-                pen.beat(done, optim.updates, eta)
+                pen.beat(done, optim.updates, eta, often=0 if ending else 1)
                 show(record, eta)
                 if on_step:
                     on_step(record)

@@ -149,7 +149,9 @@ class Tab:
 
             def listener(choice: Choice, shown: Shown, *values: Any) -> dict[Any, Any]:
                 try:
-                    return self.draw(change(choice, *values), shown)
+                    fresh = change(choice, *values)
+                    # A field that loses the focus says its value again; drawn anew, it could overtake a later choice.
+                    return {self.problem: ""} if fresh == choice else self.draw(fresh, shown)
                 except UserError as error:
                     return {self.problem: problem(error)}
 
@@ -330,6 +332,8 @@ def common_flavours() -> list[str]:
 
 def first_of(choice: Choice, task: str) -> Choice:
     """Another puzzle's first example: the first recorded one that passes the filter, if there is one."""
+    if task == choice.task:
+        return choice
     fresh = choice.with_task(task)
     return replace(fresh, index=(recorded(fresh) or [0])[0])
 

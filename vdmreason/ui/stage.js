@@ -281,7 +281,7 @@ function verdict(arm) {
   const solved = state === "answer" && answer.right;
   chip.hidden = state !== "answer";
   chip.dataset.right = solved;
-  chip.textContent = solved ? (answer.exact ? "✓ solved" : "✓ right by the rules") : "✗ wrong";
+  chip.textContent = state !== "answer" ? "" : solved ? (answer.exact ? "✓ solved" : "✓ right by the rules") : "✗ wrong";
   reason.textContent = !answer ? "" : state !== "answer" ? answer.note || "" : words(answer);
   $(`.${arm} .size`).textContent = answer && answer.grid ? shape(answer.grid) : "";
   $(`.${arm} .decoded`).hidden = !(answer && answer.grid);
