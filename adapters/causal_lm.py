@@ -45,11 +45,11 @@ FLAVOURS = {
         "small",
         str(ZOO),
         "ships with the project; pretrained by us on the standard library's source and procedural text",
-        2_730_816,
+        1_312_768,
         False,
         _SMALL,
     ),
-    "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 160_128, False, _SMALL),
+    "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 127_360, False, _SMALL),
     "Qwen/Qwen3-4B-Instruct-2507": Flavour(
         "Qwen/Qwen3-4B-Instruct-2507",
         "Qwen/Qwen3-4B-Instruct-2507",
@@ -75,7 +75,7 @@ _TINY = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 16,
-    "initializer_range": 0.25,  # a width of 64 needs it to tell 1500 tokens apart
+    "initializer_range": 0.25,  # a width of 64 needs it to tell 1000 tokens apart
 }
 
 

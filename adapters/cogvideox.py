@@ -48,6 +48,7 @@ else:
     diffusers, torch = Lazy("diffusers"), Lazy("torch")
 
 ARM = "video"
+LEAST = 3  # cells a side of the picture: of one or two the small VAE has seen nothing like, and loses colours
 ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "cogvideox"
 
 _SMALL = {"optim.lr": 2e-3}
@@ -136,7 +137,8 @@ def frame(example: Example, options: Options) -> Sample:
     """`given`: the question's picture. `wanted`: the transition clip uint8 (F, H, W, 3), or None where the
     answer is larger than the picture: the picture's size is fixed without looking at the answer, and nine of the 400
     puzzles of ARC-AGI-1's evaluation set have an answer larger than all that can be seen before."""
-    canvas = options.canvas or example.canvas
+    rows, cols = example.canvas
+    canvas = options.canvas or (max(rows, LEAST), max(cols, LEAST))
     style = style_of(options, canvas)
     first = paint(example.question, style, canvas)
     given = Question(first, canvas)

@@ -47,14 +47,14 @@ class Size:
     intermediate: int
     tokens: int = 2048  # an update
     length: int = 512  # a row; every eighth update has rows four times as long
-    lr: float = 2e-3
+    lr: float = 4e-3
     documents: int = 6000  # the tokenizer is made from this many
     held_out: int = 16  # batches of held-out documents at the end
 
 
 SIZES = {
     "tiny": Size(512, 64, 2, 2, 1, 128, tokens=256, length=64, documents=200, held_out=1),
-    "small": Size(1536, 192, 6, 6, 3, 512),
+    "small": Size(1024, 128, 6, 4, 2, 384),
     "large": Size(4096, 768, 12, 24, 8, 2048, tokens=131_072, length=1024, lr=1e-3),
 }
 
@@ -93,7 +93,7 @@ def pretrain(
         updates=updates,
         minutes=minutes,
         lr=s.lr,
-        weight_decay=0.05,
+        weight_decay=0.01,
         betas=(0.9, 0.97),
         decay=0.5,
         on_checkpoint=lambda step: save(out, model),
@@ -209,6 +209,7 @@ def build(s: Size, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         head_dim=32,
         intermediate_size=s.intermediate,
         tie_word_embeddings=True,
+        initializer_range=s.hidden**-0.5,
         max_position_embeddings=4096,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         bos_token_id=None,
@@ -216,6 +217,10 @@ def build(s: Size, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         pad_token_id=pad,
     )
     model = Qwen3ForCausalLM(config)
+    for name, weight in model.named_parameters():
+        # Normed queries and keys of 32 channels can give at most half of the attention to one place among 300.
+        if name.endswith(("q_norm.weight", "k_norm.weight")):
+            nn.init.constant_(weight, 1.5)
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=[end, pad], pad_token_id=pad)
     return model
 

@@ -21,6 +21,7 @@ if [ "$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && ! .venv/bin/pyth
         exit 2
     }
 fi
-pip install -q -r requirements.lock
+pip install -q "torch==$torch"  # with a GPU, torch's own CUDA libraries come along here
+pip install -q --no-deps -r requirements.lock  # the lock is whole: nothing is left to resolve
 pip install -q --no-deps -e .
 echo "Installed into .venv."

@@ -122,6 +122,34 @@ def test_bad_input_is_one_line(tmp_path) -> None:
     assert not (tmp_path / "x").exists() and not (tmp_path / "runs").exists()
 
 
+def test_read_a_grid_from_a_picture_or_a_text(tmp_path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from tasks.render import STYLES, paint
+    from tasks.text import write
+
+    grid = np.arange(12, dtype=np.int8).reshape(3, 4)
+    Image.fromarray(paint(grid, STYLES["video-16"], (5, 6))).save(tmp_path / "grid.png")
+    assert write(grid) in call("tasks", "read", str(tmp_path / "grid.png"), "--style", "video-16").output
+    (tmp_path / "grid.json").write_text(write(grid))
+    assert write(grid) in call("tasks", "read", str(tmp_path / "grid.json")).output
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    assert refused("tasks", "read", str(tmp_path / "noise.png"))
+    for name, text in (
+        ("words.json", "the answer is [[1]]"),
+        ("open.json", "[[1,2],[3"),
+        ("big.json", "[[12,1],[1,77]]"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert refused("tasks", "read", str(tmp_path / name))
+    (tmp_path / "fake.png").write_text("not a picture")
+    assert "not a picture" in refused("tasks", "read", str(tmp_path / "fake.png"))
+    assert "Did you mean 'paper'" in refused("tasks", "read", str(tmp_path / "grid.png"), "--style", "papr")
+
+
 def test_usage_errors_exit_with_2() -> None:
     assert "No such option" in call("compare", "maze/7x7", "--nn", "3", code=2).output
     assert "Missing argument" in call("compare", code=2).output

@@ -21,7 +21,7 @@ import typer
 import typer.core
 
 import tasks
-from tasks.base import UserError
+from tasks.base import UserError, suggest
 from vdmreason import jobs, store
 
 
@@ -126,6 +126,42 @@ def tasks_show(
     for i, example in enumerate(tasks.examples(task, split, number, seed)):  # type: ignore[arg-type]
         grids = [("question", ansi(example.question).splitlines()), ("answer", ansi(example.answer).splitlines())]
         print(f"\n{split} {i}   seed {seed}   {example.key}\n{side_by_side(grids)}")
+
+
+@tasks_app.command("read")
+def tasks_read(
+    file: Annotated[Path, typer.Argument(help="A picture of a grid, or a text that holds a JSON array")],
+    style: Annotated[
+        str, typer.Option(help="How the picture was drawn: video-8, video-16, video-32, paper")
+    ] = "video-8",
+) -> None:
+    """Read a grid back from a picture or a text, as the scoring does.
+
+    vdmreason tasks read answer.png --style paper
+    vdmreason tasks read answer.json
+    """
+    from tasks.render import STYLES, ansi, read
+    from tasks.text import parse, write
+
+    if style not in STYLES:
+        raise UserError(f"No style '{style}'.{suggest(style, STYLES)} Known: {', '.join(STYLES)}.")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file.")
+    if file.suffix.lower() in (".png", ".webp", ".jpg", ".jpeg", ".gif", ".bmp"):
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            picture = Image.open(file).convert("RGB")
+        except (UnidentifiedImageError, OSError) as error:
+            raise UserError(f"{file}: is not a picture that can be opened. Give a PNG.") from error
+        reading = read(picture, STYLES[style])
+        grid, certainty = reading.grid, f", least certain cell {reading.certainty.min():.2f}"
+    else:
+        try:
+            grid, certainty = parse(file.read_text(encoding="utf-8")), ""
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file}: is not text in UTF-8, at byte {error.start}.") from error
+    print(f"{grid.shape[0]} x {grid.shape[1]}{certainty}\n{ansi(grid)}\n{write(grid)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
