@@ -62,7 +62,7 @@ _PUBLISHED = {
 }
 FLAVOURS = {
     "small": Flavour(
-        "small", str(ZOO), "ships with the project; pretrained by us on procedural video", 3_500_000, False, _SMALL
+        "small", str(ZOO), "ships with the project; pretrained by us on procedural video", 3_700_000, False, _SMALL
     ),
     "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 60_000, False, _SMALL),
     "THUDM/CogVideoX1.5-5B-I2V": Flavour(
