@@ -348,17 +348,20 @@ def test_the_shipped_model_is_whole_and_small():
     assert next(arm.model.parameters()).dtype == torch.float32
 
 
-def test_the_shipped_model_continues_a_pattern_that_it_was_never_tuned_on():
-    """Pretraining shows: without any adapter it copies a table that it has never seen."""
+def test_the_shipped_model_has_learnt_its_corpus():
+    """On documents that training never draws, in shares of what guessing costs (ln 1024 nats a token). When it was
+    shipped it had 0.58 on source, which is poor, and 0.14 on procedural text."""
+    from pretrain.causal_lm import SIZES, Loss, Rows
+    from pretrain.text import document
+
     arm = causal_lm.load(causal_lm.FLAVOURS["small"], Options())
-    rng = np.random.default_rng(5)
-    exact = 0
-    for _ in range(4):
-        table = write(rng.integers(0, 5, (3, 3)).astype(np.int8))
-        text = arm.tokenizer.apply_chat_template(
-            [{"role": "user", "content": f"copy\n{table}"}], add_generation_prompt=True, tokenize=False
-        )
-        ids = torch.tensor([arm.encode(text)])
-        out = arm.model.generate(ids, max_new_tokens=30)[0, ids.shape[1] :]
-        exact += arm.decode(out.tolist()) == table
-    assert exact >= 3
+    loss, rows = Loss(arm.model.eval()), Rows(arm.tokenizer, SIZES["small"])
+    documents = [document(i, seed=10**6, held_out=True) for i in range(60)]
+    for source, share in ((True, 0.7), (False, 0.25)):
+        losses = []
+        for d in [d for d in documents if (d.kind == "source") == source][:6]:
+            ids, learned = zip(*list(rows.encode(d))[:512], strict=True)
+            labels = [t if yes else IGNORED for t, yes in zip(ids, learned, strict=True)]
+            with torch.no_grad():
+                losses.append(loss(torch.tensor([ids]), torch.tensor([labels])).item())
+        assert np.mean(losses) < share * np.log(arm.model.config.vocab_size)
