@@ -106,6 +106,8 @@ def ship() -> None:
             shutil.copytree(
                 RUNS / trial.name, folder, ignore=shutil.ignore_patterns("checkpoints", "log.txt", ".*", "lock")
             )
+            for clip in folder.glob("clips/*.webp"):  # the answers were read from the raw frames; these are for people
+                store.write_clip(clip, store.read_clip(clip), lossless=False)
             (folder / "README.md").write_text(card(trial, store.read_json(folder / "result.json") or {}))
             print(folder.relative_to(ROOT))
 

@@ -315,14 +315,14 @@ def find_runs(*roots: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: -found[path])
 
 
-def write_clip(path: str | Path, clip: np.ndarray) -> None:
-    """Store a clip, uint8 (F, H, W, 3), as an animated lossless WebP."""
+def write_clip(path: str | Path, clip: np.ndarray, lossless: bool = True) -> None:
+    """Store a clip, uint8 (F, H, W, 3), as an animated WebP; a lossy one is for looking at, never for reading."""
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in clip]
     about = Image.Exif()
     about[IMAGE_DESCRIPTION] = f"{len(images)} frames"  # a still clip would otherwise come back as one picture
-    how: dict[str, Any] = {"save_all": True, "lossless": True, "duration": FRAME_MS, "exif": about}
+    how: dict[str, Any] = {"save_all": True, "lossless": lossless, "quality": 80, "duration": FRAME_MS, "exif": about}
     with new_file(path) as temporary:
         images[0].save(temporary, format="WEBP", append_images=images[1:], **how)
 
