@@ -68,6 +68,8 @@ def run_all(family: str | None, threads: int) -> None:
         print(f"trial {number} of {len(wanted)}: {trial.name}", flush=True)
         folder = RUNS / trial.name
         arm = train(trial, folder)
+        if not store.whole_folder(folder / "adapter"):
+            sys.exit("stopped; the same command goes on from here")
         predict(folder, arm)
 
 

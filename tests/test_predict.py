@@ -136,6 +136,15 @@ def test_no_adapter_and_other_examples_are_one_line(folder, tmp_path) -> None:
         predict.predict(tmp_path / "new")
 
 
+def test_an_arm_that_was_stopped_half_way_may_not_answer(tmp_path) -> None:
+    given = {"task": "life/B3S23", "n": 6, "family": "fake", "test": 4, "optim": {"updates": 9}}
+    arm = train.train(config.resolve(given), tmp_path, stop=lambda: True)
+    assert store.read_state(tmp_path)["state"] == "stopped"
+    with pytest.raises(UserError, match="no adapter yet"):
+        predict.predict(tmp_path, arm)
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
 def test_an_unreadable_answer_is_wrong_and_says_why(folder, monkeypatch) -> None:
     from adapters.base import Answer
 

@@ -40,10 +40,12 @@ def predict(
     `arm` saves loading when the adapted arm is at hand. `indices` picks test examples (default: all of `run.test`).
     `stop` is asked between batches. `codec` measures the ceiling too: the true answers through the arm's own codec.
 
-    Raises UserError when the run has no adapter yet, and when stored predictions belong to other examples.
+    Raises UserError when the run has no adapter yet, and when stored predictions belong to other examples. An `arm`
+    whose training was stopped half way is refused too: its answers would pass for the finished run's.
     """
     folder = Path(folder)
     run = store.read_config(folder)
+    require_adapter(folder)
     test = tasks.examples(run.task, "test", max([run.test, *(i + 1 for i in indices or [])]), run.seed)
     wanted = list(range(run.test)) if indices is None else sorted(set(indices))
     with store.lock(folder):
@@ -85,13 +87,18 @@ def predict(
 def load_adapted(run: Run, folder: str | Path) -> Arm:
     """The run's arm with the LoRA of its adapter/ folder, on the best device here."""
     folder = Path(folder)
-    if not store.whole_folder(folder / "adapter"):
-        raise UserError(f"{folder}: has no adapter yet. Train it first: vdmreason train --folder {folder}")
+    require_adapter(folder)
     from vdmreason.train import load_arm, make_accelerator  # torch, only now
 
     arm = load_arm(run, str(make_accelerator(None, folder).device))
     arm.restore(folder / "adapter")
     return arm
+
+
+def require_adapter(folder: Path) -> None:
+    """Refuse a run whose training has not ended."""
+    if not store.whole_folder(folder / "adapter"):
+        raise UserError(f"{folder}: has no adapter yet. Train it first: vdmreason train --folder {folder}")
 
 
 def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: Path) -> list[dict[str, Any]]:
