@@ -52,7 +52,12 @@ def server(root: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "VDMREASON_RUNS": str(root), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "VDMREASON_RUNS": str(root),
+        "VDMREASON_ZOO": str(root / "no-zoo"),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "vdmreason", "app", "--port", str(port)]
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     url = f"http://127.0.0.1:{port}/"

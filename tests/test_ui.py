@@ -47,6 +47,15 @@ def test_opening_shows_recorded_answers_of_both_arms_that_differ() -> None:
     assert scene["video"]["right"] and not scene["language"]["right"]
 
 
+def test_the_shipped_adapters_open_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh clone, nothing trained yet: both arms answer the first example, and its clip is at hand."""
+    monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path / "none"))
+    monkeypatch.setattr(scenes, "ZOO", Path(scenes.adapters.__file__).parent / "zoo")
+    scene = scenes.scene(scenes.opening(), Shown())
+    assert scene["video"]["badge"] == scene["language"]["badge"] == "recorded"
+    assert scene["video"]["right"] != scene["language"]["right"]
+
+
 @pytest.mark.parametrize(
     "name, places",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,8 @@ from vdmreason.config import Run
 from vdmreason.ui import pictures
 
 ARMS = ("video", "language")
-ZOO = Path(adapters.__file__).parent / "zoo"
+# The adapters that ship; another folder of runs may stand in for them.
+ZOO = Path(os.environ.get("VDMREASON_ZOO", Path(adapters.__file__).parent / "zoo"))
 FILTERS = ["all", "video only right", "language only right", "both", "none"]
 NONE = ""  # the choice "no adapter"
 DEMOS = 4  # examples shown above a puzzle
