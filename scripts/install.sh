@@ -24,4 +24,5 @@ fi
 pip install -q "torch==$torch"  # with a GPU, torch's own CUDA libraries come along here
 pip install -q --no-deps -r requirements.lock  # the lock is whole: nothing is left to resolve
 pip install -q --no-deps -e .
+pip check  # the lock is whole, or this says what it lacks
 echo "Installed into .venv."
