@@ -27,9 +27,10 @@ from pretrain.text import Document, document
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IGNORED = -100
 
-# How Qwen2 and later split text before merging: words with their space, every digit alone, runs of marks.
+# How Qwen2 and later split text before merging: words with their space, every digit alone, runs of marks. One thing is
+# ours: a digit takes a comma along, so a grid has one token a cell instead of two, and an update costs half.
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N},?| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -120,7 +121,7 @@ def pretrain(
 
 
 def train_tokenizer(vocabulary: int, documents: int, seed: int = 0) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on the corpus: split as Qwen splits, every digit a token of its own."""
+    """Byte-level BPE on the corpus, split by `SPLIT`."""
     raw = Tokenizer(models.BPE(byte_fallback=False))
     split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

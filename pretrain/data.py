@@ -7,7 +7,8 @@ worlds:
   other in a known depth order and may leave trails;
 - **fields**: a mosaic of coloured blocks in which neighbours influence each other: colours spread and are stopped by
   barriers, regions grow and erode, contact changes a colour, brightness diffuses, a current carries the mosaic along,
-  or a weighted sum over the neighbourhood with random real weights drives the next colour.
+  or a weighted sum over the neighbourhood with random real weights drives the next colour; or nothing moves but the
+  camera, which rolls by quarter turns or zooms about the middle of the picture.
 
 Time runs evenly, in jumps, or with a single cut in the middle, as in any edited video.
 
@@ -28,7 +29,7 @@ from numpy.random import Generator
 
 SHAPES = ("rectangle", "disc", "triangle", "cross", "ring", "bar")
 MOTIONS = ("still", "drift", "bounce", "rotate", "grow", "shrink", "orbit", "fall")
-FIELDS = ("spread", "grow", "erode", "contact", "diffuse", "current", "influence")
+FIELDS = ("spread", "grow", "erode", "contact", "diffuse", "current", "influence", "camera")
 TIMINGS = ("even", "jump", "cut")
 
 
@@ -187,7 +188,7 @@ def _field(rng: Generator, times: np.ndarray, size: tuple[int, int]) -> Clip:
     height, width = size
     block = 8 if rng.random() < 0.85 else int(rng.choice((4, 16)))
     rows, columns = -(-height // block), -(-width // block)
-    kind = str(rng.choice(FIELDS, p=(0.2, 0.1, 0.08, 0.1, 0.06, 0.11, 0.35)))
+    kind = str(rng.choice(FIELDS, p=(0.16, 0.08, 0.06, 0.08, 0.04, 0.11, 0.32, 0.15)))
     state, step, colours = _FIELD_RULES[kind](rng, rows, columns)
 
     frames = np.empty((len(times), height, width, 3), np.float32)
@@ -357,6 +358,26 @@ def _influence(rng: Generator, rows: int, columns: int) -> FieldRule:
     return _mosaic(rng, rows, columns, k), step, _colours(rng, k)
 
 
+def _camera(rng: Generator, rows: int, columns: int) -> FieldRule:
+    """The scene stands still and the camera moves: it rolls, or it zooms in or out. A roll keeps what is left and right
+    of each other so, as no mirror does. It is what teaches where in the picture a place is, not only how far off."""
+    move = str(rng.choice(("roll", "zoom in", "zoom out"), p=(0.7, 0.15, 0.15)))
+    turns = int(rng.integers(1, 4)) if rows == columns else 2
+
+    def step(state: np.ndarray) -> np.ndarray:
+        if move == "roll":
+            return np.rot90(state, turns).copy()
+        if move == "zoom in":
+            return state[rows // 4 + np.arange(rows) // 2][:, columns // 4 + np.arange(columns) // 2]
+        small = state[::2, ::2]
+        top, left = (rows - len(small)) // 2, (columns - small.shape[1]) // 2
+        out = np.zeros_like(state)
+        out[top : top + len(small), left : left + small.shape[1]] = small
+        return out
+
+    return _mosaic(rng, rows, columns, 5), step, _colours(rng, 5)
+
+
 _FIELD_RULES: dict[str, Callable[[Generator, int, int], FieldRule]] = {
     "spread": _spread,
     "grow": _grow,
@@ -365,6 +386,7 @@ _FIELD_RULES: dict[str, Callable[[Generator, int, int], FieldRule]] = {
     "diffuse": _diffuse,
     "current": _current,
     "influence": _influence,
+    "camera": _camera,
 }
 
 

@@ -178,7 +178,7 @@ def _transformation(rng: Random, long: bool) -> Document:
     several = rng.random() < 0.6
     name, draw, rule, write = world(rng, long, several)
     # Several pairs share a page of about 512 tokens, a long page holds four times as much.
-    room = 2400 if long else 620
+    room = 4000 if long else 1000
     pairs: list[tuple[str, str]] = []
     while not pairs or (several and room > 0 and len(pairs) < 24):
         given = draw()

@@ -294,7 +294,6 @@ def test_a_training_survives_a_reload(visit: Visit, root: Path) -> None:
     expect(page.get_by_role("option", name="n 10").first).to_be_visible()  # without a restart
 
 
-@pytest.mark.skip(reason="OPEN: passed once, then timed out twice waiting for the verdicts; the cause is not found yet")
 @needs_codec
 def test_both_arms_adapt_to_a_real_arc_puzzle_and_answer(visit: Visit, root: Path) -> None:
     page = visit.page

@@ -94,7 +94,7 @@ class Tab:
         self.worker = worker
         self.choice = gr.State(Choice())
         self.shown = gr.State(Shown())
-        self.seen = gr.State("")  # what the last tick showed, so that an idle page sends nothing
+        self.seen = gr.State(())  # what the last tick showed, so that an idle page sends nothing
         with gr.Row(elem_classes=["controls-row"]):
             self.family = gr.Dropdown([*SHELVES.items()], label="Family", min_width=130, scale=2, elem_id="family")
             self.task = gr.Dropdown(
@@ -306,20 +306,24 @@ class Tab:
         view = self._adapt_view(choice)
         return {self.problem: "", self.adapt_about: view[self.adapt_about], self.adapt: view[self.adapt]}
 
-    def tick(self, choice: Choice, shown: Shown, seen: str) -> dict[Any, Any] | Any:
-        """Follow the adapting job of the shown puzzle; when new adapters have appeared, show their answers."""
+    def tick(self, choice: Choice, shown: Shown, seen: tuple[Any, ...]) -> dict[Any, Any] | Any:
+        """Follow the adapting job of the shown puzzle: when an adapter or an answer to it has appeared, show it."""
         if not choice.task:
             return {self.seen: seen}
+        known = catalogue()
+        here = {a.arm for a in known if a.run.task == choice.task}
+        before = choice
+        if any(choice.adapter(arm) is None and arm in here for arm in ARMS):
+            choice = replace(choice.with_task(choice.task), index=choice.index, filter=choice.filter)
+        answered = [a.arm for a in choice.answered() if a.record_at(choice.index)]
         status = adapting(choice.task)
-        everything = catalogue()
-        known = [a for a in everything if a.run.task == choice.task]
-        answers = sum(len(a.records) for a in everything)
-        now = f"{choice.task} {adapt_text(status) if status else ''} {len(everything)} {answers}"
+        now = (choice, answered, adapt_text(status) if status else "", len(known), sum(len(a.records) for a in known))
         if now == seen:
             return {self.seen: seen}
-        if any(choice.adapter(arm) is None and any(a.arm == arm for a in known) for arm in ARMS):
-            fresh = replace(choice.with_task(choice.task), index=choice.index, filter=choice.filter)
-            return {**self.draw(fresh, shown), self.seen: now}
+        # An adapter is there some seconds before its answers are: then the stage is drawn once more.
+        landed = bool(seen) and choice == seen[0] and answered != seen[1]
+        if choice != before or landed:
+            return {**self.draw(choice, shown), self.seen: now}
         return {**self._menus(choice), **self._adapt_view(choice), self.seen: now}
 
 
