@@ -7,12 +7,16 @@
 
 Tasks {maze 7x7, Game of Life, a colour-moving ARC-style rule (mirror)} x n {30, 300} x {video, language} x {pretrained,
 random init} x 3 seeds, with the small backbones that ship. Every trial is an ordinary run: `vdmreason train` would do the
-same with its config.yaml. Trials lie in runs/first_table/; those that are done are not done again.
+same with its config.yaml. Runs lie in runs/first_table/<weights of the backbone>/. A finished trial is one line of
+results/first_table.<family>.jsonl with every verdict in it, so that those that are done are not done again, here or on
+another machine, unless the backbone that ships has changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import itertools
 import json
 import shutil
@@ -47,11 +51,27 @@ def trials() -> list[config.Run]:
     ]  # fmt: skip
 
 
-def done(run: config.Run) -> bool:
-    """Whether the trial has been trained, answered and scored to the end."""
-    result = store.read_json(RUNS / run.name / "result.json") or {}
-    answered = len(store.read_lines(RUNS / run.name / "predictions.jsonl")) if result.get("codec") else 0
-    return answered == TEST
+@functools.cache
+def weights(family: str) -> str:
+    """Which weights the small backbone of a family has today: sha256 over its files, shortened."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "pretrain" / "zoo" / family).rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def folder_of(trial: config.Run) -> Path:
+    return RUNS / weights(trial.family) / trial.name
+
+
+def journal(family: str) -> Path:
+    return RESULTS / f"first_table.{family}.jsonl"
+
+
+def finished() -> dict[str, dict[str, Any]]:
+    """The journals' lines that hold for today's backbones, by run id."""
+    lines = (line for family in FAMILIES for line in store.read_lines(journal(family)))
+    return {line["id"]: line for line in lines if line["weights"] == weights(line["family"])}
 
 
 def run_all(family: str | None, threads: int) -> None:
@@ -62,21 +82,50 @@ def run_all(family: str | None, threads: int) -> None:
     from vdmreason.train import train
 
     wanted = [t for t in trials() if family in (None, t.family)]
+    known = finished()
     for number, trial in enumerate(wanted, start=1):
-        if done(trial):
+        if trial.id in known:
             continue
         print(f"trial {number} of {len(wanted)}: {trial.name}", flush=True)
-        folder = RUNS / trial.name
+        folder = folder_of(trial)
         arm = train(trial, folder)
         if not store.whole_folder(folder / "adapter"):
             sys.exit("stopped; the same command goes on from here")
         predict(folder, arm)
+        write_down(trial)
+
+
+def write_down(trial: config.Run) -> None:
+    """A finished trial as one line of its arm's journal; lines of older backbones are dropped."""
+    folder = folder_of(trial)
+    result = store.read_json(folder / "result.json") or {}
+    answers = store.read_lines(folder / "predictions.jsonl")
+    line = {
+        "id": trial.id, "name": trial.name, "family": trial.family, "weights": weights(trial.family),
+        "seconds_per_answer": result["seconds_per_answer"],
+        "seconds_per_update": float(np.median([m["seconds"] for m in store.read_lines(folder / "metrics.jsonl")])),
+        **{key: result[key] for key in ("provenance", "baselines", "codec")},
+        **{key: "".join(str(int(a[key])) for a in answers) for key in ("exact", "right")},
+        "read": "".join(str(int(a["proposed"] is not None)) for a in answers),
+        "cells": [round(a["cells"], 4) for a in answers],
+    }  # fmt: skip
+    lines = [old for old in store.read_lines(journal(trial.family)) if old["weights"] == line["weights"]]
+    store.write_lines(journal(trial.family), [*(old for old in lines if old["id"] != trial.id), line])
+
+
+def verdicts(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """A line's answers as `evaluate.rows` wants them."""
+    answers = zip(line["exact"], line["right"], line["cells"], line["read"], strict=True)
+    return [
+        {"exact": e == "1", "right": r == "1", "cells": cells, "proposed": [] if read == "1" else None}
+        for e, r, cells, read in answers
+    ]
 
 
 def report() -> None:
     """Collect what is done; say how much that is."""
-    finished = [trial for trial in trials() if done(trial)]
-    rows = evaluate.over_seeds([RUNS / trial.name for trial in finished])
+    known = finished()
+    done = [trial for trial in trials() if trial.id in known]
     table = {
         "command": "python benchmarks/first_table.py run; python benchmarks/first_table.py report",
         "protocol": {
@@ -86,10 +135,10 @@ def report() -> None:
             "seeds": SEEDS,
             "lora": "rank 16, attention + mlp",
         },
-        "trials_done": len(finished),
+        "trials_done": len(done),
         "trials": len(trials()),
-        "rows": rows,
-        "runs": [{"name": t.name, "id": t.id, **_result(t)} for t in finished],
+        "rows": evaluate.rows([(t, verdicts(known[t.id]), known[t.id]) for t in done]),
+        "answers": [journal(family).name for family in FAMILIES],
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "first_table.json").write_text(json.dumps(table, indent=1))
@@ -102,12 +151,11 @@ def ship() -> None:
     """Copy what the page shows without training: adapter, answers, clips and scores of seed 0, without checkpoints."""
     zoo = ROOT / "adapters" / "zoo"
     for trial in trials():
-        if (trial.seed, trial.n, trial.init) == (0, max(NS), "pretrained") and done(trial):
+        made = folder_of(trial)
+        if (trial.seed, trial.n, trial.init) == (0, max(NS), "pretrained") and (made / "adapter").is_dir():
             folder = zoo / f"{config.slug(trial.task)}--{trial.family}--n{trial.n}"
             shutil.rmtree(folder, ignore_errors=True)
-            shutil.copytree(
-                RUNS / trial.name, folder, ignore=shutil.ignore_patterns("checkpoints", "log.txt", ".*", "lock")
-            )
+            shutil.copytree(made, folder, ignore=shutil.ignore_patterns("checkpoints", "log.txt", ".*", "lock"))
             for clip in folder.glob("clips/*.webp"):  # the answers were read from the raw frames; these are for people
                 store.write_clip(clip, store.read_clip(clip), lossless=False)
             (folder / "README.md").write_text(card(trial, store.read_json(folder / "result.json") or {}))
@@ -128,11 +176,6 @@ right by the rules {scores["right"]["value"]:.0%}, cells {scores["cells"]["value
 Made by `python benchmarks/first_table.py run` and `ship`, commit {provenance["commit"]}, run {trial.id}. The full settings are in
 `config.yaml`, the answers in `predictions.jsonl`.
 """
-
-
-def _result(trial: config.Run) -> dict[str, Any]:
-    result = store.read_json(RUNS / trial.name / "result.json") or {}
-    return {"provenance": result.get("provenance"), "baselines": result.get("baselines")}
 
 
 def cells(table: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:

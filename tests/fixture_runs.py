@@ -78,7 +78,7 @@ def make_run(
         {
             "id": run.id, "run": config.to_dict(run), "scores": evaluate.score_records(records),
             "codec": evaluate.score([puzzle.check(e.answer, e) for e in tasks.examples(task, "test", len(right), seed)]),
-            "provenance": store.provenance(run, train, "cpu"),
+            "provenance": store.provenance(run, train, "cpu", "0123456789abcdef"),
         },
     )  # fmt: skip
     return folder

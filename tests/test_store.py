@@ -207,6 +207,6 @@ def test_provenance_says_where_a_number_comes_from() -> None:
 
     run = run_of()
     examples = tasks.examples(run.task, "train", run.n, run.seed)
-    facts = store.provenance(run, examples, "cpu")
+    facts = store.provenance(run, examples, "cpu", "0123456789abcdef")
     assert facts["run"] == run.id and facts["seed"] == 0 and "numpy" in facts["libraries"] and facts["date"]
     assert facts["data"] == store.data_hash(examples) != store.data_hash(examples[::-1])

@@ -361,6 +361,29 @@ def test_only_lora_learns_and_the_sample_list_is_shared(tmp_path, family: str) -
     assert data == store.data_hash(tasks.examples("life/B3S23", "train", 6, 0))
 
 
+@pytest.mark.parametrize("family", REAL)
+def test_an_adapter_refuses_other_weights_of_its_backbone(tmp_path, family: str) -> None:
+    """Shapes fit, numbers would come out, and they would be wrong. In another precision it is the same backbone."""
+    run = run_of(family, updates=1)
+    arm = train.train(run, tmp_path)
+    again = train.load_arm(run, "cpu")
+    assert again.backbone == arm.backbone == store.read_json(tmp_path / "result.json")["provenance"]["backbone"]
+    assert train.load_arm(config.resolve({**config.to_dict(run), "precision": "bf16"}), "cpu").backbone == arm.backbone
+    again.restore(tmp_path / "adapter")
+
+    def other_weights(*a: object, **k: object) -> object:
+        made = module.load(*a, **k)
+        with torch.no_grad():
+            next(made.model.parameters()).view(-1)[0] += 1
+        return made
+
+    module = adapters.family(family)
+    again = other_weights(adapters.base.flavour(module, run.flavour), run.arm_options(), seed=run.seed)
+    again.attach(run.lora, run.seed)
+    with pytest.raises(UserError, match="other weights"):
+        again.restore(tmp_path / "adapter")
+
+
 def test_trackers_are_optional_and_named(tmp_path) -> None:
     with pytest.raises(UserError, match="Did you mean 'wandb'"):
         train.train(run_of(), tmp_path, report_to="wandbb")

@@ -166,20 +166,30 @@ def evaluate(folder: str | Path) -> dict[str, Any]:
     return result
 
 
-def over_seeds(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """One row an experiment: runs that differ in nothing but the seed, averaged, with two-stage intervals.
+Trial = tuple[config.Run, list[dict[str, Any]], dict[str, Any]]
+"""A run, its predictions' verdicts (at least exact, right, cells and proposed) and its result.json."""
 
-    A row is {"run": the config without seed, "seeds": [...], "n_test", "exact", "right", "cells", "unreadable":
-    {"value", "low", "high"}, "codec": mean exact of the codec ceiling or None, "data": [hashes]}. Folders without
-    predictions are passed over.
-    """
-    groups: dict[str, list[tuple[config.Run, list[dict[str, Any]], dict[str, Any]]]] = {}
+
+def over_seeds(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """`rows` of runs' folders, scored by the rules of today. Folders without predictions are passed over."""
+    trials: list[Trial] = []
     for folder in map(Path, folders):
         run, predictions = store.read_config(folder), store.read_lines(folder / "predictions.jsonl")
         if predictions:
             predictions = rescore(tasks.get(run.task), predictions)
-            result = store.read_json(folder / "result.json") or {}
-            groups.setdefault(_experiment(run), []).append((run, predictions, result))
+            trials.append((run, predictions, store.read_json(folder / "result.json") or {}))
+    return rows(trials)
+
+
+def rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """One row an experiment: runs that differ in nothing but the seed, averaged, with two-stage intervals.
+
+    A row is {"run": the config without seed, "seeds": [...], "n_test", "exact", "right", "cells", "unreadable":
+    {"value", "low", "high"}, "codec": mean exact of the codec ceiling or None, "data": [hashes]}.
+    """
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(_experiment(trial[0]), []).append(trial)
     return [_row(group) for group in groups.values()]
 
 
@@ -189,7 +199,7 @@ def _experiment(run: config.Run) -> str:
     return repr(sorted(fields.items()))
 
 
-def _row(group: list[tuple[config.Run, list[dict[str, Any]], dict[str, Any]]]) -> dict[str, Any]:
+def _row(group: list[Trial]) -> dict[str, Any]:
     by_seed = {run.seed: (predictions, result) for run, predictions, result in group}
     run = group[0][0]
     row: dict[str, Any] = {"run": {k: v for k, v in config.to_dict(run).items() if k not in ("seed", "note")}}

@@ -354,8 +354,8 @@ def data_hash(examples: Sequence[Example]) -> str:
     return hashlib.sha256("\n".join(example.key for example in examples).encode()).hexdigest()
 
 
-def provenance(run: Run, examples: Sequence[Example], device: str) -> dict[str, Any]:
-    """Where a number comes from. `examples` are the training examples, in order."""
+def provenance(run: Run, examples: Sequence[Example], device: str, backbone: str) -> dict[str, Any]:
+    """Where a number comes from. `examples` are the training examples, in order; `backbone` names its weights."""
     commit, dirty = _commit()
     return {
         "run": run.id,
@@ -365,6 +365,7 @@ def provenance(run: Run, examples: Sequence[Example], device: str) -> dict[str, 
         "platform": f"{platform.system()} {platform.machine()}",
         "libraries": versions(),
         "device": device,
+        "backbone": backbone,
         "data": data_hash(examples),
         "seed": run.seed,
         "command": _command(),

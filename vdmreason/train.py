@@ -132,7 +132,7 @@ def train(
                     with store.new_folder(folder / "adapter") as new:
                         arm.save(new, notes)
                     result = store.read_json(folder / "result.json") or {}
-                    facts = store.provenance(run, examples, device_name(accelerator.device))
+                    facts = store.provenance(run, examples, device_name(accelerator.device), arm.backbone)
                     result |= {"id": run.id, "run": config.to_dict(run), "provenance": facts}
                     store.write_json(folder / "result.json", result)
         except jobs.Stopped:
