@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from fixture_runs import make_run, make_runs
@@ -17,6 +18,7 @@ from tasks.base import UserError
 from vdmreason import config, jobs, store
 from vdmreason.ui import compare, pictures, scenes, training
 from vdmreason.ui.scenes import Choice, Shown
+from vdmreason.worker import Worker
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +160,46 @@ def test_adapting_is_the_same_command_as_a_persons(monkeypatch: pytest.MonkeyPat
         compare.adapt("arc1/evaluation/00576224", "tiny", 0)
 
 
+def test_an_answer_is_drawn_however_long_after_its_adapter_it_lands(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """An adapter is seen first, its answers a few ticks later: each is drawn once, and an idle page sends nothing."""
+    task, made, elsewhere = "arc1/evaluation/00576224", {}, tmp_path_factory.mktemp("elsewhere")
+    for family in ("cogvideox", "causal_lm"):
+        folder = make_run(elsewhere, task, family, [True], n=2)
+        (folder / "adapter").mkdir()
+        name = "pytorch_lora_weights" if family == "cogvideox" else "adapter_model"
+        (folder / "adapter" / f"{name}.safetensors").touch()
+        made[family] = folder
+    with gr.Blocks():
+        tab = compare.Tab(Worker())
+    choice, seen, stages = Choice().with_task(task), (), []
+
+    def tick() -> None:
+        nonlocal choice, seen
+        update = tab.tick(choice, Shown(), seen)
+        choice, seen = update.get(tab.choice, choice), update[tab.seen]
+        stage = update.get(tab.stage)
+        stages.append(stage and tuple(stage[arm]["state"] for arm in scenes.ARMS))
+
+    tick()
+    for family in made:
+        answers = (made[family] / "predictions.jsonl").read_text(encoding="utf-8")
+        (made[family] / "predictions.jsonl").unlink()
+        made[family] = made[family].rename(tmp_path / made[family].name)
+        tick()
+        tick()
+        (made[family] / "predictions.jsonl").write_text(answers, encoding="utf-8")
+        tick()
+        tick()
+    none, answer = "none", "answer"
+    assert stages == [
+        None,
+        *[(none, none), None, (answer, none), None],
+        *[(answer, none), None, (answer, answer), None],
+    ]
+
+
 def test_text_from_a_model_is_never_markup(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "eca/110", "causal_lm", [True])
     records = store.read_lines(folder / "predictions.jsonl")
@@ -253,6 +295,20 @@ def test_the_forecast_learns_from_earlier_runs(runs: dict[str, Path]) -> None:
     )
     assert "0.05 s an update here before" in training.forecast(planned)
     assert "about 5 s" in training.forecast(planned)
+
+
+def test_previews_of_the_video_arm_move(runs: dict[str, Path]) -> None:
+    for folder in (runs["maze-cogvideox"], runs["maze-causal_lm"]):
+        step = folder / "previews" / "step-000010"
+        records = store.read_lines(folder / "predictions.jsonl")[:2]
+        for record in records:
+            if folder == runs["maze-cogvideox"]:
+                store.write_clip(step / record["raw"], store.read_clip(folder / record["raw"]))
+        store.write_lines(step / "predictions.jsonl", records)
+    video, language = (training.previews([runs[f"maze-{f}"]]) for f in ("cogvideox", "causal_lm"))
+    moving = pictures.moving(store.read_clip(runs["maze-cogvideox"] / "clips" / "0000.webp"))
+    assert video.count("<img") == language.count("<img") == 6  # two examples: input, truth, one stage
+    assert moving in video and "✓ 10" in video and "✗ 10" in language
 
 
 def test_samples_show_both_arms_the_same_examples() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import os
 import shlex
@@ -283,20 +284,26 @@ def thin(xs: Sequence[float], ys: Sequence[float], most: int = 300) -> list[tupl
 
 
 def previews(folders: Sequence[Path]) -> str:
-    """The fixed preview examples: the truth, then each stage of training, one row an example and arm."""
+    """The fixed preview examples: the truth, then each stage of training, one row an example and arm. A clip is
+    shown as it moves."""
     rows = []
     for folder in folders:
         steps = sorted((folder / "previews").glob("step-*"))[-5:]
         if not steps:
             continue
-        by_step = {int(step.name.removeprefix("step-")): store.read_lines(step / "predictions.jsonl") for step in steps}
+        by_step = {step: store.read_lines(step / "predictions.jsonl") for step in steps}
         first = next(iter(by_step.values()))
         for k, record in enumerate(first[:3]):
             cells = [_thumb(record["question"], "input"), _thumb(record["answer"], "truth")]
             for step, records in by_step.items():
                 if k < len(records):
                     mark = "✓" if records[k]["right"] else "✗"
-                    cells.append(_thumb(records[k]["proposed"], f"{mark} {step}"))
+                    caption = f"{mark} {int(step.name.removeprefix('step-'))}"
+                    drawn = step / str(records[k]["raw"])
+                    if drawn.suffix == ".webp" and drawn.is_file():
+                        cells.append(_figure(_moving(drawn, drawn.stat().st_mtime_ns), caption))
+                    else:
+                        cells.append(_thumb(records[k]["proposed"], caption))
             name = f'<span class="preview-arm">{html.escape(name_of(folder))}</span>'
             rows.append(f'<div class="preview-row">{name}{"".join(cells)}</div>')
     return "".join(rows)
@@ -306,9 +313,18 @@ def _thumb(grid: Any, caption: str) -> str:
     if grid is None:
         return f'<figure class="thumb"><div class="unread">no grid</div><figcaption>{caption}</figcaption></figure>'
     cells = np.asarray(grid, np.int8)
-    picture = paint(cells, STYLES["video-8"], (cells.shape[0], cells.shape[1]))
-    image = f'<img src="{pictures.webp(picture)}" alt="{caption}">'
+    return _figure(pictures.webp(paint(cells, STYLES["video-8"], (cells.shape[0], cells.shape[1]))), caption)
+
+
+def _figure(address: str, caption: str) -> str:
+    image = f'<img src="{address}" alt="{caption}">'
     return f'<figure class="thumb">{image}<figcaption>{caption}</figcaption></figure>'
+
+
+@functools.lru_cache(maxsize=128)
+def _moving(path: Path, written: int) -> str:
+    """A stored clip for the page, made once for every time it was written (ns)."""
+    return pictures.moving(store.read_clip(path))
 
 
 def progress(folders: Sequence[Path]) -> str:
