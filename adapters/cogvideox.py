@@ -51,7 +51,7 @@ ARM = "video"
 LEAST = 3  # cells a side of the picture: of one or two the small VAE has seen nothing like, and loses colours
 ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "cogvideox"
 
-_SMALL = {"optim.lr": 6e-3, "optim.schedule": "cosine", "options.steps": 4}
+_SMALL = {"optim.lr": 6e-3, "optim.schedule": "cosine", "options.steps": 4, "options.shift": 4.0}
 _PUBLISHED = {
     "optim.lr": 1e-4,
     "optim.schedule": "constant",
@@ -94,6 +94,7 @@ class Options:
     pixels: int = 0  # >0: enlarge cells in whole tokens until the longer side comes nearest to this
     canvas: tuple[int, int] | None = None  # a fixed picture size in cells, for models that take one size only
     condition: str = "diffusers"  # the condition's latent scale: diffusers | sat | scaled (see `condition_latents`)
+    shift: float = 1.0  # training timesteps: 1 uniform, above 1 drawn towards noise (see `training_times`)
     steps: int = 10  # denoising steps; a divisor of 1000
     readout: str = "last"  # last | best (the surest answer frame) | mean (over the answer's frames)
     batch: int = 16  # answers sampled at once
@@ -112,6 +113,8 @@ class Options:
             raise UserError(
                 f"frames = {self.frames}: CogVideoX encodes and decodes 8N + 1 frames only: 9, 17, 25, 33, ..."
             )
+        if self.shift <= 0:
+            raise UserError(f"shift = {self.shift}: give a number above 0; 1 draws timesteps uniformly.")
         if self.steps < 1 or 1000 % self.steps:
             raise UserError(f"steps = {self.steps}: give a divisor of 1000, such as 4, 8, 10, 20, 25, 50.")
 
@@ -325,10 +328,16 @@ class CogVideoX(Arm):
         pairs = [self.latents(sample) for sample in samples]
         z = self.pad(torch.stack([clip_ for clip_, _ in pairs]))
         generators = [sample_generator(seed) for seed in seeds]
-        t = torch.cat([torch.randint(len(self.alphas), (1,), generator=g) for g in generators])
+        t = torch.cat([self.training_times(torch.rand(1, generator=g)) for g in generators])
         noise = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generators])
         image = self.condition_latents(torch.stack([image for _, image in pairs]))
         return {k: v.to(self.device) for k, v in {"z": z, "image": image, "noise": noise, "t": t}.items()}
+
+    def training_times(self, u: Tensor) -> Tensor:
+        """Uniform u in 0..1 -> timesteps, shifted (Esser et al. 2024, eq. 23). A puzzle's answer can be read through a
+        lot of noise, so the small backbone, which gets few updates, spends them where it has to be thought of."""
+        shift = self.options.shift
+        return (shift * u / (1 + (shift - 1) * u) * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """MSE on v, in fp32. It equals the official 1 / (1 - alpha) weighted MSE on the clean clip."""

@@ -205,6 +205,17 @@ def test_each_sample_has_its_own_noise(new: Path) -> None:
     assert torch.allclose(whole, halves, rtol=1e-5)
 
 
+def test_timesteps_are_uniform_or_drawn_towards_noise(new: Path) -> None:
+    u = torch.linspace(0, 1, 100_001)[:-1]
+    uniform, shifted = (arm(new, shift=shift).training_times(u) for shift in (1.0, 4.0))
+    assert all(abs(count - 100) <= 1 for count in uniform.bincount(minlength=1000).tolist())
+    assert shifted.min() == 0 and shifted.max() == 999
+    # eq. 23 moves the median from 1/2 to shift / (shift + 1)
+    assert (shifted < 800).float().mean() == pytest.approx(0.5, abs=0.001)
+    with pytest.raises(UserError, match="shift"):
+        arm(new, shift=0.0)
+
+
 @pytest.mark.parametrize(("convention", "factor"), [("diffusers", 1 / 0.7), ("sat", 1.0), ("scaled", 0.7)])
 def test_condition_scale_has_a_name(new: Path, convention: str, factor: float) -> None:
     z = torch.randn(1, 4, 2, 2)
