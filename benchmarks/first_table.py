@@ -105,7 +105,7 @@ def write_down(trial: config.Run) -> None:
         "seconds_per_answer": result["seconds_per_answer"],
         "seconds_per_update": float(np.median([m["seconds"] for m in store.read_lines(folder / "metrics.jsonl")])),
         **{key: result[key] for key in ("provenance", "baselines", "codec")},
-        **{key: "".join(str(int(a[key])) for a in answers) for key in ("exact", "right")},
+        **{key: "".join(str(int(a[key])) for a in answers) for key in ("exact", "valid", "right")},
         "read": "".join(str(int(a["proposed"] is not None)) for a in answers),
         "cells": [round(a["cells"], 4) for a in answers],
     }  # fmt: skip
@@ -115,10 +115,10 @@ def write_down(trial: config.Run) -> None:
 
 def verdicts(line: dict[str, Any]) -> list[dict[str, Any]]:
     """A line's answers as `evaluate.rows` wants them."""
-    answers = zip(line["exact"], line["right"], line["cells"], line["read"], strict=True)
+    answers = zip(line["exact"], line["valid"], line["right"], line["cells"], line["read"], strict=True)
     return [
-        {"exact": e == "1", "right": r == "1", "cells": cells, "proposed": [] if read == "1" else None}
-        for e, r, cells, read in answers
+        {"exact": e == "1", "valid": v == "1", "right": r == "1", "cells": c, "proposed": [] if read == "1" else None}
+        for e, v, r, c, read in answers
     ]
 
 

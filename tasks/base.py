@@ -99,9 +99,16 @@ class Example:
 @dataclass(frozen=True)
 class Verdict:
     exact: bool  # the whole grid equals the stored answer
-    right: bool  # right by the rules (a second shortest path, another sudoku solution)
+    valid: bool  # obeys the rules, told from question and answer given alone: a way that leads from start to end
+    optimal: bool  # valid, and nothing would be better: a shortest way
     cells: float  # share of cells equal, 0 where the shape differs
     reason: str  # one line: why it is not right, "" if it is
+    measures: Mapping[str, float] = field(default_factory=dict)  # what else the field reports, such as relative length
+
+    @property
+    def right(self) -> bool:
+        """Right by the rules: valid and optimal."""
+        return self.optimal
 
 
 @dataclass(frozen=True)
@@ -128,30 +135,53 @@ class Task:
         """All examples of a split in their published order; None for a task that makes examples without end."""
         return None
 
-    def right(self, proposed: Grid, example: Example) -> bool:
-        """Whether `proposed` solves the puzzle by the rules."""
-        return np.array_equal(proposed, example.answer)
+    def solve(self, question: Grid) -> Grid | None:
+        """The one right answer, where the rules alone give it; None where there may be several, or no rule is known."""
+        return None
 
-    def why(self, proposed: Grid, example: Example) -> str:
-        """One line: why `proposed` is not right. Asked only for a wrong answer."""
-        if proposed.shape != example.answer.shape:
-            return f"the size is {size_text(proposed.shape)}, not {size_text(example.answer.shape)}"
-        wrong = int(np.count_nonzero(proposed != example.answer))
-        return f"{wrong} of {proposed.size} cells {'is' if wrong == 1 else 'are'} wrong"
+    def fault(self, proposed: Grid, question: Grid) -> str | None:
+        """Why `proposed` breaks the rules, in one line; "" if it obeys them; None where only the answer could tell (ARC).
+
+        The stored answer is not at hand here, so this is a metric, a selector among many answers and a reward at once.
+        """
+        solution = self.solve(question)
+        return None if solution is None else difference(proposed, solution)
+
+    def optimal(self, proposed: Grid, question: Grid) -> bool:
+        """Whether a valid answer could not be better."""
+        return True
+
+    def measures(self, proposed: Grid, question: Grid) -> dict[str, float]:
+        """What else the field reports of a valid answer."""
+        return {}
 
     def check(self, proposed: Grid | None, example: Example) -> Verdict:
         """Scores an answer; None is an answer that could not be read, and is wrong."""
         if proposed is None:
-            return Verdict(False, False, 0.0, "no grid could be read")
+            return Verdict(False, False, False, 0.0, "no grid could be read")
         exact = np.array_equal(proposed, example.answer)
-        right = exact or self.right(proposed, example)
         same_shape = proposed.shape == example.answer.shape
         cells = float(np.mean(proposed == example.answer)) if same_shape else 0.0
-        return Verdict(exact, right, cells, "" if right else self.why(proposed, example))
+        fault = self.fault(proposed, example.question)
+        if fault is None:
+            return Verdict(exact, exact, exact, cells, difference(proposed, example.answer))
+        if fault:
+            return Verdict(exact, False, False, cells, fault)
+        optimal = self.optimal(proposed, example.question)
+        reason = "" if optimal else "it obeys the rules, but there is a better one"
+        return Verdict(exact, True, optimal, cells, reason, self.measures(proposed, example.question))
 
     def canonical(self, question: Grid) -> bytes:
         """Equal for questions that are twins under a symmetry of the rule, so that twins never lie in both splits."""
         return grid_bytes(question)
+
+
+def difference(proposed: Grid, answer: Grid) -> str:
+    """How two grids differ, in one line; "" if they are equal."""
+    if proposed.shape != answer.shape:
+        return f"the size is {size_text(proposed.shape)}, not {size_text(answer.shape)}"
+    wrong = int(np.count_nonzero(proposed != answer))
+    return f"{wrong} of {proposed.size} cells {'is' if wrong == 1 else 'are'} wrong" if wrong else ""
 
 
 def grid_bytes(grid: Grid) -> bytes:

@@ -38,12 +38,17 @@ class Eca(Task):
         return {BLANK: "not computed", OFF: "off", ON: "on"}
 
     def make(self, rng: random.Random) -> Example:
-        rows = [[rng.getrandbits(1) for _ in range(WIDTH)]]
-        for _ in range(ROWS - 1):
-            rows.append(self.step(rows[-1]))
-        answer = np.array(rows, dtype=np.int8) + np.int8(OFF)
+        question = np.full((ROWS, WIDTH), BLANK, dtype=np.int8)
+        question[0] = [OFF + rng.getrandbits(1) for _ in range(WIDTH)]
+        answer = self.solve(question)
         frames = answer * KNOWN  # (ROWS frames, ROWS, WIDTH), blank is 0
-        return Example(frames[0], answer, (ROWS, WIDTH), tuple(frames), {"rule": self.rule})
+        return Example(question, answer, (ROWS, WIDTH), tuple(frames), {"rule": self.rule})
+
+    def solve(self, question: Grid) -> Grid:
+        rows = [(question[0] - np.int8(OFF)).tolist()]
+        for _ in range(len(question) - 1):
+            rows.append(self.step(rows[-1]))
+        return np.array(rows, dtype=np.int8) + np.int8(OFF)
 
     def step(self, state: list[int]) -> list[int]:
         """The next state of a ring of cells 0 and 1, any length."""

@@ -45,17 +45,17 @@ class Life(Task):
     def make(self, rng: random.Random) -> Example:
         alive = [rng.random() < DENSITY for _ in range(SIDE * SIDE)]
         question = np.array(alive, dtype=np.int8).reshape(SIDE, SIDE)
-        answer = self.step(question)
+        answer = self.solve(question)
         facts = {"rule": _rule_text(self.born, self.survives), "changed": int((question != answer).sum())}
         return Example(question, answer, (SIDE, SIDE), (question, answer), facts)
 
-    def step(self, grid: Grid) -> Grid:
+    def solve(self, question: Grid) -> Grid:
         """The next generation of a grid of 0 and 1, any size."""
-        padded = np.pad(grid, 1)  # dead border
-        rows, cols = grid.shape
-        neighbours = sum(padded[r : r + rows, c : c + cols] for r in range(3) for c in range(3)) - grid
+        padded = np.pad(question, 1)  # dead border
+        rows, cols = question.shape
+        neighbours = sum(padded[r : r + rows, c : c + cols] for r in range(3) for c in range(3)) - question
         outcome = np.array([[n in self.born for n in range(9)], [n in self.survives for n in range(9)]], dtype=np.int8)
-        return outcome[grid, neighbours]
+        return outcome[question, neighbours]
 
     def canonical(self, question: Grid) -> bytes:
         """Equal for the eight rotations and reflections: a neighbour counts the same from every side."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.base import MAX_SIDE, Example, Grid, Task, UserError, dihedral, grid_bytes
+from tasks.base import MAX_SIDE, Example, Grid, Task, UserError, dihedral, grid_bytes, size_text
 
 WALL, PATH, END, START, SOLUTION = range(5)  # the paper's values
 
@@ -68,17 +68,10 @@ class Maze(Task):
             if abs(a[0] - b[0]) + abs(a[1] - b[1]) >= 2:
                 return (2 * a[0] + 1, 2 * a[1] + 1), (2 * b[0] + 1, 2 * b[1] + 1)
 
-    def right(self, proposed: Grid, example: Example) -> bool:
+    def fault(self, proposed: Grid, question: Grid) -> str:
         """Walls, start and end untouched; the marked cells with start and end are one simple path between them."""
-        return self._fault(proposed, example) == ""
-
-    def why(self, proposed: Grid, example: Example) -> str:
-        return self._fault(proposed, example)
-
-    def _fault(self, proposed: Grid, example: Example) -> str:
-        question = example.question
         if proposed.shape != question.shape:
-            return super().why(proposed, example)
+            return f"the size is {size_text(proposed.shape)}, not {size_text(question.shape)}"
         changed = proposed != question
         if np.any(changed & (question != PATH)):
             return "a wall, the start or the end was changed"

@@ -62,12 +62,14 @@ def test_bootstrap_covers_the_truth() -> None:
 
 
 def test_score_counts() -> None:
-    verdicts = [Verdict(True, True, 1.0, ""), Verdict(False, True, 0.5, ""), Verdict(False, False, 0.0, "x")]
+    longer = Verdict(False, True, False, 0.5, "longer", {"relative_length": 1.5})
+    verdicts = [Verdict(True, True, True, 1.0, "", {"relative_length": 1.0}), Verdict(False, True, True, 0.5, "")]
+    verdicts += [longer, Verdict(False, False, False, 0.0, "x")]
     result = evaluate.score(verdicts, unreadable=1)
-    assert result["n"] == 3 and result["exact"]["value"] == pytest.approx(1 / 3)
-    assert result["right"]["value"] == pytest.approx(2 / 3) and result["cells"]["value"] == 0.5
-    assert result["unreadable"]["value"] == pytest.approx(1 / 3)
-    for name in ("exact", "right", "cells", "unreadable"):
+    assert result["n"] == 4 and result["unreadable"]["value"] == 0.25
+    assert [result[k]["value"] for k in ("exact", "valid", "right", "cells")] == [0.25, 0.75, 0.5, 0.5]
+    assert result["relative_length"]["value"] == 1.25 and result["relative_length"]["n"] == 2
+    for name in ("exact", "valid", "right", "cells", "unreadable", "relative_length"):
         assert result[name]["low"] <= result[name]["value"] <= result[name]["high"]
 
 

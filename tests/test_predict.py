@@ -27,7 +27,7 @@ KEYS = {
     "exact",
     "right",
 }
-KEYS |= {"cells", "reason"}
+KEYS |= {"valid", "cells", "measures", "reason"}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -69,7 +69,7 @@ def test_its_own_answer_is_right(name):
     for part in ("train", "test"):
         for example in tasks.examples(task, part, tasks.count(task, part) or 5):
             verdict = task.check(example.answer, example)
-            assert verdict.exact and verdict.right and verdict.cells == 1 and verdict.reason == ""
+            assert verdict.exact and verdict.valid and verdict.right and verdict.cells == 1 and verdict.reason == ""
             assert not np.array_equal(example.question, example.answer) or name.startswith("life/")
 
 
@@ -83,7 +83,7 @@ def test_any_changed_cell_is_wrong(name):
             changed = example.answer.copy()
             changed[r, c] = value
             verdict = task.check(changed, example)
-            assert not verdict.right and not verdict.exact and verdict.reason and "\n" not in verdict.reason
+            assert not verdict.valid and not verdict.exact and verdict.reason and "\n" not in verdict.reason
             assert verdict.cells == pytest.approx(1 - 1 / changed.size)
 
 
@@ -300,7 +300,7 @@ def test_life(name):
 def test_life_knows_a_blinker():
     blinker = np.zeros((5, 5), np.int8)
     blinker[2, 1:4] = 1
-    assert np.array_equal(tasks.get("life/B3S23").step(blinker), blinker.T)
+    assert np.array_equal(tasks.get("life/B3S23").solve(blinker), blinker.T)
 
 
 def naive_eca(rule, question):
@@ -379,23 +379,23 @@ def test_maze_is_scored_by_the_rules_and_not_by_comparison():
     task, example = Maze("maze/7x7"), Example(question, marked(*over), (7, 7))
     verdict = task.check(marked(*under), example)
     assert verdict.right and not verdict.exact and verdict.cells == pytest.approx(1 - 6 / 49)
-    assert not task.right(marked(*over, *under), example)
-    assert not task.right(marked(*over, (5, 1)), example)
-    assert not task.right(marked((1, 2), (1, 3)), example)
-    assert not task.right(question, example)
+    assert task.fault(marked(*over, *under), example.question)
+    assert task.fault(marked(*over, (5, 1)), example.question)
+    assert task.fault(marked((1, 2), (1, 3)), example.question)
+    assert task.fault(question, example.question)
     wall = marked(*over)
     wall[0, 0] = PATH
-    assert task.why(wall, example) == "a wall, the start or the end was changed"
+    assert task.fault(wall, question) == "a wall, the start or the end was changed"
 
     room = np.full((9, 9), PATH, dtype=np.int8)  # a ring of its own beside the way keeps every degree right
     room[0, 0], room[0, 2] = START, END
     open_room = Example(room, room, (9, 9))
     beside = room.copy()
     beside[0, 1] = SOLUTION
-    assert task.right(beside, open_room)
+    assert task.fault(beside, open_room.question) == ""
     beside[4:7, 4:7] = SOLUTION
     beside[5, 5] = PATH
-    assert task.why(beside, open_room) == "the marked cells are not one way"
+    assert task.fault(beside, open_room.question) == "the marked cells are not one way"
 
 
 def trees_drawn(draw, n):

@@ -1,8 +1,9 @@
 """Predictions to scores, with intervals. numpy only: stored predictions are scored again without a model.
 
-Two scores stand side by side: `exact` (the whole grid equals the stored answer, what published tables report) and
-`right` (right by the task's rules: a second shortest path counts). `cells` is the share of cells equal, 0 where the
-size differs. An answer that could not be read is wrong, and `unreadable` says how often that was.
+Scores stand side by side: `exact` (the whole grid equals the stored answer, what published tables report), `valid` (it
+obeys the rules: a path that leads from start to end) and `right` (and nothing is better: any shortest path). `cells` is
+the share of cells equal, 0 where the size differs. An answer that could not be read is wrong, and `unreadable` says how
+often that was.
 
 Intervals are 95 %. A rate of one run has Wilson's interval over its test examples. A mean of several seeds has a
 bootstrap in two stages, seeds and then examples, because examples of one seed share one trained adapter.
@@ -23,7 +24,7 @@ from vdmreason import config, store
 
 DRAWS = 2000  # bootstrap samples
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
-RATES = ("exact", "right", "unreadable")
+RATES = ("exact", "valid", "right", "unreadable")
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -60,16 +61,21 @@ def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, 
 
 
 def score(verdicts: Sequence[Verdict], unreadable: int = 0) -> dict[str, Any]:
-    """{"n", and for exact, right, cells, unreadable: {"value", "low", "high"}} of one run's verdicts."""
+    """{"n", and for exact, valid, right, cells, unreadable: {"value", "low", "high"}} of one run's verdicts, and with
+    {"value", "low", "high", "n"} each measure of the answers that have it."""
     n = len(verdicts)
     result: dict[str, Any] = {"n": n}
-    counts = {"exact": sum(v.exact for v in verdicts), "right": sum(v.right for v in verdicts)}
+    counts = {name: sum(getattr(v, name) for v in verdicts) for name in ("exact", "valid", "right")}
     for name, hits in {**counts, "unreadable": unreadable}.items():
         low, high = wilson(hits, n)
         result[name] = {"value": hits / n if n else 0.0, "low": low, "high": high}
     cells = [v.cells for v in verdicts]
     low, high = bootstrap([cells])
     result["cells"] = {"value": float(np.mean(cells)) if cells else 0.0, "low": low, "high": high}
+    for name in sorted({name for v in verdicts for name in v.measures}):
+        values = [v.measures[name] for v in verdicts if name in v.measures]
+        low, high = bootstrap([values])
+        result[name] = {"value": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
     return result
 
 
@@ -87,7 +93,8 @@ def rescore(task: Task, predictions: Sequence[Mapping[str, Any]]) -> list[dict[s
 def as_record(verdict: Verdict, problem: str = "") -> dict[str, Any]:
     """A verdict as it stands in predictions.jsonl. What kept the answer from being read is the better reason."""
     reason = problem or verdict.reason
-    return {"exact": verdict.exact, "right": verdict.right, "cells": round(verdict.cells, 6), "reason": reason}
+    scores = {name: getattr(verdict, name) for name in ("exact", "valid", "right")}
+    return {**scores, "cells": round(verdict.cells, 6), "measures": dict(verdict.measures), "reason": reason}
 
 
 def example_of(record: Mapping[str, Any]) -> Example:
@@ -98,7 +105,9 @@ def example_of(record: Mapping[str, Any]) -> Example:
 
 def score_records(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`score` of prediction lines, by the verdicts they carry."""
-    verdicts = [Verdict(p["exact"], p["right"], p["cells"], p["reason"]) for p in predictions]
+    verdicts = [
+        Verdict(p["exact"], p["valid"], p["right"], p["cells"], p["reason"], p["measures"]) for p in predictions
+    ]
     return score(verdicts, sum(p["proposed"] is None for p in predictions))
 
 
