@@ -6,10 +6,8 @@ were asked before it.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from adapters.base import Answer, Arm
 from tasks.base import Example, UserError
 from vdmreason import evaluate, jobs, store
 from vdmreason.config import Run, named_seed
+from vdmreason.progress import progress
 
 BATCH = 16  # examples handed to the arm at once; it may cut them further
 
@@ -60,7 +59,9 @@ def predict(
             arm = arm or load_adapted(run, folder)
         if missing:
             assert arm is not None
-            with store.Lines(folder / "predictions.jsonl") as lines, progress(run.name, len(wanted)) as show:
+            title = f"{run.name}: answers"
+            began = time.monotonic()
+            with store.Lines(folder / "predictions.jsonl") as lines, progress(title, len(wanted)) as show:
                 # Whole batches always, also after an interruption: in low precision an answer can depend on company.
                 for start in range(0, len(wanted), batch):
                     part = wanted[start : start + batch]
@@ -74,7 +75,8 @@ def predict(
                             known[record["i"]] = record
                             if on_answer:
                                 on_answer(record)
-                    show(start + len(part))
+                    done = start + len(part)
+                    show(done, (time.monotonic() - began) / done * (len(wanted) - done), "")
         if measure:
             assert arm is not None
             measured = codec_ceiling(run, arm, [test[i] for i in wanted])
@@ -146,28 +148,3 @@ def codec_ceiling(run: Run, arm: Arm, examples: Sequence[Example]) -> dict[str, 
             verdicts.append(task.check(read.grid, example))
             unreadable += read.grid is None
     return evaluate.score(verdicts, unreadable)
-
-
-@contextmanager
-def progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of `total` are answered, with time left: a bar on a terminal, plain lines in a log."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn(f"{name}: answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=total)
-            yield lambda done: bar.update(task, completed=done)
-        return
-
-    began, last = time.monotonic(), [time.monotonic()]
-
-    def plain(done: int) -> None:
-        if time.monotonic() - last[0] >= 5 or done >= total:
-            last[0] = time.monotonic()
-            left = (last[0] - began) / done * (total - done)
-            text = f"{done}/{total} answers, {int(left) // 60}m{int(left) % 60:02d}s left"
-            print(f"{name}: {text}", file=sys.stderr, flush=True)
-
-    yield plain

@@ -18,7 +18,6 @@ import json
 import math
 import random
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -36,6 +35,7 @@ from adapters.base import Arm
 from tasks.base import Example, UserError, suggest
 from vdmreason import config, jobs, predict, store
 from vdmreason.config import Optim, Run, named_seed
+from vdmreason.progress import progress
 
 KEEP_CHECKPOINTS = 2
 OnStep = Callable[[dict[str, Any]], None]
@@ -170,7 +170,7 @@ def _loop(
     model.train()
     done = first
     metrics = store.Lines(folder / "metrics.jsonl") if main else nullcontext()
-    with metrics as lines, progress(run, first, main) as show:
+    with metrics as lines, progress(f"{run.name}: training", optim.updates, first, main) as show:
         pace = Pace()
         for step in range(first, optim.updates):
             began = time.perf_counter()
@@ -212,7 +212,7 @@ def _loop(
                 lines.write(record)
                 eta = pace(time.perf_counter() - began) * (optim.updates - done)
                 pen.beat(done, optim.updates, eta, often=0 if ending else 1)
-                show(record, eta)
+                show(done, eta, _line(record))
                 if on_step:
                     on_step(record)
                 # After the metrics: a kill between the two costs a checkpoint, never a line.
@@ -389,39 +389,9 @@ class Pace:
         return self.mean
 
 
-@contextmanager
-def progress(run: Run, first: int, main: bool) -> Iterator[Callable[[Mapping[str, Any], float], None]]:
-    """Show progress with time left: a bar on a terminal, a plain line every few seconds in a log, nothing elsewhere."""
-    if not main:
-        yield lambda record, eta: None
-        return
-    updates = run.optim.updates
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        columns = (TextColumn(run.name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=updates, completed=first, text="")
-            yield lambda record, eta: bar.update(task, completed=record["step"], text=_line(record, eta))
-        return
-
-    shown = [-math.inf]
-
-    def plain(record: Mapping[str, Any], eta: float) -> None:
-        if time.monotonic() - shown[0] >= 5 or record["step"] == updates:
-            shown[0] = time.monotonic()
-            print(f"step {record['step']}/{updates}  {_line(record, eta)}", file=sys.stderr, flush=True)
-
-    print(f"{run.name}: training from step {first} of {updates}", file=sys.stderr, flush=True)
-    yield plain
-
-
-def _line(record: Mapping[str, Any], eta: float) -> str:
-    left = f"{int(eta) // 60}m{int(eta) % 60:02d}s left"
+def _line(record: Mapping[str, Any]) -> str:
     exact = f"  exact {record['preview_exact']:.2f}" if "preview_exact" in record else ""
-    pace = f"{record['samples_per_second']:.1f} samples/s"
-    return f"loss {record['loss']:.4f}  lr {record['lr']:.1e}  {pace}  {left}{exact}"
+    return f"loss {record['loss']:.4f}  lr {record['lr']:.1e}  {record['samples_per_second']:.1f} samples/s{exact}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

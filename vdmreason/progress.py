@@ -1,0 +1,44 @@
+"""Progress with time left: a bar on a terminal, a plain line every few seconds in a log."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SECONDS_A_LINE = 5
+
+Show = Callable[[int, float, str], None]
+"""Called as `show(done, seconds left, text)`."""
+
+
+@contextmanager
+def progress(name: str, total: int, first: int = 0, shown: bool = True) -> Iterator[Show]:
+    """Shows how many of `total` are done, beginning at `first`; nothing unless `shown`."""
+    if not shown:
+        yield lambda done, left, text: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("", total=total, completed=first, text="")
+            yield lambda done, left, text: bar.update(task, completed=done, text=f"{_left(left)}  {text}")
+    else:
+        last = -math.inf
+
+        def plain(done: int, left: float, text: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= SECONDS_A_LINE or done >= total:
+                last = time.monotonic()
+                print(f"{name}: {done}/{total}  {_left(left)}  {text}".rstrip(), file=sys.stderr, flush=True)
+
+        print(f"{name}: from {first} of {total}", file=sys.stderr, flush=True)
+        yield plain
+
+
+def _left(seconds: float) -> str:
+    return f"{int(seconds) // 60}m{int(seconds) % 60:02d}s left"
