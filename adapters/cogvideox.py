@@ -51,7 +51,7 @@ ARM = "video"
 LEAST = 3  # cells a side of the picture: of one or two the small VAE has seen nothing like, and loses colours
 ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "cogvideox"
 
-_SMALL = {"optim.lr": 6e-3, "optim.schedule": "cosine", "options.steps": 4, "options.shift": 4.0}
+_SMALL = {"optim.lr": 6e-3, "optim.schedule": "cosine", "options.steps": 4, "options.shift": 8.0}
 _PUBLISHED = {
     "optim.lr": 1e-4,
     "optim.schedule": "constant",
