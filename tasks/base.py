@@ -152,7 +152,7 @@ class Task:
         return True
 
     def measures(self, proposed: Grid, question: Grid) -> dict[str, float]:
-        """What else the field reports of a valid answer."""
+        """What else the field reports of an answer."""
         return {}
 
     def check(self, proposed: Grid | None, example: Example) -> Verdict:
@@ -162,14 +162,15 @@ class Task:
         exact = np.array_equal(proposed, example.answer)
         same_shape = proposed.shape == example.answer.shape
         cells = float(np.mean(proposed == example.answer)) if same_shape else 0.0
+        measures = self.measures(proposed, example.question)
         fault = self.fault(proposed, example.question)
         if fault is None:
-            return Verdict(exact, exact, exact, cells, difference(proposed, example.answer))
+            return Verdict(exact, exact, exact, cells, difference(proposed, example.answer), measures)
         if fault:
-            return Verdict(exact, False, False, cells, fault)
+            return Verdict(exact, False, False, cells, fault, measures)
         optimal = self.optimal(proposed, example.question)
         reason = "" if optimal else "it obeys the rules, but there is a better one"
-        return Verdict(exact, True, optimal, cells, reason, self.measures(proposed, example.question))
+        return Verdict(exact, True, optimal, cells, reason, measures)
 
     def canonical(self, question: Grid) -> bytes:
         """Equal for questions that are twins under a symmetry of the rule, so that twins never lie in both splits."""

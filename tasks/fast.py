@@ -40,3 +40,100 @@ def shuffle(values, state):  # type: ignore[no-untyped-def]
     for i in range(len(values) - 1, 0, -1):
         j = below(state, i + 1)
         values[i], values[j] = values[j], values[i]
+
+
+@njit(cache=True)
+def complete(grid, regions, most, draw, shuffled):  # type: ignore[no-untyped-def]
+    """Fill the zeros of `grid` int8 (side, side) so that every row, column and region holds each of 1..side once, and count
+    the ways to do so up to `most`; `grid` holds the first one found, or what was given where there is none.
+
+    `regions` int64 (side, side) numbers each cell's region; with the rows' numbers it is a Latin square. Depth first at
+    the cell with the fewest candidates, digits as bits; `shuffled` tries them in random order.
+    """
+    side = len(grid)
+    everything = (1 << side) - 1
+    rows, columns, boxes = np.zeros(side, np.int64), np.zeros(side, np.int64), np.zeros(side, np.int64)
+    empty = np.zeros(side * side, np.int64)
+    depth_to_fill = 0
+    for r in range(side):
+        for c in range(side):
+            if grid[r, c]:
+                bit = 1 << (grid[r, c] - 1)
+                b = regions[r, c]
+                if (rows[r] | columns[c] | boxes[b]) & bit:
+                    return 0
+                rows[r] |= bit
+                columns[c] |= bit
+                boxes[b] |= bit
+            else:
+                empty[depth_to_fill] = r * side + c
+                depth_to_fill += 1
+    left = np.zeros(side * side, np.int64)  # candidates not tried yet, by depth
+    tried = np.zeros(side * side, np.int64)  # the bit that stands there now
+    solution = grid.copy()
+    count = depth = 0
+    descending = True
+    while True:
+        if descending:
+            if depth == depth_to_fill:
+                count += 1
+                if count == 1:
+                    solution[:] = grid
+                if count == most:
+                    break
+                descending = False
+                depth -= 1
+                if depth < 0:
+                    break
+                continue
+            best, fewest, candidates = depth, side + 1, 0
+            for i in range(depth, depth_to_fill):
+                r, c = empty[i] // side, empty[i] % side
+                may = everything & ~(rows[r] | columns[c] | boxes[regions[r, c]])
+                number, rest = 0, may
+                while rest:
+                    rest &= rest - 1
+                    number += 1
+                if number < fewest:
+                    best, fewest, candidates = i, number, may
+                    if number <= 1:
+                        break
+            empty[depth], empty[best] = empty[best], empty[depth]
+            left[depth], tried[depth] = candidates, 0
+        r, c = empty[depth] // side, empty[depth] % side
+        b = regions[r, c]
+        if tried[depth]:
+            rows[r] ^= tried[depth]
+            columns[c] ^= tried[depth]
+            boxes[b] ^= tried[depth]
+            grid[r, c] = 0
+            tried[depth] = 0
+        if not left[depth]:
+            depth -= 1
+            descending = False
+            if depth < 0:
+                break
+            continue
+        bit = left[depth] & -left[depth]
+        if shuffled:
+            options, rest = 0, left[depth]
+            while rest:
+                rest &= rest - 1
+                options += 1
+            rest = left[depth]
+            for _ in range(below(draw, options)):
+                rest &= rest - 1
+            bit = rest & -rest
+        left[depth] ^= bit
+        tried[depth] = bit
+        rows[r] ^= bit
+        columns[c] ^= bit
+        boxes[b] ^= bit
+        digit = 0
+        while bit >> digit:
+            digit += 1
+        grid[r, c] = digit
+        depth += 1
+        descending = True
+    grid[:] = solution
+    return count

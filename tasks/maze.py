@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.base import MAX_SIDE, Example, Grid, Task, UserError, dihedral, grid_bytes, size_text
-
-WALL, PATH, END, START, SOLUTION = range(5)  # the paper's values
+from tasks import paths
+from tasks.base import MAX_SIDE, Example, Grid, Task, UserError
+from tasks.paths import END, PATH, SOLUTION, START, WALL, Cell
 
 Room = tuple[int, int]  # (row, col) on the lattice
-Cell = tuple[int, int]  # (row, col) on the grid
 
 VARIANTS = ("7x7", "9x9", "13x13", "21x21")
 
@@ -37,7 +35,7 @@ class Maze(Task):
 
     @property
     def colours(self) -> Mapping[int, str]:
-        return {WALL: "wall", PATH: "path", END: "end", START: "start", SOLUTION: "way"}
+        return paths.NAMES
 
     def make(self, rng: random.Random) -> Example:
         rooms = (self.side - 1) // 2
@@ -50,7 +48,7 @@ class Maze(Task):
         question[start] = START
         question[end] = END
 
-        way = _way(question, start, end)[1:-1]
+        way = paths.shortest(question)[1:-1]
         answer = question.copy()
         frames = [question]
         for cell in way:
@@ -70,27 +68,11 @@ class Maze(Task):
 
     def fault(self, proposed: Grid, question: Grid) -> str:
         """Walls, start and end untouched; the marked cells with start and end are one simple path between them."""
-        if proposed.shape != question.shape:
-            return f"the size is {size_text(proposed.shape)}, not {size_text(question.shape)}"
-        changed = proposed != question
-        if np.any(changed & (question != PATH)):
-            return "a wall, the start or the end was changed"
-        if np.any(changed & (proposed != SOLUTION)):
-            return "a cell of the path became something else than the marked way"
-        on_way = {(int(r), int(c)) for r, c in np.argwhere(proposed == SOLUTION)}
-        start, end = _cell(question, START), _cell(question, END)
-        on_way |= {start, end}
-        if any(len(_near(cell, on_way)) != (1 if cell in (start, end) else 2) for cell in on_way):
-            return "the marked way branches, breaks off or ends in a dead end"
-        if len(_reached(start, on_way)) != len(on_way):  # a loop beside the way keeps every degree right
-            return "the marked cells are not one way"
-        return ""
+        return paths.fault(proposed, question)
 
     def canonical(self, question: Grid) -> bytes:
         """Equal for the eight rotations and reflections, and for start and end exchanged."""
-        exchanged = question.copy()
-        exchanged[question == START], exchanged[question == END] = END, START
-        return min(grid_bytes(twin) for way in (question, exchanged) for twin in dihedral(way))
+        return paths.canonical(question)
 
 
 def spanning_tree(side: int, rng: random.Random) -> dict[Room, Room]:
@@ -113,44 +95,6 @@ def spanning_tree(side: int, rng: random.Random) -> dict[Room, Room]:
         while at not in tree:
             tree[at] = at = exits[at]
     return tree
-
-
-def _way(question: Grid, start: Cell, end: Cell) -> list[Cell]:
-    """The cells from start to end, both included, by breadth-first search."""
-    walls = (question == WALL).tolist()  # a list of lists: much faster to ask cell by cell than an array
-    came_from = {start: start}
-    queue = deque([start])
-    while queue:
-        r, c = at = queue.popleft()
-        if at == end:
-            break
-        for near in ((r + 1, c), (r, c + 1), (r - 1, c), (r, c - 1)):
-            if near not in came_from and not walls[near[0]][near[1]]:
-                came_from[near] = at
-                queue.append(near)
-    way = [end]
-    while way[-1] != start:
-        way.append(came_from[way[-1]])
-    return way[::-1]
-
-
-def _cell(question: Grid, value: int) -> Cell:
-    r, c = np.argwhere(question == value)[0]
-    return int(r), int(c)
-
-
-def _near(cell: Cell, among: set[Cell]) -> list[Cell]:
-    r, c = cell
-    return [near for near in ((r + 1, c), (r, c + 1), (r - 1, c), (r, c - 1)) if near in among]
-
-
-def _reached(start: Cell, among: set[Cell]) -> set[Cell]:
-    reached, todo = {start}, [start]
-    while todo:
-        new = [near for near in _near(todo.pop(), among) if near not in reached]
-        reached.update(new)
-        todo.extend(new)
-    return reached
 
 
 def task(variant: str) -> Maze:

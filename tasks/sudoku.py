@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from tasks.base import Example, Grid, Task, UserError, size_text
-from tasks.fast import Stream, below, shuffle, stream
+from tasks.fast import Stream, below, complete, shuffle, stream
 
 EMPTY = 0
 GIVENS = {9: {"": 40, "-medium": 32, "-hard": 24}, 4: {"": 8, "-medium": 6, "-hard": 5}}  # by side and level
@@ -46,7 +47,7 @@ class Sudoku(Task):
         while True:
             answer = _full(self.side, draw)
             question = answer.copy()
-            if _take_away(question, self.givens, draw):
+            if _take_away(question, _boxes(self.side), self.givens, draw):
                 return Example(question, answer, (self.side, self.side), (), {"givens": self.givens})
 
     def fault(self, proposed: Grid, question: Grid) -> str:
@@ -73,7 +74,14 @@ class Sudoku(Task):
 
 def solutions(question: Grid, most: int = 2) -> int:
     """How many solutions a sudoku has, counted up to `most`."""
-    return int(_search(question.copy(), most, np.zeros(1, np.uint64), False))
+    return int(complete(question.copy(), _boxes(len(question)), most, np.zeros(1, np.uint64), False))
+
+
+@cache
+def _boxes(side: int) -> npt.NDArray[np.int64]:
+    """The number of each cell's box, (side, side)."""
+    r, c = np.indices((side, side))
+    return r // _box(side) * _box(side) + c // _box(side)
 
 
 def _box(side: int) -> int:
@@ -85,7 +93,7 @@ def _full(side: int, draw: Stream) -> Grid:
     if side == 4:
         return _all_four_by_four()[below(draw, 288)].copy()
     grid = np.zeros((side, side), np.int8)
-    _search(grid, 1, draw, True)
+    complete(grid, _boxes(side), 1, draw, True)
     return grid
 
 
@@ -106,102 +114,7 @@ def _all_four_by_four() -> Grid:
 
 
 @njit(cache=True)
-def _search(grid, most, draw, shuffled):  # type: ignore[no-untyped-def]
-    """Solve `grid` (side, side) in place and count its solutions up to `most`; `grid` holds the first one found, or what
-    was given where there is none. Depth first at the cell with the fewest candidates, digits as bits; `shuffled` tries
-    them in random order."""
-    side = grid.shape[0]
-    box = 3 if side == 9 else 2
-    everything = (1 << side) - 1
-    rows, columns, boxes = np.zeros(side, np.int64), np.zeros(side, np.int64), np.zeros(side, np.int64)
-    empty = np.zeros(side * side, np.int64)
-    depth_to_fill = 0
-    for r in range(side):
-        for c in range(side):
-            if grid[r, c]:
-                bit = 1 << (grid[r, c] - 1)
-                b = r // box * box + c // box
-                if (rows[r] | columns[c] | boxes[b]) & bit:
-                    return 0
-                rows[r] |= bit
-                columns[c] |= bit
-                boxes[b] |= bit
-            else:
-                empty[depth_to_fill] = r * side + c
-                depth_to_fill += 1
-    left = np.zeros(side * side, np.int64)  # candidates not tried yet, by depth
-    tried = np.zeros(side * side, np.int64)  # the bit that stands there now
-    solution = grid.copy()
-    count = depth = 0
-    descending = True
-    while True:
-        if descending:
-            if depth == depth_to_fill:
-                count += 1
-                if count == 1:
-                    solution[:] = grid
-                if count == most:
-                    break
-                descending = False
-                depth -= 1
-                if depth < 0:
-                    break
-                continue
-            best, fewest, candidates = depth, side + 1, 0
-            for i in range(depth, depth_to_fill):
-                r, c = empty[i] // side, empty[i] % side
-                may = everything & ~(rows[r] | columns[c] | boxes[r // box * box + c // box])
-                number, rest = 0, may
-                while rest:
-                    rest &= rest - 1
-                    number += 1
-                if number < fewest:
-                    best, fewest, candidates = i, number, may
-                    if number <= 1:
-                        break
-            empty[depth], empty[best] = empty[best], empty[depth]
-            left[depth], tried[depth] = candidates, 0
-        r, c = empty[depth] // side, empty[depth] % side
-        b = r // box * box + c // box
-        if tried[depth]:
-            rows[r] ^= tried[depth]
-            columns[c] ^= tried[depth]
-            boxes[b] ^= tried[depth]
-            grid[r, c] = 0
-            tried[depth] = 0
-        if not left[depth]:
-            depth -= 1
-            descending = False
-            if depth < 0:
-                break
-            continue
-        bit = left[depth] & -left[depth]
-        if shuffled:
-            options, rest = 0, left[depth]
-            while rest:
-                rest &= rest - 1
-                options += 1
-            rest = left[depth]
-            for _ in range(below(draw, options)):
-                rest &= rest - 1
-            bit = rest & -rest
-        left[depth] ^= bit
-        tried[depth] = bit
-        rows[r] ^= bit
-        columns[c] ^= bit
-        boxes[b] ^= bit
-        digit = 0
-        while bit >> digit:
-            digit += 1
-        grid[r, c] = digit
-        depth += 1
-        descending = True
-    grid[:] = solution
-    return count
-
-
-@njit(cache=True)
-def _take_away(grid, givens, draw):  # type: ignore[no-untyped-def]
+def _take_away(grid, regions, givens, draw):  # type: ignore[no-untyped-def]
     """Empty cells of the full `grid` in random order while it keeps one solution, until `givens` are left. Whether it
     got there."""
     side = grid.shape[0]
@@ -214,7 +127,7 @@ def _take_away(grid, givens, draw):  # type: ignore[no-untyped-def]
         r, c = cell // side, cell % side
         digit = grid[r, c]
         grid[r, c] = 0
-        if _search(grid.copy(), 2, draw, False) == 1:
+        if complete(grid.copy(), regions, 2, draw, False) == 1:
             standing -= 1
         else:
             grid[r, c] = digit
@@ -222,9 +135,9 @@ def _take_away(grid, givens, draw):  # type: ignore[no-untyped-def]
 
 
 def _description(question: Grid) -> bytes:
-    side, box = len(question), _box(len(question))
+    side = len(question)
     r, c = np.nonzero(question)
-    digit, b = question[r, c], r // box * box + c // box
+    digit, b = question[r, c], _boxes(side)[r, c]
     same = [values[:, None] == values[None, :] for values in (r, c, b, digit)]  # (givens, givens) each
     in_row, in_column, in_box, alike = (pairs.sum(1) for pairs in same)
     line = np.sort(np.stack([in_row, in_column]), axis=0)  # a transposed twin has rows for columns

