@@ -200,6 +200,109 @@ def test_connect4_says_what_is_wrong():
     assert task.fault(example.question, example.question).startswith("0 cells")
 
 
+# --- chess -------------------------------------------------------------------------------------------------------
+
+
+def attacked(grid, square, by_white):
+    """Whether a side attacks a square: every piece's way of taking, written out."""
+    (row, column), offset = square, 0 if by_white else 6
+    for r, c in np.ndindex(8, 8):
+        kind = grid[r, c] - offset
+        if not 1 <= kind <= 6:
+            continue
+        dr, dc = row - r, column - c
+        if (dr, dc) == (0, 0):
+            continue
+        if kind == 1 and dr == (-1 if by_white else 1) and abs(dc) == 1:
+            return True
+        if kind == 2 and {abs(dr), abs(dc)} == {1, 2}:
+            return True
+        if kind == 6 and max(abs(dr), abs(dc)) == 1:
+            return True
+        straight, slanting = dr == 0 or dc == 0, abs(dr) == abs(dc)
+        if (kind in (4, 5) and straight) or (kind in (3, 5) and slanting):
+            n = max(abs(dr), abs(dc))
+            between = [(r + k * dr // n, c + k * dc // n) for k in range(1, n)]
+            if all(grid[cell] == 0 for cell in between):
+                return True
+    return False
+
+
+def chess_moves(grid, white):
+    """Boards after every legal move, without castling and en passant: try all pairs of squares."""
+    offset, their_offset = (0, 6) if white else (6, 0)
+    for r, c in np.ndindex(8, 8):
+        kind = grid[r, c] - offset
+        if not 1 <= kind <= 6:
+            continue
+        for row, column in np.ndindex(8, 8):
+            target = grid[row, column]
+            if target and 1 <= target - offset <= 6:
+                continue
+            dr, dc = row - r, column - c
+            if kind == 1:
+                forward = -1 if white else 1
+                start = 6 if white else 1
+                step = dc == 0 and dr == forward and not target
+                leap = dc == 0 and dr == 2 * forward and r == start and not target and not grid[r + forward, c]
+                if not (step or leap or (abs(dc) == 1 and dr == forward and target)):
+                    continue
+            else:
+                alone = np.where((np.arange(64).reshape(8, 8) == 8 * r + c), grid, np.where(grid, 1 + their_offset, 0))
+                if not attacked(alone, (row, column), white):
+                    continue
+            for placed in (2, 3, 4, 5) if kind == 1 and row in (0, 7) else (kind,):
+                after = grid.copy()
+                after[r, c], after[row, column] = 0, placed + offset
+                king = tuple(np.argwhere(after == 6 + offset)[0])
+                if not attacked(after, king, not white):
+                    yield after
+
+
+def mate(grid):
+    """Whether Black, to move, is mated."""
+    king = tuple(np.argwhere(grid == 12)[0])
+    return attacked(grid, king, True) and next(chess_moves(grid, False), None) is None
+
+
+def test_chess_every_mate_is_right_and_no_other_move():
+    task = tasks.get("chess/mate-in-1")
+    several = 0
+    for example in tasks.examples(task, "train", 3):
+        boards = {after.tobytes(): after for after in chess_moves(example.question, True)}
+        mating = [after for after in boards.values() if mate(after)]
+        assert example.answer.tobytes() in {after.tobytes() for after in mating}
+        assert len(mating) == example.facts["mates"]
+        several += len(mating) > 1
+        for after in boards.values():
+            assert task.check(after, example).right == any(np.array_equal(after, m) for m in mating)
+        assert "no legal move" in task.fault(example.question, example.question)
+    assert several < 3
+
+
+def test_chess_from_a_file_of_ones_own(tmp_path):
+    fens = [
+        "6k1/5ppp/8/8/8/8/8/4R1K1 w - - 0 1", "7k/8/5K2/6Q1/8/8/8/8 w - - 0 1", "k7/8/K7/8/8/8/8/7R w - - 0 1",
+        "4r1k1/8/8/8/8/8/5PPP/6K1 b - - 0 1",
+    ]  # fmt: skip
+    solved = fens + [f"6k1/5ppp/8/8/8/{n}P{7 - n}/8/4R1K1 w - - 0 1" for n in (1, 2, 3, 5, 6)]
+    plain, table = tmp_path / "mates.txt", tmp_path / "mates.csv"
+    plain.write_text("# mine\n" + "\n".join(solved), encoding="utf-8")
+    table.write_text("Id,FEN\n" + "\n".join(f"{i},{fen}" for i, fen in enumerate(solved)), encoding="utf-8")
+    for path in (plain, table):
+        task = tasks.get(f"chess/mate-in-1:{path}")
+        sizes = [tasks.count(task, split) for split in ("train", "test")]
+        assert sum(sizes) == len(solved) and all(sizes)
+        for split, n in zip(("train", "test"), sizes, strict=True):
+            assert all(task.check(e.answer, e).right for e in tasks.examples(task, split, n))
+    plain.write_text("6k1/8/8/8/8/8/8/4R1K1 w - - 0 1\nnonsense", encoding="utf-8")
+    with pytest.raises(UserError, match="line 1 has no mate"):
+        tasks.count(f"chess/mate-in-1:{plain}", "train")
+    plain.write_text("nonsense", encoding="utf-8")
+    with pytest.raises(UserError, match="line 1 is not a position"):
+        tasks.count(f"chess/mate-in-1:{plain}", "train")
+
+
 # --- Langton's ant -----------------------------------------------------------------------------------------------
 
 

@@ -57,7 +57,7 @@ def test_another_process_draws_the_same():
 @pytest.mark.parametrize("name", ENDLESS)
 def test_training_and_test_never_share_a_puzzle_or_its_twin(name):
     task = tasks.get(name)
-    n = 20 if name.startswith("hanoi") else 40 if "x" in name else 120
+    n = 20 if name.startswith(("hanoi", "chess")) else 40 if "x" in name else 120
     train = {task.canonical(e.question) for seed in (0, 1) for e in tasks.examples(task, "train", n, seed)}
     test = {task.canonical(e.question) for seed in (0, 7) for e in tasks.examples(task, "test", n // 2, seed)}
     assert not train & test
@@ -468,6 +468,7 @@ TWINS = {
         lambda example: (len(example.question) + 1 - example.question, example.answer),  # numbers renamed
     ],
     "connect4": [both(np.fliplr)],
+    "chess": [both(np.fliplr)],
     "langton": [],
     "shortest_path": [both(np.rot90), both(np.fliplr), both(np.transpose)],
     "hanoi": [],
