@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -190,7 +191,30 @@ def grid_bytes(grid: Grid) -> bytes:
     return bytes(grid.shape) + np.ascontiguousarray(grid, dtype=np.int8).tobytes()
 
 
-def dihedral(grid: Grid) -> list[Grid]:
+def twins_key(*grids: Grid) -> bytes:
+    """Equal for grids that are rotations or reflections of one another; of several grids that of the least one.
+
+    The least of the hashes of all twins, a hash being a sum of the values with fixed random weights modulo 2**64. So it
+    costs one small matrix product where comparing the twins themselves would take most of the time of drawing a puzzle.
+    """
+    shape = grids[0].shape
+    values = np.stack([grid.ravel() for grid in grids], axis=1).astype(np.uint64)  # (cells, grids)
+    least = int((_twin_weights(*shape) @ values).min())
+    return bytes(sorted(shape)) + least.to_bytes(8, "big")
+
+
+@functools.cache
+def _twin_weights(rows: int, cols: int) -> npt.NDArray[np.uint64]:
+    """(8, rows * cols): row k times the grid's cells is the hash of the grid's k-th twin."""
+    cells = np.arange(rows * cols).reshape(rows, cols)
+    weights = np.empty((8, rows * cols), np.uint64)
+    for k, twin in enumerate(dihedral(cells)):  # twin[i, j] is the cell of the grid that comes to lie at (i, j)
+        named = np.random.Generator(np.random.PCG64([*twin.shape]))
+        weights[k, twin.ravel()] = named.integers(2**64, size=twin.size, dtype=np.uint64)
+    return weights
+
+
+def dihedral(grid: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
     """The eight rotations and reflections of a grid, itself first."""
     turns = [np.rot90(grid, k) for k in range(4)]
     return turns + [turn[:, ::-1] for turn in turns]

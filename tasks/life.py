@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.base import Example, Grid, Task, UserError, dihedral, grid_bytes, suggest
+from tasks.base import Example, Grid, Task, UserError, suggest, twins_key
 
 SIDE = 8
 DENSITY = 0.4
@@ -59,7 +59,7 @@ class Life(Task):
 
     def canonical(self, question: Grid) -> bytes:
         """Equal for the eight rotations and reflections: a neighbour counts the same from every side."""
-        return min(grid_bytes(twin) for twin in dihedral(question))
+        return twins_key(question)
 
 
 def _rule_text(born: frozenset[int], survives: frozenset[int]) -> str:

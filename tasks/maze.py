@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from tasks import paths
 from tasks.base import MAX_SIDE, Example, Grid, Task, UserError
-from tasks.paths import END, PATH, SOLUTION, START, WALL, Cell
+from tasks.fast import below, stream
+from tasks.paths import END, PATH, START, WALL, Cell
 
 Room = tuple[int, int]  # (row, col) on the lattice
 
@@ -39,23 +41,14 @@ class Maze(Task):
 
     def make(self, rng: random.Random) -> Example:
         rooms = (self.side - 1) // 2
-        parent = spanning_tree(rooms, rng)
-        question = np.full((self.side, self.side), WALL, dtype=np.int8)
-        for (r, c), (pr, pc) in parent.items():
-            question[2 * r + 1, 2 * c + 1] = PATH
-            question[r + pr + 1, c + pc + 1] = PATH  # the door between a room and its parent; the root is its own
+        question = _carved(rooms, stream(rng))
         start, end = self._ends(rooms, rng)
         question[start] = START
         question[end] = END
-
-        way = paths.shortest(question)[1:-1]
-        answer = question.copy()
-        frames = [question]
-        for cell in way:
-            answer[cell] = SOLUTION
-            frames.append(answer.copy())
-        canvas = (self.side, self.side)
-        return Example(question, answer, canvas, tuple(frames), {"path_cells": len(way), "rooms": rooms**2})
+        way = paths.shortest(question)
+        frames = paths.along(question, way)
+        facts = {"path_cells": len(way) - 2, "rooms": rooms**2}
+        return Example(question, frames[-1], (self.side, self.side), frames, facts)
 
     def _ends(self, rooms: int, rng: random.Random) -> tuple[Cell, Cell]:
         if not self.random_ends:
@@ -75,26 +68,45 @@ class Maze(Task):
         return paths.canonical(question)
 
 
-def spanning_tree(side: int, rng: random.Random) -> dict[Room, Room]:
-    """A uniformly random spanning tree of the side x side lattice: every room's parent; the root is its own parent.
+@njit(cache=True)
+def _carved(side, draw):  # type: ignore[no-untyped-def]
+    """The board of side x side rooms whose open doors are `spanning_tree`, int8 (2 side + 1, 2 side + 1)."""
+    parent = spanning_tree(side, draw)
+    board = np.full((2 * side + 1, 2 * side + 1), WALL, np.int8)
+    for room in range(side * side):
+        r, c = room // side, room % side
+        board[2 * r + 1, 2 * c + 1] = PATH
+        board[r + parent[room] // side + 1, c + parent[room] % side + 1] = PATH  # the root is its own parent
+    return board
+
+
+@njit(cache=True)
+def spanning_tree(side, draw):  # type: ignore[no-untyped-def]
+    """A uniformly random spanning tree of the side x side lattice: every room's parent, int64 (side * side,), the root's
+    being itself.
 
     Wilson's algorithm: from every room not yet in the tree walk at random until the tree is met, remembering only the
     last exit taken from each room, which erases loops; then add the walk.
     """
-    tree: dict[Room, Room] = {}
-    root = (rng.randrange(side), rng.randrange(side))
-    tree[root] = root
-    for room in [(r, c) for r in range(side) for c in range(side)]:
-        exits: dict[Room, Room] = {}
+    rooms = side * side
+    parent, exits = np.full(rooms, -1, np.int64), np.zeros(rooms, np.int64)
+    root = below(draw, rooms)
+    parent[root] = root
+    for room in range(rooms):
         at = room
-        while at not in tree:
-            r, c = at
-            doors = [(a, b) for a, b in ((r + 1, c), (r, c + 1), (r - 1, c), (r, c - 1)) if 0 <= a < side > b >= 0]
-            exits[at] = at = doors[int(rng.random() * len(doors))]
+        while parent[at] < 0:
+            while True:  # a door that there is
+                step = below(draw, 4)
+                r, c = at // side + (step == 0) - (step == 2), at % side + (step == 1) - (step == 3)
+                if 0 <= r < side and 0 <= c < side:
+                    break
+            exits[at] = r * side + c
+            at = exits[at]
         at = room
-        while at not in tree:
-            tree[at] = at = exits[at]
-    return tree
+        while parent[at] < 0:
+            parent[at] = exits[at]
+            at = exits[at]
+    return parent
 
 
 def task(variant: str) -> Maze:

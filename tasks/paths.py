@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
+from numba import njit
 
-from tasks.base import Grid, dihedral, grid_bytes, size_text
+from tasks.base import Grid, size_text, twins_key
 
 WALL, PATH, END, START, SOLUTION = range(5)  # the paper's values
 NAMES = {WALL: "wall", PATH: "path", END: "end", START: "start", SOLUTION: "way"}
@@ -20,24 +19,49 @@ def shortest(question: Grid) -> list[Cell]:
     Of several it is the one that breadth-first search meets first when it looks down, right, up, left: the published
     tie-break.
     """
-    start, end = the(question, START), the(question, END)
+    return [(int(r), int(c)) for r, c in _search(question)]
+
+
+def along(question: Grid, way: list[Cell]) -> tuple[Grid, ...]:
+    """The question, then with each further cell of the way between start and end marked: a frame a cell, (rows, cols)."""
+    drawn = np.full(question.shape, len(way), np.int64)  # the frame from which on a cell is marked
+    for k, cell in enumerate(way[1:-1], 1):
+        drawn[cell] = k
+    return tuple(np.where(drawn <= np.arange(len(way) - 1)[:, None, None], np.int8(SOLUTION), question))
+
+
+@njit(cache=True)
+def _search(question):  # type: ignore[no-untyped-def]
     rows, columns = question.shape
-    walls = (question == WALL).tolist()  # a list of lists: much faster to ask cell by cell than an array
-    came_from = {start: start}
-    queue = deque([start])
-    while queue:
-        r, c = at = queue.popleft()
-        if at == end:
-            way = [end]
-            while way[-1] != start:
-                way.append(came_from[way[-1]])
-            return way[::-1]
-        for near in ((r + 1, c), (r, c + 1), (r - 1, c), (r, c - 1)):
-            inside = 0 <= near[0] < rows and 0 <= near[1] < columns
-            if inside and near not in came_from and not walls[near[0]][near[1]]:
-                came_from[near] = at
-                queue.append(near)
-    return []
+    came_from = np.full(rows * columns, -1, np.int64)
+    queue = np.empty(rows * columns, np.int64)
+    end, first, last = -1, 0, 0
+    for cell in range(rows * columns):
+        if question[cell // columns, cell % columns] == START:
+            came_from[cell], queue[0], last = cell, cell, 1
+        if question[cell // columns, cell % columns] == END:
+            end = cell
+    while first < last and came_from[end] < 0:
+        cell = queue[first]
+        first += 1
+        for step in range(4):  # down, right, up, left
+            r = cell // columns + (step == 0) - (step == 2)
+            c = cell % columns + (step == 1) - (step == 3)
+            near = r * columns + c
+            if 0 <= r < rows and 0 <= c < columns and came_from[near] < 0 and question[r, c] != WALL:
+                came_from[near], queue[last] = cell, near
+                last += 1
+    if came_from[end] < 0:
+        return np.empty((0, 2), np.int64)
+    length, cell = 1, end
+    while came_from[cell] != cell:
+        cell = came_from[cell]
+        length += 1
+    way, cell = np.empty((length, 2), np.int64), end
+    for k in range(length - 1, -1, -1):
+        way[k, 0], way[k, 1] = cell // columns, cell % columns
+        cell = came_from[cell]
+    return way
 
 
 def fault(proposed: Grid, question: Grid) -> str:
@@ -71,7 +95,7 @@ def canonical(question: Grid) -> bytes:
     """Equal for the eight rotations and reflections, and for start and end exchanged."""
     exchanged = question.copy()
     exchanged[question == START], exchanged[question == END] = END, START
-    return min(grid_bytes(twin) for way in (question, exchanged) for twin in dihedral(way))
+    return twins_key(question, exchanged)
 
 
 def the(question: Grid, value: int) -> Cell:

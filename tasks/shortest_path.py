@@ -42,12 +42,8 @@ class ShortestPath(Task):
     def make(self, rng: random.Random) -> Example:
         question = _obstacles(stream(rng))
         way = paths.shortest(question)
-        answer = question.copy()
-        frames = [question]
-        for cell in way[1:-1]:
-            answer[cell] = SOLUTION
-            frames.append(answer.copy())
-        return Example(question, answer, (SIDE, SIDE), tuple(frames), {"steps": len(way) - 1})
+        frames = paths.along(question, way)
+        return Example(question, frames[-1], (SIDE, SIDE), frames, {"steps": len(way) - 1})
 
     def fault(self, proposed: Grid, question: Grid) -> str:
         return paths.fault(proposed, question)

@@ -12,7 +12,9 @@ import pytest
 import tasks
 from tasks import hanoi, split
 from tasks.base import Example, Task, UserError, as_grid
-from tasks.maze import END, PATH, SOLUTION, START, WALL, Maze, spanning_tree
+from tasks.fast import stream
+from tasks.maze import Maze, spanning_tree
+from tasks.paths import END, PATH, SOLUTION, START, WALL
 from tasks.render import STYLES, paint, read
 from tasks.text import parse, write
 
@@ -408,7 +410,12 @@ def chi_square(counts, n, kinds=192):
 
 def test_spanning_trees_are_uniform():
     """All 192 trees of the 3x3 lattice equally often: chi-square has mean 191 and standard deviation 19.5."""
-    counts = trees_drawn(lambda rng: spanning_tree(3, rng), 9600)
+
+    def wilson(rng):
+        parents = spanning_tree(3, stream(rng)).tolist()
+        return {divmod(room, 3): divmod(parent, 3) for room, parent in enumerate(parents)}
+
+    counts = trees_drawn(wilson, 9600)
     assert len(counts) == 192
     assert chi_square(counts, 9600) < 191 + 4 * 19.5
 
