@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from tasks.base import Grid, size_text, twins_key
@@ -13,25 +14,28 @@ NAMES = {WALL: "wall", PATH: "path", END: "end", START: "start", SOLUTION: "way"
 Cell = tuple[int, int]  # (row, col)
 
 
-def shortest(question: Grid) -> list[Cell]:
-    """The cells of a shortest way from start to end, both included; [] where there is none.
+def along(question: Grid, way: npt.NDArray[np.int64]) -> tuple[Grid, ...]:
+    """The question, then with each further cell of the way between start and end marked: a frame a cell, (rows, cols)."""
+    return tuple(_along(question, way))
+
+
+@njit(cache=True)
+def _along(question, way):  # type: ignore[no-untyped-def]
+    frames = np.empty((len(way) - 1, *question.shape), np.int8)
+    frames[:] = question
+    for k in range(1, len(way) - 1):
+        for later in range(k, len(way) - 1):
+            frames[later, way[k, 0], way[k, 1]] = SOLUTION
+    return frames
+
+
+@njit(cache=True)
+def shortest(question):  # type: ignore[no-untyped-def]
+    """The cells of a shortest way from start to end, both included, int64 (cells, 2); none where there is no way.
 
     Of several it is the one that breadth-first search meets first when it looks down, right, up, left: the published
     tie-break.
     """
-    return [(int(r), int(c)) for r, c in _search(question)]
-
-
-def along(question: Grid, way: list[Cell]) -> tuple[Grid, ...]:
-    """The question, then with each further cell of the way between start and end marked: a frame a cell, (rows, cols)."""
-    drawn = np.full(question.shape, len(way), np.int64)  # the frame from which on a cell is marked
-    for k, cell in enumerate(way[1:-1], 1):
-        drawn[cell] = k
-    return tuple(np.where(drawn <= np.arange(len(way) - 1)[:, None, None], np.int8(SOLUTION), question))
-
-
-@njit(cache=True)
-def _search(question):  # type: ignore[no-untyped-def]
     rows, columns = question.shape
     came_from = np.full(rows * columns, -1, np.int64)
     queue = np.empty(rows * columns, np.int64)
