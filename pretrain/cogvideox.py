@@ -319,11 +319,13 @@ positions) and folder layout, {millions["t"]:.1f} M parameters in the transforme
 trained by this project in minutes on a CPU. It exists so that the comparison runs on a laptop without a download.
 
 - **Learnt from**: {record["clips"]:,} procedural clips (`pretrain/data.py`, seed {record["seed"]}): shapes that move, bounce,
-  rotate, grow, fall, occlude and leave trails; mosaics of coloured blocks whose neighbours influence each other. No task of
-  the exam, no puzzle, no text. The neutral prompt is one fixed random embedding; there is no text encoder.
+  rotate, grow, fall, occlude and leave trails; mosaics of coloured blocks whose neighbours influence each other; scenes that
+  the camera rolls or zooms. No task of the exam, no puzzle, no text. The neutral prompt is one fixed random embedding; there
+  is no text encoder.
 - **VAE**: {v["updates"]:,} updates on 32 px crops after a stage on stills, {minutes["v"]:.0f} minutes; last L1 {v["l1"]:.3f}
   (pixels in -1..1).
-- **Transformer**: {t["updates"]:,} updates of {record["batch"]} clips, {minutes["t"]:.0f} minutes; last MSE on v {t["loss"]:.3f}.
+- **Transformer**: {t["updates"]:,} updates of {record["batch"]} clips, {minutes["t"]:.0f} minutes; timesteps drawn
+  towards noise (shift {SHIFT:g}); last MSE on v {t["loss"]:.3f}.
 - **Machine**: {record["machine"]}. fp32, saved in fp16.
 - **Command**: `{record["command"]}`
 - **Weights**: sha256 over all files {record["weights"][:16]}

@@ -18,7 +18,7 @@ from types import ModuleType
 from tasks import split as _split
 from tasks.base import Example, Split, Task, UserError, suggest
 
-TOOLS = {"base", "split", "fast", "paths", "render", "text", "transition"}
+TOOLS = {"augment", "base", "split", "fast", "paths", "render", "text", "transition"}
 
 
 @cache

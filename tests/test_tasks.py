@@ -196,7 +196,7 @@ class Few(Task):
 def test_a_small_task_says_how_many_it_has():
     task = Few("few")
     have = {
-        part: sum(split.split_of(task, np.array([[v]], np.int8)) == part for v in range(10)) for part in split.SPLITS
+        part: sum(task.split_of(np.array([[v]], np.int8)) == part for v in range(10)) for part in split.SPLITS
     }
     for part in split.SPLITS:
         with pytest.raises(UserError, match=f"gives {have[part]} distinct {part} examples, 11 were asked for"):
@@ -208,7 +208,7 @@ def test_a_small_task_says_how_many_it_has():
 def test_about_one_in_four_is_for_the_test():
     task = tasks.get("life/B3S23")
     drawn = [task.make(random.Random(i)).question for i in range(2000)]
-    share = np.mean([split.split_of(task, question) == "test" for question in drawn])
+    share = np.mean([task.split_of(question) == "test" for question in drawn])
     assert 0.21 < share < 0.29
 
 
@@ -496,7 +496,7 @@ def test_twins_share_their_split(name):
             question, answer = twin(example)
             assert task.check(answer, Example(question, answer, example.canvas)).right
             assert task.canonical(question) == task.canonical(example.question)
-            assert split.split_of(task, question) == "test"
+            assert task.split_of(question) == "test"
 
 
 @pytest.mark.parametrize("name", ["eca/110", "eca/30", "eca/106"])

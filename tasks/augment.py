@@ -1,0 +1,108 @@
+"""Views of a puzzle and the way back: the eight symmetries, renamed colours, the demonstrations in another order.
+
+A rule that holds for a puzzle nearly always holds for its views, so an arm can learn from more of them, answer several,
+turn its answers back and vote. Every view has an exact inverse and a name that says what it is: "t3-0214356789".
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tasks.base import VALUES, Example, Grid, UserError, dihedral, grid_bytes
+
+TURNS = 8
+BACK = (0, 3, 2, 1, 4, 5, 6, 7)  # the turn that undoes each: rotations by a quarter undo each other, mirrors themselves
+SAME = tuple(range(VALUES))
+
+
+@dataclass(frozen=True)
+class View:
+    """Turn number `turn` of `dihedral`, then value v becomes `colours[v]`."""
+
+    turn: int = 0
+    colours: tuple[int, ...] = SAME
+
+    @property
+    def name(self) -> str:
+        return f"t{self.turn}-" + "".join(f"{v:x}" for v in self.colours)
+
+    def apply(self, grid: Grid) -> Grid:
+        return np.array(self.colours, np.int8)[dihedral(grid)[self.turn]]
+
+    def undo(self, grid: Grid) -> Grid:
+        """`undo(apply(x)) == x`."""
+        return np.ascontiguousarray(dihedral(np.argsort(self.colours).astype(np.int8)[grid])[BACK[self.turn]])
+
+    def example(self, example: Example) -> Example:
+        """The same puzzle seen so."""
+        across = self.turn % 2 == 1  # quarter turns, mirrored or not, exchange rows and columns
+        rows, cols = example.canvas
+        return replace(
+            example,
+            question=self.apply(example.question),
+            answer=self.apply(example.answer),
+            canvas=(cols, rows) if across else (rows, cols),
+            frames=tuple(self.apply(frame) for frame in example.frames),
+        )
+
+
+def view(name: str) -> View:
+    """The inverse of `View.name`."""
+    match = re.fullmatch(rf"t([0-7])-([0-9a-f]{{{VALUES}}})", name)
+    if match is None or sorted(match[2]) != [f"{v:x}" for v in range(VALUES)]:
+        raise UserError(f"{name!r} names no view; a view is called like {View().name!r}")
+    return View(int(match[1]), tuple(int(digit, 16) for digit in match[2]))
+
+
+def views(count: int, seed: int = 0, colours: int = 10, keep: Sequence[int] = (0,)) -> list[View]:
+    """`count` different views, the plain one first, then the other turns, then random turns with renamed colours.
+
+    Of the first `colours` values all but `keep` (black, the background of nearly every puzzle) change their names.
+    """
+    found = [View(turn) for turn in range(TURNS)][:count]
+    rng = random.Random(f"views/{seed}")
+    free = [v for v in range(colours) if v not in keep]
+    seen = set(found)
+    while len(found) < count:
+        shuffled = rng.sample(free, len(free))
+        renamed = dict(zip(free, shuffled, strict=True))
+        new = View(rng.randrange(TURNS), tuple(renamed.get(v, v) for v in range(VALUES)))
+        if new not in seen:
+            seen.add(new)
+            found.append(new)
+    return found
+
+
+@dataclass(frozen=True)
+class Vote:
+    grid: Grid
+    count: int  # how many answers are this grid
+    certainty: float  # their mean certainty, 0..1
+
+
+def vote(answers: Sequence[tuple[Grid | None, float]]) -> list[Vote]:
+    """The different grids among (grid, certainty), most frequent first, ties by mean certainty, then by first seen.
+
+    Answers that could not be read have no vote.
+    """
+    groups: dict[bytes, list[tuple[Grid, float]]] = {}
+    for grid, certainty in answers:
+        if grid is not None:
+            groups.setdefault(grid_bytes(grid), []).append((grid, certainty))
+    votes = [Vote(g[0][0], len(g), float(np.mean([c for _, c in g]))) for g in groups.values()]
+    return sorted(votes, key=lambda v: (-v.count, -v.certainty))
+
+
+def rank(votes: Sequence[Vote], answer: Grid) -> int | None:
+    """The place of the right answer among the votes, counted from 1; None where nobody gave it (the oracle fails)."""
+    return next((place for place, v in enumerate(votes, 1) if np.array_equal(v.grid, answer)), None)
+
+
+def leave_one_out(demos: Sequence[Example]) -> list[tuple[list[Example], Example]]:
+    """Each demonstration once as the test of the others."""
+    return [([*demos[:i], *demos[i + 1 :]], demos[i]) for i in range(len(demos))]
