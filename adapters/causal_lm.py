@@ -38,7 +38,7 @@ TARGETS = {
 }
 INSTRUCTION = "Answer with a JSON array and nothing else."
 
-_SMALL = {"optim.lr": 2e-3, "optim.schedule": "cosine"}
+_SMALL = {"optim.lr": 5e-3, "optim.schedule": "cosine"}
 _PUBLISHED = {"optim.lr": 2e-4, "optim.schedule": "linear", "optim.batch": 8, "lora.rank": 32, "lora.alpha": 32}
 FLAVOURS = {
     "small": Flavour(

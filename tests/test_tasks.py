@@ -195,9 +195,7 @@ class Few(Task):
 
 def test_a_small_task_says_how_many_it_has():
     task = Few("few")
-    have = {
-        part: sum(task.split_of(np.array([[v]], np.int8)) == part for v in range(10)) for part in split.SPLITS
-    }
+    have = {part: sum(task.split_of(np.array([[v]], np.int8)) == part for v in range(10)) for part in split.SPLITS}
     for part in split.SPLITS:
         with pytest.raises(UserError, match=f"gives {have[part]} distinct {part} examples, 11 were asked for"):
             tasks.examples(task, part, 11)
