@@ -3,11 +3,16 @@
 Sixteen cells in a ring and seven steps. Row 0 of the question is the first state, 1 for a cell that is off and 2 for
 one that is on; the other rows are 0, "not computed yet", and are to be filled in. Wolfram's numbering: bit
 4 left + 2 self + right of the rule is a cell's next state.
+
+    eca/110             as published
+    eca/110-12x30       a start and eleven steps of thirty cells
+    eca/110-dead        the row has ends, and beyond them all is off
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,31 +23,34 @@ from tasks.base import Example, Grid, Task, UserError
 
 WIDTH = 16
 ROWS = 8  # the start and seven steps
+LARGEST = 30
 BLANK, OFF, ON = range(3)
 # The paper's sixteen, by its four classes as printed there (from dying out to complex).
 PAPER_RULES = (8, 32, 128, 160, 4, 108, 170, 250, 30, 45, 90, 150, 110, 54, 62, 106)
-KNOWN = np.tri(ROWS, dtype=np.int8)[:, :, None]  # [k, r]: row r is known in frame k
 VARIANTS = tuple(str(rule) for rule in PAPER_RULES)
 
 
 @dataclass(frozen=True)
 class Eca(Task):
     rule: int = 110
+    size: tuple[int, int] = (ROWS, WIDTH)
+    wrap: bool = True
 
     @property
     def about(self) -> str:
-        return f"Seven steps of elementary cellular automaton {self.rule} on a ring of {WIDTH} cells, a row a step."
+        place = f"a ring of {self.size[1]} cells" if self.wrap else f"{self.size[1]} cells between dead ends"
+        return f"{self.size[0] - 1} steps of elementary cellular automaton {self.rule} on {place}, a row a step."
 
     @property
     def colours(self) -> Mapping[int, str]:
         return {BLANK: "not computed", OFF: "off", ON: "on"}
 
     def make(self, rng: random.Random) -> Example:
-        question = np.full((ROWS, WIDTH), BLANK, dtype=np.int8)
-        question[0] = [OFF + rng.getrandbits(1) for _ in range(WIDTH)]
+        question = np.full(self.size, BLANK, dtype=np.int8)
+        question[0] = [OFF + rng.getrandbits(1) for _ in range(self.size[1])]
         answer = self.solve(question)
-        frames = answer * KNOWN  # (ROWS frames, ROWS, WIDTH), blank is 0
-        return Example(question, answer, (ROWS, WIDTH), tuple(frames), {"rule": self.rule})
+        known = np.tri(self.size[0], dtype=np.int8)[:, :, None]  # [k, r]: row r is known in frame k
+        return Example(question, answer, self.size, tuple(answer * known), {"rule": self.rule})  # blank is 0
 
     def solve(self, question: Grid) -> Grid:
         rows = [(question[0] - np.int8(OFF)).tolist()]
@@ -51,8 +59,9 @@ class Eca(Task):
         return np.array(rows, dtype=np.int8) + np.int8(OFF)
 
     def step(self, state: list[int]) -> list[int]:
-        """The next state of a ring of cells 0 and 1, any length."""
-        lefts, rights = state[-1:] + state[:-1], state[1:] + state[:1]
+        """The next state of a row of cells 0 and 1, any length."""
+        before, after = (state[-1:], state[:1]) if self.wrap else ([0], [0])
+        lefts, rights = before + state[:-1], state[1:] + after
         return [self._table[4 * a + 2 * b + c] for a, b, c in zip(lefts, state, rights, strict=True)]
 
     @cached_property
@@ -64,14 +73,19 @@ class Eca(Task):
         states = [(question[0] - np.int8(OFF)).tolist()]
         if [self._table[p] for p in (0, 4, 2, 6, 1, 5, 3, 7)] == self._table:  # left and right exchanged
             states.append(states[0][::-1])
-        if [1 - on for on in reversed(self._table)] == self._table:
+        if self.wrap and [1 - on for on in reversed(self._table)] == self._table:  # dead ends are off, and stay so
             states += [[1 - cell for cell in state] for state in states]
         rings = [bytes(state) for state in states]
-        return min(ring[k:] + ring[:k] for ring in rings for k in range(WIDTH))
+        return min(ring[k:] + ring[:k] for ring in rings for k in range(len(ring) if self.wrap else 1))
 
 
 def task(variant: str) -> Eca:
-    """ "0" to "255"."""
-    if not (variant.isascii() and variant.isdigit() and len(variant) <= 3 and int(variant) < 256):
+    """ "0" to "255"; behind it rows x columns and "dead"."""
+    match = re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,2})x([0-9]{1,2}))?(-dead)?", variant)
+    if match is None or int(match[1]) > 255:
         raise UserError(f"unknown rule {variant!r}; elementary automata are numbered 0 to 255, for example 'eca/110'")
-    return Eca(f"eca/{int(variant)}", int(variant))
+    rule, size = int(match[1]), (int(match[2] or ROWS), int(match[3] or WIDTH))
+    if not 2 <= size[0] <= LARGEST or not 3 <= size[1] <= LARGEST:
+        raise UserError(f"no eca/{variant}: 2 to {LARGEST} rows of 3 to {LARGEST} cells")
+    shape = f"-{size[0]}x{size[1]}" if size != (ROWS, WIDTH) else ""
+    return Eca(f"eca/{rule}{shape}{match[4] or ''}", rule, size, not match[4])

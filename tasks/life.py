@@ -1,7 +1,12 @@
-"""Life-like cellular automata on an 8x8 grid, one step (arXiv 2510.24448, table 8).
+"""Life-like cellular automata (arXiv 2510.24448, table 8: five rules on 8x8, one step, dead borders).
 
-A rule B.../S... says with how many living neighbours of eight a dead cell is born and a living one survives. Cells
-beyond the border are dead, as published. A cell of the start lives with probability 0.4.
+A rule B.../S... says with how many living neighbours of eight a dead cell is born and a living one survives. A cell of the
+start lives with probability 0.4.
+
+    life/B3S23              the Game of Life as published; also by name: life/game-of-life
+    life/B3S23-3            after three steps
+    life/B3S23-wrap         opposite edges joined
+    life/B3S23-16x16-wrap-2 all of it
 """
 
 from __future__ import annotations
@@ -10,12 +15,13 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from tasks.base import Example, Grid, Task, UserError, suggest, twins_key
 
-SIDE = 8
+SIDE, LARGEST, MOST_STEPS = 8, 30, 20
 DENSITY = 0.4
 # The paper's five rules. Its "Life" without further name is B3/S2.
 ALIASES = {
@@ -32,34 +38,53 @@ VARIANTS = tuple(ALIASES.values())
 class Life(Task):
     born: frozenset[int] = frozenset({3})
     survives: frozenset[int] = frozenset({2, 3})
+    steps: int = 1
+    wrap: bool = False
+    size: tuple[int, int] = (SIDE, SIDE)
 
     @property
     def about(self) -> str:
         known = {v: k for k, v in ALIASES.items()}.get(self.name.removeprefix("life/"))
-        return f"The next generation under {_rule_text(self.born, self.survives)}" + (f" ({known})." if known else ".")
+        after = "The next generation" if self.steps == 1 else f"{self.steps} generations later,"
+        edges = ", opposite edges joined" if self.wrap else ""
+        return f"{after} under {_rule_text(self.born, self.survives)}{edges}" + (f" ({known})." if known else ".")
 
     @property
     def colours(self) -> Mapping[int, str]:
         return {0: "dead", 1: "alive"}
 
     def make(self, rng: random.Random) -> Example:
-        alive = [rng.random() < DENSITY for _ in range(SIDE * SIDE)]
-        question = np.array(alive, dtype=np.int8).reshape(SIDE, SIDE)
-        answer = self.solve(question)
-        facts = {"rule": _rule_text(self.born, self.survives), "changed": int((question != answer).sum())}
-        return Example(question, answer, (SIDE, SIDE), (question, answer), facts)
+        alive = [rng.random() < DENSITY for _ in range(self.size[0] * self.size[1])]
+        question = np.array(alive, dtype=np.int8).reshape(self.size)
+        frames = self.frames(question)
+        facts = {"rule": _rule_text(self.born, self.survives), "changed": int((question != frames[-1]).sum())}
+        return Example(question, frames[-1], self.size, tuple(frames), facts)
 
     def solve(self, question: Grid) -> Grid:
-        """The next generation of a grid of 0 and 1, any size."""
-        padded = np.pad(question, 1)  # dead border
+        return self.frames(question)[-1]
+
+    def frames(self, question: Grid) -> list[Grid]:
+        """The generations from a grid of 0 and 1 on, any size."""
+        frames = [question]
         rows, cols = question.shape
-        neighbours = sum(padded[r : r + rows, c : c + cols] for r in range(3) for c in range(3)) - question
-        outcome = np.array([[n in self.born for n in range(9)], [n in self.survives for n in range(9)]], dtype=np.int8)
-        return outcome[question, neighbours]
+        for _ in range(self.steps):
+            padded = np.pad(frames[-1], 1, mode="wrap" if self.wrap else "constant")
+            around = sum(padded[r : r + rows, c : c + cols] for r in range(3) for c in range(3)) - frames[-1]
+            frames.append(self._outcome[frames[-1], around])
+        return frames
+
+    @cached_property
+    def _outcome(self) -> Grid:
+        """[state, living neighbours] -> the next state."""
+        return np.array([[n in self.born for n in range(9)], [n in self.survives for n in range(9)]], dtype=np.int8)
 
     def canonical(self, question: Grid) -> bytes:
-        """Equal for the eight rotations and reflections: a neighbour counts the same from every side."""
-        return twins_key(question)
+        """Equal for the eight rotations and reflections, a neighbour counts the same from every side; where edges are
+        joined, for shifts too."""
+        if not self.wrap:
+            return twins_key(question)
+        rows, cols = question.shape
+        return twins_key(*(np.roll(question, (r, c), (0, 1)) for r in range(rows) for c in range(cols)))
 
 
 def _rule_text(born: frozenset[int], survives: frozenset[int]) -> str:
@@ -67,11 +92,28 @@ def _rule_text(born: frozenset[int], survives: frozenset[int]) -> str:
 
 
 def task(variant: str) -> Life:
-    """A rule such as "B3S23" or "B3/S23", or one of the paper's names."""
-    rule = ALIASES.get(variant.lower().replace("_", "-"), variant)
+    """A rule such as "B3S23" or "B3/S23", or one of the paper's names; behind it size, "wrap" and steps."""
+    name, *extras = variant.split("-") if variant.upper().startswith("B") else _named(variant)
+    rule = ALIASES.get(name, name)
     match = re.fullmatch(r"B([0-8]*)/?S([0-8]*)", rule, re.IGNORECASE)
-    if match is None:
+    given = re.fullmatch(r"(?:([0-9]{1,2})x([0-9]{1,2})-)?(wrap-)?(?:([0-9]{1,2})-)?", "".join(f"{e}-" for e in extras))
+    if match is None or given is None:
         hint = suggest(variant, [*ALIASES, *VARIANTS])
         raise UserError(f"unknown rule {variant!r}; write it as B3S23 or take one of {', '.join(ALIASES)}.{hint}")
     born, survives = (frozenset(int(d) for d in digits) for digits in match.groups())
-    return Life("life/" + _rule_text(born, survives).replace("/", ""), born, survives)
+    size = (int(given[1] or SIDE), int(given[2] or SIDE))
+    steps = int(given[4] or 1)
+    if not 3 <= min(size) <= max(size) <= LARGEST or not 1 <= steps <= MOST_STEPS:
+        raise UserError(f"no life/{variant}: sides are 3 to {LARGEST}, steps 1 to {MOST_STEPS}")
+    parts = [_rule_text(born, survives).replace("/", "")]
+    parts += [f"{size[0]}x{size[1]}"] if size != (SIDE, SIDE) else []
+    parts += ["wrap"] if given[3] else []
+    parts += [str(steps)] if steps > 1 else []
+    return Life("life/" + "-".join(parts), born, survives, steps, bool(given[3]), size)
+
+
+def _named(variant: str) -> list[str]:
+    """A variant that begins with a name of the paper, which may hold dashes itself: the name, and what is behind it."""
+    folded = variant.lower().replace("_", "-")
+    name = max((n for n in ALIASES if folded == n or folded.startswith(n + "-")), key=len, default=folded)
+    return [name, *folded[len(name) :].split("-")[1:]]

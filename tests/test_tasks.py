@@ -276,7 +276,7 @@ def test_tasks_import_nothing_heavy():
 # --- the rules, a second time ------------------------------------------------------------------------------------
 
 
-def naive_life(grid, born, survives):
+def naive_life(grid, born, survives, wrap=False):
     rows, cols = grid.shape
     out = np.zeros_like(grid)
     for r in range(rows):
@@ -284,17 +284,44 @@ def naive_life(grid, born, survives):
             alive = 0
             for dr in (-1, 0, 1):
                 for dc in (-1, 0, 1):
-                    if (dr or dc) and 0 <= r + dr < rows and 0 <= c + dc < cols:
-                        alive += grid[r + dr, c + dc]
+                    if (dr or dc) and (wrap or (0 <= r + dr < rows and 0 <= c + dc < cols)):
+                        alive += grid[(r + dr) % rows, (c + dc) % cols]
             out[r, c] = alive in (survives if grid[r, c] else born)
     return out
 
 
-@pytest.mark.parametrize("name", [*tasks.variants("life"), "life/B0S8"])
-def test_life(name):
-    born, survives = (set(map(int, part)) for part in name.removeprefix("life/B").split("S"))
-    for example in tasks.examples(name, "train", 20):
-        assert np.array_equal(example.answer, naive_life(example.question, born, survives))
+@pytest.mark.parametrize(
+    ("name", "steps", "wrap", "size"),
+    [
+        *((name, 1, False, (8, 8)) for name in [*tasks.variants("life"), "life/B0S8"]),
+        ("life/B3S23-5", 5, False, (8, 8)),
+        ("life/B36S23-wrap", 1, True, (8, 8)),
+        ("life/B3S23-12x7-wrap-3", 3, True, (12, 7)),
+    ],
+)
+def test_life(name, steps, wrap, size):
+    rule = name.removeprefix("life/B").partition("-")[0]
+    born, survives = (set(map(int, part)) for part in rule.split("S"))
+    task = tasks.get(name)
+    assert task.name == name
+    for example in tasks.examples(task, "train", 20):
+        wanted = example.question
+        assert wanted.shape == size
+        for frame in example.frames:
+            assert np.array_equal(frame, wanted)
+            wanted = naive_life(wanted, born, survives, wrap)
+        assert len(example.frames) == steps + 1
+    if wrap:  # a shift is a twin
+        moved = np.roll(example.question, (2, 3), (0, 1))
+        assert task.canonical(moved) == task.canonical(example.question)
+
+
+@pytest.mark.parametrize(
+    "variant", ["B3S23-31x8", "B3S23-0", "B3S23-wrapped", "seeds-3-wrap", "B3S23--2", "game-of-life-x"]
+)
+def test_lives_that_there_are_not(variant):
+    with pytest.raises(UserError, match=r"life|rule"):
+        tasks.get(f"life/{variant}")
 
 
 def test_life_knows_a_blinker():
@@ -303,12 +330,13 @@ def test_life_knows_a_blinker():
     assert np.array_equal(tasks.get("life/B3S23").solve(blinker), blinker.T)
 
 
-def naive_eca(rule, question):
+def naive_eca(rule, question, wrap=True):
     bits = f"{rule:08b}"  # for the neighbourhoods 111, 110, ..., 000
+    rows, width = question.shape
     states = [[int(v) - 1 for v in question[0]]]
-    for _ in range(7):
-        old = states[-1]
-        states.append([int(bits[7 - int(f"{old[i - 1]}{old[i]}{old[(i + 1) % 16]}", 2)]) for i in range(16)])
+    for _ in range(rows - 1):
+        old = [states[-1][-1] if wrap else 0, *states[-1], states[-1][0] if wrap else 0]
+        states.append([int(bits[7 - int(f"{old[i]}{old[i + 1]}{old[i + 2]}", 2)]) for i in range(width)])
     return np.array(states) + 1
 
 
@@ -317,6 +345,26 @@ def test_eca_all_rules():
         for example in tasks.examples(f"eca/{rule}", "train", 2):
             assert (example.question[1:] == 0).all()
             assert np.array_equal(example.answer, naive_eca(rule, example.question))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "wrap"),
+    [("eca/110-dead", (8, 16), False), ("eca/30-4x30", (4, 30), True), ("eca/90-12x9-dead", (12, 9), False)],
+)
+def test_eca_of_other_sizes_and_borders(name, size, wrap):
+    task = tasks.get(name)
+    assert task.name == name
+    for example in tasks.examples(task, "train", 20):
+        assert example.answer.shape == example.canvas == size
+        assert np.array_equal(example.answer, naive_eca(task.rule, example.question, wrap))
+    mirrored = np.fliplr(example.question)
+    assert (task.canonical(mirrored) == task.canonical(example.question)) == (task.rule == 90)
+
+
+@pytest.mark.parametrize("variant", ["256", "110-1x8", "110-31x8", "110-8x2", "110-wrap", "rule110", "-1"])
+def test_ecas_that_there_are_not(variant):
+    with pytest.raises(UserError, match="eca"):
+        tasks.get(f"eca/{variant}")
 
 
 @pytest.mark.parametrize("name", tasks.variants("maze"))
