@@ -1,4 +1,4 @@
-"""The command line: vdmreason tasks | pretrain | train | predict | evaluate | compare | app | doctor.
+"""The command line: vdmreason tasks | arc | pretrain | train | predict | evaluate | compare | app | doctor.
 
 Everything the page does, it does through the functions called here. torch is imported only by the commands that need a
 model, so looking at puzzles and scores starts at once.
@@ -50,6 +50,8 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(no_args_is_help=True, help="Look at puzzles.")
 app.add_typer(tasks_app, name="tasks")
+arc_app = typer.Typer(no_args_is_help=True, help="Score answers to ARC puzzles by the rules in use, and hand them in.")
+app.add_typer(arc_app, name="arc")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.lr=1e-3")]
 Folder = Annotated[Path | None, typer.Option(help="Where the run is kept; the same folder resumes.")]
@@ -162,6 +164,52 @@ def tasks_read(
         except UnicodeDecodeError as error:
             raise UserError(f"{file}: is not text in UTF-8, at byte {error.start}.") from error
     print(f"{grid.shape[0]} x {grid.shape[1]}{certainty}\n{ansi(grid)}\n{write(grid)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# arc
+
+
+@arc_app.command("score")
+def arc_score(
+    answers: Annotated[Path, typer.Argument(help="submission.json, or a folder as arc-agi-benchmarking keeps them")],
+    puzzles: Annotated[str, typer.Argument(help="arc1/evaluation, arc2/evaluation, or arc:<folder>")],
+    rule: Annotated[str | None, typer.Option(help="Only this one: strict@2, fraction@2, output@2, concept@3")] = None,
+) -> None:
+    """Score answers by every rule in use. A puzzle that is missing is wrong.
+
+    vdmreason arc score submission.json arc1/evaluation
+    vdmreason arc score submission.json arc:ConceptARC/corpus --rule concept@3
+    """
+    from vdmreason import arc_scores
+
+    read = arc_scores.read_benchmarking if answers.is_dir() else arc_scores.read_submission
+    attempts, truth = read(answers), arc_scores.truth_of(tasks.variants(puzzles))
+    strangers = sorted(set(attempts) - set(truth))
+    if strangers:
+        raise UserError(f"{answers}: {puzzles} has no puzzle {strangers[0]!r}.{suggest(strangers[0], truth)}")
+    print(f"{len(attempts)} of {len(truth)} puzzles answered")
+    for name in [rule] if rule else [r for r in arc_scores.RULES if not r.startswith("concept") or "oncept" in puzzles]:
+        print(f"{name:<12}{100 * arc_scores.score(attempts, truth, name):6.2f} %")
+
+
+@arc_app.command("submission")
+def arc_submission(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs on ARC puzzles; several on one are its attempts")],
+    out: Annotated[Path, typer.Option(help="A .json file for Kaggle, or a folder for arc-agi-benchmarking")],
+) -> None:
+    """Write the recorded answers of runs as others score them.
+
+    vdmreason arc submission runs/compare/arc1-evaluation-*/cogvideox-* --out submission.json
+    """
+    from vdmreason import arc_scores
+
+    attempts = arc_scores.from_runs(runs)
+    if out.suffix == ".json":
+        arc_scores.write_submission(attempts, out)
+    else:
+        arc_scores.write_benchmarking(attempts, out, store.read_config(runs[0]).flavour)
+    print(f"{len(attempts)} puzzles: {out}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

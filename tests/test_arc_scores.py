@@ -1,0 +1,117 @@
+"""Scoring rules on small cases counted by hand, on all of ARC, and the files there and back."""
+
+import json
+
+import numpy as np
+import pytest
+from fixture_runs import make_run
+from typer.testing import CliRunner
+
+import tasks
+from tasks.base import UserError
+from vdmreason import __main__ as cli
+from vdmreason import arc_scores as scores
+
+ONE, TWO, BAD = (np.full((2, 3), v, np.int8) for v in (1, 2, 9))
+TRUTH = {"a": [ONE, TWO], "b": [ONE], "c": [TWO], "d": [ONE, ONE]}
+TRIES = {"a": [[ONE], [BAD, TWO]], "b": [[BAD, BAD, ONE]], "c": [[None, TWO]]}  # d is missing
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [("strict@1", 0), ("strict@2", 2 / 4), ("strict@3", 3 / 4), ("fraction@2", 2 / 4), ("output@2", 3 / 6)],
+)
+def test_rules_by_hand(rule, value):
+    assert scores.score(TRIES, TRUTH, rule) == value
+
+
+def test_the_rules_differ_where_half_a_puzzle_is_solved():
+    half = {"a": [[ONE], [BAD]], "b": [[ONE]]}
+    truth = {key: TRUTH[key] for key in half}
+    values = [scores.score(half, truth, rule) for rule in ("strict@2", "fraction@2", "output@2")]
+    assert values == [1 / 2, 3 / 4, 2 / 3]
+
+
+def test_concepts_weigh_the_same_whatever_their_size():
+    truth = {"Center1": [ONE], "Center2": [ONE, ONE], "Copy1": [TWO]}
+    tries = {"Center1": [[BAD, BAD, ONE]], "Center2": [[ONE], [BAD] * 3 + [ONE]], "Copy1": [[BAD]]}
+    assert scores.by_concept(tries, truth) == {"Center": 2 / 3, "Copy": 0}
+    assert scores.score(tries, truth, "concept@3") == pytest.approx(1 / 3)
+
+
+def test_an_unknown_rule_is_answered_with_a_suggestion():
+    with pytest.raises(UserError, match="Did you mean 'strict@2'"):
+        scores.score({}, TRUTH, "strikt@2")
+
+
+@pytest.mark.parametrize(("part", "puzzles"), [("arc1/evaluation", 400), ("arc2/evaluation", 120)])
+def test_perfect_and_copying_solvers(part, puzzles):
+    names = tasks.variants(part)
+    truth = scores.truth_of(names)
+    assert len(truth) == puzzles
+    perfect = {id_: [[answer] for answer in answers] for id_, answers in truth.items()}
+    copying = {scores.id_of(n): [[e.question] for e in tasks.get(n).stock("test")] for n in names}
+    for rule in ("strict@2", "fraction@2", "output@2"):
+        assert scores.score(perfect, truth, rule) == 1
+        assert scores.score(copying, truth, rule) == 0  # no puzzle asks for its own input
+        assert scores.score({}, truth, rule) == 0
+        first = dict([*perfect.items()][:40])
+        assert scores.score(first, truth, rule) == pytest.approx(40 / puzzles, abs=0.04)  # missing ones are wrong
+
+
+def test_submission_there_and_back(tmp_path):
+    path = tmp_path / "submission.json"
+    scores.write_submission(TRIES, path)
+    content = json.loads(path.read_text())
+    assert content["a"][0] == {"attempt_1": ONE.tolist(), "attempt_2": ONE.tolist()}  # a single attempt stands twice
+    again = scores.read_submission(path)
+    for rule in ("strict@1", "strict@2", "fraction@2", "output@2"):
+        assert scores.score(again, TRUTH, rule) == scores.score(TRIES, TRUTH, rule)
+
+
+def test_benchmarking_folder_there_and_back(tmp_path):
+    scores.write_benchmarking(TRIES, tmp_path, "small")
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content[1]["attempt_2"]["answer"] == TWO.tolist() and content[1]["attempt_2"]["metadata"]["pair_index"] == 1
+    again = scores.read_benchmarking(tmp_path)
+    for rule in ("strict@1", "strict@2", "fraction@2"):
+        assert scores.score(again, TRUTH, rule) == scores.score(TRIES, TRUTH, rule)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "an object of puzzle ids"),
+        ('{"a": {}}', "a: a list"),
+        ('{"a": [{"attempt_1": [[1, 2], [3]]}]}', "a, test 0, attempt_1: row 2"),
+        ('{"a": [{"attempt_1": [[99]]}]}', "column 1 is 99"),
+    ],
+)
+def test_damaged_submissions_say_where(tmp_path, text, says):
+    path = tmp_path / "submission.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says) as caught:
+        scores.read_submission(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def call(*words, code=0):
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_from_runs_to_a_score(tmp_path):
+    """Answers of two runs on one puzzle, handed in and scored: the second run's right answer is the second attempt."""
+    puzzle, out = "arc1/evaluation/00576224", tmp_path / "submission.json"
+    runs = [make_run(tmp_path, puzzle, f, [r], n=2) for f, r in (("causal_lm", False), ("cogvideox", True))]
+    call("arc", "submission", *runs, "--out", out)
+    said = call("arc", "score", out, "arc1/evaluation")
+    assert "1 of 400 puzzles answered" in said
+    assert "strict@1      0.00 %" in said and "strict@2      0.25 %" in said and "concept" not in said
+    call("arc", "submission", *runs, "--out", tmp_path / "folder")
+    assert "0.25 %" in call("arc", "score", tmp_path / "folder", "arc1/evaluation", "--rule", "strict@2")
+    assert "has no puzzle '00576224'" in call("arc", "score", out, "arc2/evaluation", code=2)
+    life = make_run(tmp_path, "life/B3S23", "causal_lm", [True], n=2)
+    assert "is no ARC puzzle" in call("arc", "submission", life, "--out", out, code=2)

@@ -1,0 +1,201 @@
+"""The scoring rules in use for ARC, named and never mixed, and the files that others score.
+
+    strict@k     a puzzle counts if every test input is solved within k attempts; mean over puzzles.
+                 ARC-AGI-1's own rule with k = 3; the paper's (arXiv 2510.24448) with k = 2
+    fraction@2   a puzzle counts by the share of its test inputs solved within 2; mean over puzzles. ARC Prize's leaderboard
+    output@2     a test input counts if solved within 2; mean over test inputs. Kaggle
+    concept@3    ConceptARC: a test input counts if solved within 3; mean by concept, then over concepts
+
+The mean is over all puzzles of the split: one that is missing is wrong. (The leaderboard's own program divides by the
+puzzles that were handed in.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tasks
+from tasks.base import Grid, UserError, as_grid, suggest
+from vdmreason import store
+
+Attempts = Mapping[str, Sequence[Sequence[Grid | None]]]
+"""Puzzle id -> for each of its test inputs the attempts, best first; None is an attempt that could not be read."""
+Truth = Mapping[str, Sequence[Grid]]
+"""Puzzle id -> the right answer of each test input."""
+
+
+def truth_of(names: Sequence[str]) -> dict[str, list[Grid]]:
+    """The answers of puzzles by full name, such as all of `tasks.variants("arc1/evaluation")`; ids are the last part."""
+    found = {}
+    for name in names:
+        found[id_of(name)] = [example.answer for example in tasks.get(name).stock("test") or ()]
+    return found
+
+
+def id_of(name: str) -> str:
+    """ "arc1/evaluation/00576224" and "arc:corpus/Center/Center1.json" -> "00576224" and "Center1"."""
+    return name.rpartition("/")[2].removesuffix(".json")
+
+
+def solved(attempts: Attempts, truth: Truth, k: int) -> dict[str, list[bool]]:
+    """For each puzzle, whether each test input is solved within its first k attempts. What is missing is not."""
+    result = {}
+    for id_, answers in truth.items():
+        tried = attempts.get(id_, ())
+        result[id_] = [
+            any(a is not None and np.array_equal(a, answer) for a in (tried[i][:k] if i < len(tried) else ()))
+            for i, answer in enumerate(answers)
+        ]
+    return result
+
+
+def strict(attempts: Attempts, truth: Truth, k: int) -> float:
+    return _mean([all(found) for found in solved(attempts, truth, k).values()])
+
+
+def fraction(attempts: Attempts, truth: Truth, k: int = 2) -> float:
+    return _mean([_mean(found) for found in solved(attempts, truth, k).values()])
+
+
+def output(attempts: Attempts, truth: Truth, k: int = 2) -> float:
+    return _mean([one for found in solved(attempts, truth, k).values() for one in found])
+
+
+def concept(attempts: Attempts, truth: Truth, k: int = 3) -> float:
+    """ConceptARC's ids are a concept and a number: "Center1" to "Center10"."""
+    return _mean([*by_concept(attempts, truth, k).values()])
+
+
+def by_concept(attempts: Attempts, truth: Truth, k: int = 3) -> dict[str, float]:
+    """Each concept's share of solved test inputs."""
+    groups: dict[str, list[bool]] = {}
+    for id_, found in solved(attempts, truth, k).items():
+        groups.setdefault(id_.rstrip("0123456789"), []).extend(found)
+    return {name: _mean(found) for name, found in sorted(groups.items())}
+
+
+RULES: dict[str, Callable[[Attempts, Truth], float]] = {
+    "strict@1": lambda attempts, truth: strict(attempts, truth, 1),
+    "strict@2": lambda attempts, truth: strict(attempts, truth, 2),
+    "strict@3": lambda attempts, truth: strict(attempts, truth, 3),
+    "fraction@2": fraction,
+    "output@2": output,
+    "concept@3": concept,
+}
+
+
+def score(attempts: Attempts, truth: Truth, rule: str) -> float:
+    """The score by a named rule, 0..1. Raises UserError for a rule that is not in use."""
+    if rule not in RULES:
+        raise UserError(f"--rule {rule}: unknown.{suggest(rule, RULES)} One of {', '.join(RULES)}.")
+    return RULES[rule](attempts, truth)
+
+
+def _mean(values: Sequence[float | bool]) -> float:
+    return float(np.mean(values)) if len(values) else 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def write_submission(attempts: Attempts, path: str | Path) -> None:
+    """Kaggle's submission.json: {id: [{"attempt_1": grid, "attempt_2": grid}, one a test input]}. One attempt stands twice;
+    one that could not be read is [[0]], for the format wants a grid."""
+    content: dict[str, list[dict[str, list[list[int]]]]] = {}
+    for id_, inputs in attempts.items():
+        content[id_] = []
+        for tried in inputs:
+            first, *rest = [*tried, None][:2]
+            both = (first, rest[0] if rest and rest[0] is not None else first)
+            content[id_].append({f"attempt_{n}": _plain(grid) for n, grid in enumerate(both, 1)})
+    store.write_json(path, content)
+
+
+def read_submission(path: str | Path) -> dict[str, list[list[Grid | None]]]:
+    """The inverse of `write_submission`. Raises UserError, one line naming file and place."""
+    content = _json(Path(path))
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a submission is an object of puzzle ids, not a {type(content).__name__}")
+    found: dict[str, list[list[Grid | None]]] = {}
+    for id_, inputs in content.items():
+        if not isinstance(inputs, list) or not all(isinstance(tried, dict) for tried in inputs):
+            raise UserError(f"{path}: {id_}: a list with an object of attempts for each test input was expected")
+        found[id_] = [
+            [
+                as_grid(tried[key], f"{path}: {id_}, test {i}, {key}")
+                for key in sorted(tried)
+                if key.startswith("attempt_")
+            ]
+            for i, tried in enumerate(inputs)
+        ]
+    return found
+
+
+def write_benchmarking(attempts: Attempts, folder: str | Path, model: str) -> None:
+    """A folder for arc-agi-benchmarking: <id>.json with a list of pairs of attempts, each with its answer and metadata."""
+    for id_, inputs in attempts.items():
+        content = []
+        for i, tried in enumerate(inputs):
+            content.append(
+                {
+                    f"attempt_{n}": {
+                        "answer": _plain(grid),
+                        "metadata": {"model": model, "task_id": id_, "pair_index": i},
+                    }
+                    for n, grid in enumerate(tried[:2], 1)
+                }
+            )
+        store.write_json(Path(folder) / f"{id_}.json", content)
+
+
+def read_benchmarking(folder: str | Path) -> dict[str, list[list[Grid | None]]]:
+    """The inverse of `write_benchmarking`."""
+    files = sorted(Path(folder).glob("*.json"))
+    if not files:
+        raise UserError(f"{folder}: holds no <puzzle id>.json")
+    found: dict[str, list[list[Grid | None]]] = {}
+    for path in files:
+        content = _json(path)
+        if not isinstance(content, list):
+            raise UserError(f"{path}: a list with the attempts of each test input was expected")
+        found[path.stem] = [
+            [
+                as_grid(tried[key]["answer"], f"{path}: test {i}, {key}")
+                for key in sorted(tried or {})
+                if key.startswith("attempt_") and tried[key] and tried[key].get("answer")
+            ]
+            for i, tried in enumerate(content)
+        ]
+    return found
+
+
+def from_runs(folders: Sequence[str | Path]) -> dict[str, list[list[Grid | None]]]:
+    """The recorded answers of runs on ARC puzzles as attempts; several runs on one puzzle are its attempts in order."""
+    found: dict[str, list[list[Grid | None]]] = {}
+    for folder in map(Path, folders):
+        run = store.read_config(folder)
+        count = tasks.count(run.task, "test")
+        if count is None:
+            raise UserError(f"{folder}: {run.task} is no ARC puzzle")
+        inputs = found.setdefault(id_of(run.task), [[] for _ in range(count)])
+        for record in store.read_lines(folder / "predictions.jsonl"):
+            proposed = record["proposed"]
+            inputs[record["i"]].append(None if proposed is None else np.asarray(proposed, np.int8))
+    return found
+
+
+def _plain(grid: Grid | None) -> list[list[int]]:
+    return [[0]] if grid is None else grid.tolist()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
