@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from functools import lru_cache
 
 from tasks.base import Example, Split, Task, UserError, grid_bytes
@@ -36,6 +37,18 @@ def examples(task: Task, split: Split, n: int, seed: int = 0) -> list[Example]:
     if split == "train" and seed != 0:
         random.Random(f"{task.name}/{split}/{seed}").shuffle(ordered)
     return ordered[:n]
+
+
+def refuse_leak(train: Sequence[Example], test: Sequence[Example]) -> None:
+    """Raises UserError where a pair to be tested on is among those to learn from. Tasks that make their examples cannot
+    leak; files of puzzles can: 376 of ARC-AGI-1's 400 evaluation puzzles lie in ARC-AGI-2's training set."""
+    learned = {example.key: i for i, example in enumerate(train)}
+    for i, example in enumerate(test):
+        if example.key in learned:
+            raise UserError(
+                f"test pair {i} is also training pair {learned[example.key]}: a model tested on what it has learned from "
+                "says nothing; take the pair out of one of them"
+            )
 
 
 class _Stream:

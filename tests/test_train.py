@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 import adapters
 import tasks
 from tasks.base import UserError
+from tasks.split import refuse_leak
 from vdmreason import config, store, train
 from vdmreason.config import Optim, Run
 
@@ -382,6 +383,32 @@ def test_an_adapter_refuses_other_weights_of_its_backbone(tmp_path, family: str)
     again.attach(run.lora, run.seed)
     with pytest.raises(UserError, match="other weights"):
         again.restore(tmp_path / "adapter")
+
+
+def test_a_puzzle_whose_test_is_among_its_demos_is_refused(tmp_path) -> None:
+    pair, other = ({"input": [[v, 0, 1]], "output": [[1, 0, v]]} for v in (2, 3))
+    file = tmp_path / "leaky.json"
+    file.write_text(json.dumps({"train": [other, pair], "test": [pair]}))
+    leaky = {**config.to_dict(run_of()), "task": f"arc:{file}", "n": 2, "test": 1}
+    with pytest.raises(UserError, match="test pair 0 is also training pair 1"):
+        train.train(config.resolve(leaky), tmp_path / "run")
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_no_arc_puzzle_leaks_into_itself_and_many_into_each_other() -> None:
+    """The number that the guard exists for, counted: puzzles of one set whose test pairs another set trains on."""
+    trained = {
+        example.key
+        for name in tasks.variants("arc2/training")
+        for split in ("train", "test")
+        for example in tasks.get(name).stock(split) or ()
+    }
+    leaking = 0
+    for name in tasks.variants("arc1/evaluation"):
+        task = tasks.get(name)
+        refuse_leak(task.stock("train"), task.stock("test"))
+        leaking += all(example.key in trained for example in task.stock("test"))
+    assert leaking == 376
 
 
 def test_trackers_are_optional_and_named(tmp_path) -> None:

@@ -33,6 +33,7 @@ import adapters
 import tasks
 from adapters.base import Arm
 from tasks.base import Example, UserError, suggest
+from tasks.split import refuse_leak
 from vdmreason import config, jobs, predict, store
 from vdmreason.config import Optim, Run, named_seed
 from vdmreason.progress import progress
@@ -118,6 +119,7 @@ def train(
             claim(run, folder)
         accelerator.wait_for_everyone()
         examples = tasks.examples(run.task, "train", run.n, run.seed)
+        refuse_leak(examples, tasks.examples(run.task, "test", run.test, run.seed))
         arm = load_arm(run, str(accelerator.device))
         if store.whole_folder(folder / "adapter"):
             arm.restore(folder / "adapter")
