@@ -50,6 +50,8 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         return {"vdmreason.config", "vdmreason.store", "tasks", "adapters"}, {"numpy", "yaml", "PIL", "psutil"}
     if name == "ui":
         return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "psutil", "yaml"}
+    if name == "export":
+        return {"vdmreason", "tasks"}, {"numpy", "PIL", "pyarrow"}
     # compare, doctor, worker, __main__: everything but the page's library
     return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "rich", "typer", "torch", "psutil", "yaml", "PIL"}
 

@@ -130,6 +130,36 @@ def tasks_show(
         print(f"\n{split} {i}   seed {seed}   {example.key}\n{side_by_side(grids)}")
 
 
+@tasks_app.command("export")
+def tasks_export(
+    name: Annotated[str, typer.Argument(help="maze/7x7, sudoku/9x9, arc1/evaluation/00576224")],
+    out: Annotated[Path, typer.Option(help="A folder; the same command goes on where it was stopped")],
+    n: Annotated[int | None, typer.Option("-n", "--n", min=0, help="Training examples (default 300)")] = None,
+    test: Annotated[int | None, typer.Option(min=0, help="Test examples (default 100)")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    style: Annotated[str, typer.Option(help="How grids are drawn: video-8, video-16, video-32, paper")] = "video-16",
+    mode: Annotated[str, typer.Option(help="The clips' transition: discrete, linear, trajectory")] = "discrete",
+    clips: Annotated[bool, typer.Option(help="Write the transition videos too")] = True,
+) -> None:
+    """Write examples as a folder that `datasets.load_dataset` reads: parquet with pictures, JSON and clips, and a card.
+
+    vdmreason tasks export sudoku/9x9 --out sudoku --n 5000 --test 200
+    vdmreason tasks export langton/5 --out langton --mode trajectory
+    """
+    from tasks.render import STYLES
+    from tasks.transition import MODES
+    from vdmreason.export import export
+
+    for option, value, known in (("style", style, tuple(STYLES)), ("mode", mode, MODES[:-1])):
+        if value not in known:
+            raise UserError(f"--{option} {value}: unknown.{suggest(value, known)} One of {', '.join(known)}.")
+    train, tests = (
+        given if given is not None else tasks.count(name, split) or default  # type: ignore[arg-type]
+        for given, split, default in ((n, "train", 300), (test, "test", 100))
+    )
+    print(export(name, out, train, tests, seed, style, mode, clips))
+
+
 @tasks_app.command("read")
 def tasks_read(
     file: Annotated[Path, typer.Argument(help="A picture of a grid, or a text that holds a JSON array")],
