@@ -208,7 +208,7 @@ def _cell(found: list[dict[str, Any]]) -> str:
     row, exact = found[0], {k: 100 * v for k, v in found[0]["exact"].items()}
     seeds = "" if len(row["seeds"]) == len(SEEDS) else f", seeds {row['seeds']}"
     interval = f"{exact['value']:.1f} [{exact['low']:.1f}, {exact['high']:.1f}]"
-    return f"{interval} ({row['cells']['value']:.0%} of cells{seeds})"
+    return f"{interval} ({row['cells']['value']:.1%} of cells{seeds})"
 
 
 def plot(table: dict[str, Any]) -> None:
