@@ -195,6 +195,14 @@ def grid_bytes(grid: Grid) -> bytes:
     return bytes(grid.shape) + np.ascontiguousarray(grid, dtype=np.int8).tobytes()
 
 
+def renamed(grid: Grid, fixed: Sequence[int] = ()) -> bytes:
+    """Equal for grids that differ in the names of their values: each is numbered in the order in which it appears, those
+    in `fixed` before all others."""
+    number = {value: i for i, value in enumerate(fixed)}
+    numbers = [number.setdefault(value, len(number)) for value in grid.ravel().tolist()]
+    return grid_bytes(np.array(numbers, dtype=np.int8).reshape(grid.shape))
+
+
 def twins_key(*grids: Grid) -> bytes:
     """Equal for grids that are rotations or reflections of one another; of several grids that of the least one.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.base import Example, Grid, Task, UserError, grid_bytes, suggest
+from tasks.base import Example, Grid, Task, UserError, renamed, suggest
 
 SIDE = 8
 FEWEST, MOST = 4, 16  # coloured cells
@@ -74,7 +74,7 @@ class ColourMoves(Task):
             twins = [np.roll(twin, k, axis=1) for twin in twins for k in range(SIDE)]
         shapes = [(twin > 0).tobytes() for twin in twins]  # first by where the colours are, which is cheap to compare
         least = min(shapes)
-        return min(_renamed(twin) for twin, shape in zip(twins, shapes, strict=True) if shape == least)
+        return min(renamed(twin, fixed=(0,)) for twin, shape in zip(twins, shapes, strict=True) if shape == least)
 
 
 def _fall_one_row(grid: Grid) -> Grid:
@@ -83,13 +83,6 @@ def _fall_one_row(grid: Grid) -> Grid:
     fallen = np.where(loose, 0, grid)
     fallen[1:] += np.where(loose, grid, 0)[:-1]
     return fallen.astype(np.int8)
-
-
-def _renamed(grid: Grid) -> bytes:
-    """The grid with its colours numbered in the order in which they appear."""
-    number = {0: 0}
-    renamed = [number.setdefault(value, len(number)) for value in grid.ravel().tolist()]
-    return grid_bytes(np.array(renamed, dtype=np.int8).reshape(grid.shape))
 
 
 def task(variant: str) -> ColourMoves:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from tasks.base import Example, Grid, Task, UserError, dihedral, grid_bytes, size_text
+from tasks.base import Example, Grid, Task, UserError, dihedral, renamed, size_text
 from tasks.fast import below, complete, shuffle, stream
 
 UNKNOWN, WHITE, BLACK = 0, 1, 2
@@ -62,18 +62,12 @@ class Hitori(Task):
 
     def canonical(self, question: Grid) -> bytes:
         """Equal for rotations, reflections and renamed numbers."""
-        return min(_renamed(twin) for twin in dihedral(question))
+        return min(renamed(twin) for twin in dihedral(question))
 
 
 def solutions(question: Grid, most: int = 2) -> int:
     """How many solutions a hitori has, counted up to `most`."""
     return int(_count(question, most))
-
-
-def _renamed(grid: Grid) -> bytes:
-    number: dict[int, int] = {}
-    renamed = [number.setdefault(value, len(number)) for value in grid.ravel().tolist()]
-    return grid_bytes(np.array(renamed, dtype=np.int8).reshape(grid.shape))
 
 
 @njit(cache=True)

@@ -23,7 +23,7 @@ from numba import njit
 from tasks import paths
 from tasks.base import Example, Grid, Task, UserError
 from tasks.fast import below, shuffle, stream
-from tasks.paths import END, PATH, SOLUTION, START, WALL
+from tasks.paths import END, PATH, SOLUTION, START, WALL, shortest
 
 SIDE, APART = 15, 15
 VARIANTS = ("15x15",)
@@ -99,30 +99,11 @@ def _obstacles(draw):  # type: ignore[no-untyped-def]
                 1 + below(draw, inner),
             )
             free = board[a, b] == PATH and board[c, d] == PATH
-            if free and abs(a - c) + abs(b - d) >= APART and _joined(board, a, b, c, d):
+            if free and abs(a - c) + abs(b - d) >= APART:
                 board[a, b], board[c, d] = START, END
-                return board
-
-
-@njit(cache=True)
-def _joined(board, a, b, c, d):  # type: ignore[no-untyped-def]
-    seen = board == WALL
-    todo = np.empty((SIDE * SIDE, 2), np.int64)
-    todo[0, 0], todo[0, 1] = a, b
-    seen[a, b] = True
-    waiting = 1
-    while waiting:
-        waiting -= 1
-        r, k = todo[waiting, 0], todo[waiting, 1]
-        if r == c and k == d:
-            return True
-        for step in range(4):
-            p, q = r + (step == 0) - (step == 1), k + (step == 2) - (step == 3)
-            if not seen[p, q]:
-                seen[p, q] = True
-                todo[waiting, 0], todo[waiting, 1] = p, q
-                waiting += 1
-    return False
+                if len(shortest(board)):
+                    return board
+                board[a, b], board[c, d] = PATH, PATH
 
 
 def task(variant: str) -> ShortestPath:

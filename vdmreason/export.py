@@ -77,7 +77,7 @@ def export(
                     ]
                     _write(rows, path)
                 done += len(part)
-                show(done, 0, path.name)
+                show(done, None, path.name)
     (out / "README.md").write_text(card(task, wanted), encoding="utf-8")
     return out
 

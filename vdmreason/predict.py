@@ -6,7 +6,6 @@ were asked before it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,6 @@ def predict(
         if missing:
             assert arm is not None
             title = f"{run.name}: answers"
-            began = time.monotonic()
             with store.Lines(folder / "predictions.jsonl") as lines, progress(title, len(wanted)) as show:
                 # Whole batches always, also after an interruption: in low precision an answer can depend on company.
                 for start in range(0, len(wanted), batch):
@@ -75,8 +73,7 @@ def predict(
                             known[record["i"]] = record
                             if on_answer:
                                 on_answer(record)
-                    done = start + len(part)
-                    show(done, (time.monotonic() - began) / done * (len(wanted) - done), "")
+                    show(start + len(part), None, "")
         if measure:
             assert arm is not None
             measured = codec_ceiling(run, arm, [test[i] for i in wanted])

@@ -10,15 +10,22 @@ from contextlib import contextmanager
 
 SECONDS_A_LINE = 5
 
-Show = Callable[[int, float, str], None]
-"""Called as `show(done, seconds left, text)`."""
+Show = Callable[[int, float | None, str], None]
+"""Called as `show(done, seconds left, text)`; None: as long as it took so far, by the piece."""
 
 
 @contextmanager
 def progress(name: str, total: int, first: int = 0, shown: bool = True) -> Iterator[Show]:
     """Shows how many of `total` are done, beginning at `first`; nothing unless `shown`."""
+    began = time.monotonic()
+
+    def left(done: int, seconds: float | None) -> str:
+        if seconds is None:
+            seconds = (time.monotonic() - began) / max(1, done - first) * (total - done)
+        return f"{int(seconds) // 60}m{int(seconds) % 60:02d}s left"
+
     if not shown:
-        yield lambda done, left, text: None
+        yield lambda done, seconds, text: None
     elif sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -26,19 +33,15 @@ def progress(name: str, total: int, first: int = 0, shown: bool = True) -> Itera
         columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task("", total=total, completed=first, text="")
-            yield lambda done, left, text: bar.update(task, completed=done, text=f"{_left(left)}  {text}")
+            yield lambda done, seconds, text: bar.update(task, completed=done, text=f"{left(done, seconds)}  {text}")
     else:
         last = -math.inf
 
-        def plain(done: int, left: float, text: str) -> None:
+        def plain(done: int, seconds: float | None, text: str) -> None:
             nonlocal last
             if time.monotonic() - last >= SECONDS_A_LINE or done >= total:
                 last = time.monotonic()
-                print(f"{name}: {done}/{total}  {_left(left)}  {text}".rstrip(), file=sys.stderr, flush=True)
+                print(f"{name}: {done}/{total}  {left(done, seconds)}  {text}".rstrip(), file=sys.stderr, flush=True)
 
         print(f"{name}: from {first} of {total}", file=sys.stderr, flush=True)
         yield plain
-
-
-def _left(seconds: float) -> str:
-    return f"{int(seconds) // 60}m{int(seconds) % 60:02d}s left"
