@@ -182,10 +182,16 @@ class Task:
         return "test" if hashlib.sha256(self.canonical(question)).digest()[0] < 64 else "train"
 
 
+def wrong_size(proposed: Grid, wanted: Grid) -> str:
+    """Says so in one line where two grids differ in size; "" if they do not."""
+    same = proposed.shape == wanted.shape
+    return "" if same else f"the size is {size_text(proposed.shape)}, not {size_text(wanted.shape)}"
+
+
 def difference(proposed: Grid, answer: Grid) -> str:
     """How two grids differ, in one line; "" if they are equal."""
-    if proposed.shape != answer.shape:
-        return f"the size is {size_text(proposed.shape)}, not {size_text(answer.shape)}"
+    if wrong_size(proposed, answer):
+        return wrong_size(proposed, answer)
     wrong = int(np.count_nonzero(proposed != answer))
     return f"{wrong} of {proposed.size} cells {'is' if wrong == 1 else 'are'} wrong" if wrong else ""
 

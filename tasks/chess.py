@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.base import Example, Grid, Split, Task, UserError, grid_bytes, size_text
+from tasks.base import Example, Grid, Split, Task, UserError, grid_bytes, wrong_size
 
 if TYPE_CHECKING:
     import chess
@@ -59,8 +59,8 @@ class Chess(Task):
 
     def fault(self, proposed: Grid, question: Grid) -> str:
         """The board after some legal move of White that mates."""
-        if proposed.shape != question.shape:
-            return f"the size is {size_text(proposed.shape)}, not {size_text(question.shape)}"
+        if wrong := wrong_size(proposed, question):
+            return wrong
         board = from_grid(question)
         for move in board.legal_moves:
             board.push(move)

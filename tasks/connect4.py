@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from tasks.base import Example, Grid, Task, UserError, grid_bytes, size_text
+from tasks.base import Example, Grid, Task, UserError, grid_bytes, wrong_size
 from tasks.fast import below, stream
 
 ROWS, COLUMNS = 6, 7
@@ -41,8 +41,8 @@ class Connect4(Task):
 
     def fault(self, proposed: Grid, question: Grid) -> str:
         """One disc of player 1 is new, it has fallen as far as it can, and it makes four in a line."""
-        if proposed.shape != question.shape:
-            return f"the size is {size_text(proposed.shape)}, not {size_text(question.shape)}"
+        if wrong := wrong_size(proposed, question):
+            return wrong
         changed = np.argwhere(proposed != question)
         if len(changed) != 1:
             return f"{len(changed)} cells were changed, a move changes one"

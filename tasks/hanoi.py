@@ -20,7 +20,7 @@ from functools import cache
 
 import numpy as np
 
-from tasks.base import Example, Grid, Task, UserError, size_text
+from tasks.base import Example, Grid, Task, UserError, wrong_size
 
 State = tuple[int, ...]  # the peg 0..2 of each disk, the smallest first
 PEGS = 3
@@ -94,8 +94,8 @@ class Plan(Task):
 
     def fault(self, proposed: Grid, question: Grid) -> str:
         """First and last row stand; each row is one legal move after the row above; behind the plan all is blank."""
-        if proposed.shape != question.shape:
-            return f"the size is {size_text(proposed.shape)}, not {size_text(question.shape)}"
+        if wrong := wrong_size(proposed, question):
+            return wrong
         if not np.array_equal(proposed[[0, -1]], question[[0, -1]]):
             return "the start or the goal was changed"
         if proposed.max() > PEGS:

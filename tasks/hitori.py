@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from tasks.base import Example, Grid, Task, UserError, dihedral, renamed, size_text
+from tasks.base import Example, Grid, Task, UserError, dihedral, renamed, wrong_size
 from tasks.fast import below, complete, shuffle, stream
 
 UNKNOWN, WHITE, BLACK = 0, 1, 2
@@ -46,8 +46,8 @@ class Hitori(Task):
         return Example(question, answer, (self.side, self.side), (), {"shaded": int(answer.sum())})
 
     def fault(self, proposed: Grid, question: Grid) -> str:
-        if proposed.shape != question.shape:
-            return f"the size is {size_text(proposed.shape)}, not {size_text(question.shape)}"
+        if wrong := wrong_size(proposed, question):
+            return wrong
         if not np.isin(proposed, (0, 1)).all():
             return "a mask holds 0 and 1 only"
         shaded = proposed == 1
@@ -88,7 +88,7 @@ def _mask(side, draw):  # type: ignore[no-untyped-def]
     shuffle(order, draw)
     for cell in order:
         r, c = cell // side, cell % side
-        if _touches(mask, r, c, 1):
+        if _touches(mask, r, c):
             continue
         mask[r, c] = 1
         if not _together(mask):
@@ -97,13 +97,14 @@ def _mask(side, draw):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _touches(grid, r, c, value):  # type: ignore[no-untyped-def]
-    side = len(grid)
+def _touches(mask, r, c):  # type: ignore[no-untyped-def]
+    """Whether a cell beside this one is shaded."""
+    side = len(mask)
     return (
-        (r > 0 and grid[r - 1, c] == value)
-        or (r + 1 < side and grid[r + 1, c] == value)
-        or (c > 0 and grid[r, c - 1] == value)
-        or (c + 1 < side and grid[r, c + 1] == value)
+        (r > 0 and mask[r - 1, c] == 1)
+        or (r + 1 < side and mask[r + 1, c] == 1)
+        or (c > 0 and mask[r, c - 1] == 1)
+        or (c + 1 < side and mask[r, c + 1] == 1)
     )
 
 

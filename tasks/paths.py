@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Grid, size_text, twins_key
+from tasks.base import Grid, twins_key, wrong_size
 
 WALL, PATH, END, START, SOLUTION = range(5)  # the paper's values
 NAMES = {WALL: "wall", PATH: "path", END: "end", START: "start", SOLUTION: "way"}
@@ -70,8 +70,8 @@ def shortest(question):  # type: ignore[no-untyped-def]
 
 def fault(proposed: Grid, question: Grid) -> str:
     """Why the marked cells are not one simple way from start to end; "" if they are, and nothing else was changed."""
-    if proposed.shape != question.shape:
-        return f"the size is {size_text(proposed.shape)}, not {size_text(question.shape)}"
+    if wrong := wrong_size(proposed, question):
+        return wrong
     changed = proposed != question
     if np.any(changed & (question != PATH)):
         return "a wall, the start or the end was changed"

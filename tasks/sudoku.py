@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Example, Grid, Task, UserError, size_text
+from tasks.base import Example, Grid, Task, UserError, wrong_size
 from tasks.fast import Stream, below, complete, shuffle, stream
 
 EMPTY = 0
@@ -52,17 +52,17 @@ class Sudoku(Task):
 
     def fault(self, proposed: Grid, question: Grid) -> str:
         """The givens stand, and every row, column and box holds each digit once."""
-        if proposed.shape != question.shape:
-            return f"the size is {size_text(proposed.shape)}, not {size_text(question.shape)}"
+        if wrong := wrong_size(proposed, question):
+            return wrong
         if np.any((question != EMPTY) & (proposed != question)):
             return "a given was changed"
         side, box = len(question), _box(len(question))
         digits = np.arange(1, side + 1)
         boxes = proposed.reshape(box, box, box, box).swapaxes(1, 2).reshape(side, side)
         for name, lines in (("row", proposed), ("column", proposed.T), ("box", boxes)):
-            wrong = np.flatnonzero((np.sort(lines, axis=1) != digits).any(axis=1))
-            if len(wrong):
-                return f"{name} {wrong[0] + 1} does not hold each of 1 to {side} once"
+            bad = np.flatnonzero((np.sort(lines, axis=1) != digits).any(axis=1))
+            if len(bad):
+                return f"{name} {bad[0] + 1} does not hold each of 1 to {side} once"
         return ""
 
     def canonical(self, question: Grid) -> bytes:
