@@ -40,14 +40,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def trials() -> list[config.Run]:
-    """All 72, seed by seed, so that a table with fewer seeds is complete early."""
-    axes = itertools.product(SEEDS, NS, INITS, TASKS, FAMILIES)
+    """All 72, the larger n first and then seed by seed, so that a table with fewer of them is complete early."""
+    axes = itertools.product(NS, SEEDS, INITS, TASKS, FAMILIES)
     return [
         config.resolve(
             {"task": task, "n": n, "seed": seed, "family": family, "flavour": "small", "init": init, "test": TEST,
              "lora": {"rank": RANK, "alpha": RANK}, "optim": {"updates": UPDATES, "batch": BATCH}}
         )
-        for seed, n, init, task, family in axes
+        for n, seed, init, task, family in axes
     ]  # fmt: skip
 
 
