@@ -161,8 +161,8 @@ def load(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> CogVideoX:
-    """Load VAE, transformer and the stored text embedding. `init="random"` draws the transformer anew from `seed` and
-    keeps the VAE, as the language arm keeps its tokenizer: the codec is not what is compared."""
+    """Load VAE, transformer and the stored text embedding. `init="random"` draws the transformer anew from `seed`
+    (`draw`) and keeps the VAE, as the language arm keeps its tokenizer: the codec is not what is compared."""
     kind = getattr(torch, dtype)
     base = flavour.base or str(ZOO)
     with load_errors(base):
@@ -181,9 +181,28 @@ def load(
                 )
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                transformer = classes.from_config(config).to(kind)
+                transformer = draw(classes.from_config(config)).to(kind)
         prompt = prompt_embedding(base, options.prompt, transformer.config.max_text_seq_length, dtype, device)
     return CogVideoX(vae.to(device), transformer.to(device), scheduler, prompt, options)
+
+
+def draw(transformer: Any) -> Any:
+    """Random weights that a LoRA can work with: every layer keeps the scale of what goes in, every gate is open.
+
+    torch's own draw is sqrt(3) too small in each layer and leaves the adaLN gates near 0, where from-scratch training
+    opens them and a LoRA on attention and mlp can't. The control would fail by scale and draw no readable picture.
+    """
+    for module in transformer.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+    for block in transformer.transformer_blocks:
+        for norm in (block.norm1, block.norm2):
+            parts = norm.linear.bias.data.chunk(6)  # shift, scale, gate of the video's tokens, then of the text's
+            parts[2].fill_(1.0)
+            parts[5].fill_(1.0)
+    return transformer
 
 
 def prompt_embedding(base: str, prompt: str, tokens: int, dtype: str, device: str) -> Tensor:

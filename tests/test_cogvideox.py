@@ -250,6 +250,21 @@ def test_adapters_load_in_diffusers(version: str, request: pytest.FixtureRequest
     assert (_velocity(stock) - _velocity(ours)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("version", ["new", "old"])
+def test_random_weights_leave_a_lora_something_to_work_with(version: str, request: pytest.FixtureRequest) -> None:
+    """What comes out has about the scale of the target (std 1), every block has a say, and the seed decides."""
+    folder = str(request.getfixturevalue(version))
+    found = Flavour(folder, folder, "")
+    one, same, other = (
+        cogvideox.load(found, Options(style="video-16", steps=4), init="random", seed=seed) for seed in (3, 3, 4)
+    )
+    whole = _velocity(one)
+    assert whole.equal(_velocity(same)) and not whole.equal(_velocity(other))
+    assert 0.4 < whole.std() < 2.5
+    one.model.transformer_blocks = one.model.transformer_blocks[1:]
+    assert (_velocity(one) - whole).std() > 0.1 * whole.std()
+
+
 def _velocity(loaded: cogvideox.CogVideoX) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     frames = 4 if loaded.model.config.patch_size_t else 3
