@@ -392,14 +392,18 @@ def _command() -> str:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """The commit of this code and whether files differ from it; None, None outside a git checkout."""
+    """The commit of this code and whether files differ from it; None, None outside a git checkout. A study's results are
+    left out: its first trial writes them, and the code of the second is still the commit's."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return None, None
     try:
         head, status = (
             subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10)
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for words in (
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"],
+            )
         )
     except (OSError, subprocess.TimeoutExpired):
         return None, None
