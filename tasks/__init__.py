@@ -91,7 +91,7 @@ def _folded(name: str) -> str:
 
 
 def _family_of(name: str) -> str:
-    arc_prefixes = ("arc1", "arc2")  # the one family whose names do not start with its file's name
+    arc_prefixes = ("arc1", "arc2", "conceptarc")  # the one family whose names do not start with its file's name
     head = name.partition("/")[0]
     if head in arc_prefixes:
         return "arc"

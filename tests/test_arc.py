@@ -43,9 +43,17 @@ def test_the_same_as_the_package_says(prefix, version):
 
 
 def test_every_puzzle_loads_and_can_be_shown():
-    """What is known before answering fits on the canvas, for all 1920."""
+    """What is known before answering fits on the canvas, for all 400 + 400 + 1000 + 120 + 160."""
+    parts = {
+        "arc1/training": 400,
+        "arc1/evaluation": 400,
+        "arc2/training": 1000,
+        "arc2/evaluation": 120,
+        "conceptarc": 160,
+    }
+    assert {part: len(tasks.variants(part)) for part in parts} == parts
     sizes = []
-    for name in tasks.variants("arc1") + tasks.variants("arc2"):
+    for name in (name for part in parts for name in tasks.variants(part)):
         task = tasks.get(name)
         demos = tasks.examples(task, "train", tasks.count(task, "train"))
         tests = tasks.examples(task, "test", tasks.count(task, "test"))
@@ -55,6 +63,16 @@ def test_every_puzzle_loads_and_can_be_shown():
     assert max(sizes) == (30, 30)
     style = STYLES["video-16"]
     assert np.array_equal(read(paint(demos[0].answer, style, demos[0].canvas), style).grid, demos[0].answer)
+
+
+def test_conceptarc_has_sixteen_concepts_of_ten_with_three_tests_each():
+    names = [name.split("/")[1:] for name in tasks.variants("conceptarc")]
+    assert len({concept for concept, _ in names}) == 16
+    assert [id_ for _, id_ in names] == [f"{concept}{n % 10 + 1}" for n, (concept, _) in enumerate(names)]
+    assert {tasks.count(name, "test") for name in tasks.variants("conceptarc")} == {3}
+    assert tasks.variants("conceptarc/TopBottom3D")[9] == "conceptarc/TopBottom3D/TopBottom3D10"
+    with pytest.raises(UserError, match=r"like 'conceptarc/Center/Center1'\. Did you mean 'Center'\?"):
+        tasks.get("conceptarc/Centre/Center1")
 
 
 def test_the_data_set_and_its_version_are_named():
@@ -122,6 +140,13 @@ MALFORMED = {
     "empty row": (changed("train", "input", [[]]), "row 1 is empty"),
     "not a number": ('{"train": [{"input": [[NaN]], "output": [[1]]}], "test": []}', "is nan"),
     "too deep": ("[" * 200_000, "nested too deep"),
+    "infinite": ('{"train": [{"input": [[Infinity]], "output": [[1]]}], "test": []}', "is inf"),
+    "behind the end": (json.dumps(GOOD) + "]", "not JSON, Extra data"),
+    "a word": ("true", "an object with the lists 'train' and 'test'"),
+    "a pair is null": ({"train": [None], "test": GOOD["test"]}, "train pair 1 is not an object"),
+    "a grid is text": (changed("test", "input", "12"), "test pair 1, input: a grid is a list of rows, not '12'"),
+    "a row is a number": (changed("test", "input", [1, 2]), "test pair 1, input: row 1 is 1, not a list"),
+    "a hole in a row": (changed("train", "output", [[1, None]]), "row 1, column 2 is None"),
     "huge number": ('{"train": ' + "9" * 5000 + "}", "too many digits"),
 }
 
@@ -143,7 +168,8 @@ def test_files_that_are_no_text_or_no_files(tmp_path):
     with pytest.raises(UserError, match="byte 11 is not UTF-8"):
         tasks.get(str(binary))
     big = tmp_path / "big.json"
-    big.write_bytes(b" " * (8 * 2**20 + 1))
+    with big.open("wb") as file:
+        file.truncate(200 * 2**20)  # takes no room on the disk, and must take none in memory
     with pytest.raises(UserError, match="larger than 8 MB"):
         tasks.get(str(big))
     with pytest.raises(UserError, match="no such file"):

@@ -1,6 +1,7 @@
 """Scoring rules on small cases counted by hand, on all of ARC, and the files there and back."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,20 @@ def test_perfect_and_copying_solvers(part, puzzles):
         assert scores.score({}, truth, rule) == 0
         first = dict([*perfect.items()][:40])
         assert scores.score(first, truth, rule) == pytest.approx(40 / puzzles, abs=0.04)  # missing ones are wrong
+
+
+def test_perfect_and_copying_solvers_on_conceptarc():
+    """Here copying is right now and then; the published files, read by hand, say how often."""
+    names = tasks.variants("conceptarc")
+    truth = scores.truth_of(names)
+    perfect = {id_: [[BAD, BAD, answer] for answer in answers] for id_, answers in truth.items()}
+    copying = {scores.id_of(n): [[e.question] for e in tasks.get(n).stock("test")] for n in names}
+    assert scores.score(perfect, truth, "concept@3") == 1 and scores.score(perfect, truth, "strict@2") == 0
+    published = json.loads((Path(tasks.__file__).parent / "data" / "conceptarc.json").read_text())
+    same = [p["input"] == p["output"] for ids in published.values() for puzzle in ids.values() for p in puzzle["test"]]
+    assert len(same) == 480
+    assert scores.score(copying, truth, "concept@3") == pytest.approx(sum(same) / 480)
+    assert len(scores.by_concept(perfect, truth)) == 16
 
 
 def test_submission_there_and_back(tmp_path):

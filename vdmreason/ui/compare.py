@@ -74,6 +74,7 @@ SHELVES = {
     **{f: f for f in tasks.families() if f != "arc"},
     "ARC-AGI-1, evaluation": "arc1/evaluation", "ARC-AGI-1, training": "arc1/training",
     "ARC-AGI-2, evaluation": "arc2/evaluation", "ARC-AGI-2, training": "arc2/training",
+    "ConceptARC": "conceptarc",
 }  # fmt: skip
 
 
