@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 
@@ -69,9 +70,11 @@ def get(name: str) -> Task:
     return task
 
 
-def examples(name_or_task: str | Task, split: Split, n: int, seed: int = 0) -> list[Example]:
+def examples(
+    name_or_task: str | Task, split: Split, n: int, seed: int = 0, far_from: Sequence[Example] = ()
+) -> list[Example]:
     """The first n examples of a task's "train" or "test" list; see `split.examples`."""
-    return _split.examples(_task(name_or_task), split, n, seed)
+    return _split.examples(_task(name_or_task), split, n, seed, far_from)
 
 
 def count(name_or_task: str | Task, split: Split) -> int | None:

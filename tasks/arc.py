@@ -50,6 +50,18 @@ class Arc(Task):
     def colours(self) -> Mapping[int, str]:
         return dict(enumerate(COLOURS))
 
+    @property
+    def turns(self) -> Sequence[int]:
+        return range(8)
+
+    @property
+    def free_colours(self) -> Sequence[int]:
+        return range(1, len(COLOURS))  # black is the background of nearly every puzzle
+
+    @property
+    def space(self) -> int:
+        return len(self.train) + len(self.test)
+
     def stock(self, split: Split) -> Sequence[Example]:
         return self.train if split == "train" else self.test
 

@@ -6,6 +6,7 @@ turn its answers back and vote. Every view has an exact inverse and a name that 
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tasks.base import VALUES, Example, Grid, UserError, dihedral, grid_bytes
+from tasks.base import VALUES, Example, Grid, Task, UserError, dihedral, grid_bytes
 
 TURNS = 8
 BACK = (0, 3, 2, 1, 4, 5, 6, 7)  # the turn that undoes each: rotations by a quarter undo each other, mirrors themselves
@@ -28,6 +29,11 @@ class View:
     colours: tuple[int, ...] = SAME
 
     @property
+    def across(self) -> bool:
+        """Whether rows and columns change places, as with quarter turns, mirrored or not."""
+        return self.turn % 2 == 1
+
+    @property
     def name(self) -> str:
         return f"t{self.turn}-" + "".join(f"{v:x}" for v in self.colours)
 
@@ -40,13 +46,12 @@ class View:
 
     def example(self, example: Example) -> Example:
         """The same puzzle seen so."""
-        across = self.turn % 2 == 1  # quarter turns, mirrored or not, exchange rows and columns
         rows, cols = example.canvas
         return replace(
             example,
             question=self.apply(example.question),
             answer=self.apply(example.answer),
-            canvas=(cols, rows) if across else (rows, cols),
+            canvas=(cols, rows) if self.across else (rows, cols),
             frames=tuple(self.apply(frame) for frame in example.frames),
         )
 
@@ -59,19 +64,21 @@ def view(name: str) -> View:
     return View(int(match[1]), tuple(int(digit, 16) for digit in match[2]))
 
 
-def views(count: int, seed: int = 0, colours: int = 10, keep: Sequence[int] = (0,)) -> list[View]:
-    """`count` different views, the plain one first, then the other turns, then random turns with renamed colours.
-
-    Of the first `colours` values all but `keep` (black, the background of nearly every puzzle) change their names.
+def views(task: Task, count: int, seed: int = 0) -> list[View]:
+    """`count` different views of a task's puzzles, the plain one first, then its other turns, then random ones of them
+    with renamed colours. Those of a smaller count are a prefix. Raises UserError if the task has fewer.
     """
-    found = [View(turn) for turn in range(TURNS)][:count]
+    turns, free = list(task.turns), list(task.free_colours)
+    there_are = len(turns) * math.factorial(len(free))
+    if count > there_are:
+        raise UserError(f"{task.name} has {there_are} view{'s' * (there_are > 1)}, {count} were asked for")
+    found = [View(turn) for turn in turns][:count]
     rng = random.Random(f"views/{seed}")
-    free = [v for v in range(colours) if v not in keep]
     seen = set(found)
     while len(found) < count:
         shuffled = rng.sample(free, len(free))
         renamed = dict(zip(free, shuffled, strict=True))
-        new = View(rng.randrange(TURNS), tuple(renamed.get(v, v) for v in range(VALUES)))
+        new = View(rng.choice(turns), tuple(renamed.get(v, v) for v in range(VALUES)))
         if new not in seen:
             seen.add(new)
             found.append(new)

@@ -113,6 +113,18 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """How far the published test examples lie from every training example (arXiv 2510.24448, official code).
+
+    "question" and "answer": share of cells that differ. "way": one minus the overlap of the cells on the ways, start and
+    end included, over their union (Jaccard).
+    """
+
+    of: Literal["question", "answer", "way"]
+    least: float
+
+
+@dataclass(frozen=True)
 class Task:
     """A variant of a family is a value: a frozen dataclass with the parameters of its rule. Subclasses add fields."""
 
@@ -127,6 +139,26 @@ class Task:
     def colours(self) -> Mapping[int, str]:
         """What the values mean, for people."""
         return {}
+
+    @property
+    def turns(self) -> Sequence[int]:
+        """The rotations and reflections, as numbers of `dihedral`, under which the rule stays what it is; 0 is none."""
+        return (0,)
+
+    @property
+    def free_colours(self) -> Sequence[int]:
+        """The values that may exchange their names without touching the rule."""
+        return ()
+
+    @property
+    def apart(self) -> Apart | None:
+        """How far apart training and test were kept when the task was published; None where that was not asked."""
+        return None
+
+    @property
+    def space(self) -> int | None:
+        """How many different questions there are, in training and test together; None where nobody has counted."""
+        return None
 
     def make(self, rng: random.Random) -> Example:
         """A new example; all randomness comes from `rng`."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.base import Example, Grid, Split, Task, UserError, grid_bytes, wrong_size
+from tasks.base import Apart, Example, Grid, Split, Task, UserError, grid_bytes, wrong_size
 
 if TYPE_CHECKING:
     import chess
@@ -47,6 +47,14 @@ class Chess(Task):
     def colours(self) -> Mapping[int, str]:
         white = {i: f"white {piece}" for i, piece in enumerate(PIECES, 1)}
         return {0: "empty"} | white | {i: f"black {piece}" for i, piece in enumerate(PIECES, 7)}
+
+    @property
+    def turns(self) -> Sequence[int]:
+        return (0, 4)  # left and right exchanged: there is no castling
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("answer", 0.01)
 
     def make(self, rng: random.Random) -> Example:
         while True:

@@ -8,7 +8,7 @@ shift     every cell moves one column to the right; the last column comes in aga
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,15 @@ class ColourMoves(Task):
     @property
     def colours(self) -> Mapping[int, str]:
         return COLOURS
+
+    @property
+    def turns(self) -> Sequence[int]:
+        """Each move goes along one axis and stays as it is across it."""
+        return {"mirror": (0, 2, 4, 6), "fall": (0, 4), "shift": (0, 6)}[self.move]
+
+    @property
+    def free_colours(self) -> Sequence[int]:
+        return range(1, 10)
 
     def make(self, rng: random.Random) -> Example:
         while True:

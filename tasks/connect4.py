@@ -8,13 +8,13 @@ column is right, and about one position in ten has several; the stored answer is
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
-from tasks.base import Example, Grid, Task, UserError, grid_bytes, wrong_size
+from tasks.base import Apart, Example, Grid, Task, UserError, grid_bytes, wrong_size
 from tasks.fast import below, stream
 
 ROWS, COLUMNS = 6, 7
@@ -32,6 +32,14 @@ class Connect4(Task):
     @property
     def colours(self) -> Mapping[int, str]:
         return {EMPTY: "empty", MINE: "player 1, to move", THEIRS: "player 2"}
+
+    @property
+    def turns(self) -> Sequence[int]:
+        return (0, 4)  # left and right exchanged
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("answer", 0.25)
 
     def make(self, rng: random.Random) -> Example:
         question, column, line, ways = _position(stream(rng))

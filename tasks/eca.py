@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from tasks.base import Example, Grid, Task, UserError
+from tasks.base import Apart, Example, Grid, Task, UserError
 
 WIDTH = 16
 ROWS = 8  # the start and seven steps
@@ -45,6 +45,18 @@ class Eca(Task):
     def colours(self) -> Mapping[int, str]:
         return {BLANK: "not computed", OFF: "off", ON: "on"}
 
+    @property
+    def turns(self) -> Sequence[int]:
+        return (0, 4) if self._mirrored == self._table else (0,)
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("answer", 2 / (self.size[1] * (self.size[0] - 1)))
+
+    @property
+    def space(self) -> int:
+        return 2 ** self.size[1]
+
     def make(self, rng: random.Random) -> Example:
         question = np.full(self.size, BLANK, dtype=np.int8)
         question[0] = [OFF + rng.getrandbits(1) for _ in range(self.size[1])]
@@ -68,10 +80,15 @@ class Eca(Task):
     def _table(self) -> list[int]:
         return [self.rule >> pattern & 1 for pattern in range(8)]
 
+    @property
+    def _mirrored(self) -> list[int]:
+        """The rule with left and right exchanged."""
+        return [self._table[pattern] for pattern in (0, 4, 2, 6, 1, 5, 3, 7)]
+
     def canonical(self, question: Grid) -> bytes:
         """Equal for rotations of the ring; if the rule allows, also for mirror images and for on and off exchanged."""
         states = [(question[0] - np.int8(OFF)).tolist()]
-        if [self._table[p] for p in (0, 4, 2, 6, 1, 5, 3, 7)] == self._table:  # left and right exchanged
+        if self._mirrored == self._table:
             states.append(states[0][::-1])
         if self.wrap and [1 - on for on in reversed(self._table)] == self._table:  # dead ends are off, and stay so
             states += [[1 - cell for cell in state] for state in states]

@@ -14,13 +14,13 @@ import itertools
 import random
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from tasks.base import Example, Grid, Task, UserError, wrong_size
+from tasks.base import Apart, Example, Grid, Task, UserError, wrong_size
 
 State = tuple[int, ...]  # the peg 0..2 of each disk, the smallest first
 PEGS = 3
@@ -42,6 +42,18 @@ class Step(Task):
     def colours(self) -> Mapping[int, str]:
         disks = {n: f"disk {n}" for n in range(1, self.disks + 1)}
         return {0: "empty"} | disks | {BASE: "peg", GOAL: "peg to build on"}
+
+    @property
+    def turns(self) -> Sequence[int]:
+        return (0, 4)  # the pegs from right to left
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("answer", 0.01)
+
+    @property
+    def space(self) -> int:
+        return PEGS * (PEGS**self.disks - 1)
 
     def make(self, rng: random.Random) -> Example:
         goal = rng.randrange(PEGS)
@@ -74,6 +86,11 @@ class Plan(Task):
     @property
     def colours(self) -> Mapping[int, str]:
         return {BLANK: "blank"} | {peg: f"peg {peg}" for peg in range(1, PEGS + 1)}
+
+    @property
+    def space(self) -> int:
+        states = itertools.product(range(PEGS), repeat=self.disks)
+        return sum(sum(left >= 2 for left in distances(goal).values()) for goal in states)
 
     def make(self, rng: random.Random) -> Example:
         while True:

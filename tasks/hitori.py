@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
-from tasks.base import Example, Grid, Task, UserError, dihedral, renamed, wrong_size
+from tasks.base import Apart, Example, Grid, Task, UserError, dihedral, renamed, wrong_size
 from tasks.fast import below, complete, shuffle, stream
 
 UNKNOWN, WHITE, BLACK = 0, 1, 2
@@ -40,6 +40,14 @@ class Hitori(Task):
     @property
     def colours(self) -> Mapping[int, str]:
         return {0: "0, or unshaded", 1: "1, or shaded"} | {n: str(n) for n in range(2, self.side + 1)}
+
+    @property
+    def turns(self) -> Sequence[int]:
+        return range(8)
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("question", 0.3)
 
     def make(self, rng: random.Random) -> Example:
         question, answer = _puzzle(self.side, stream(rng))

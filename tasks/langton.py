@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.base import Example, Grid, Task, UserError
+from tasks.base import Apart, Example, Grid, Task, UserError
 
 SIDE = 8
 WHITE, BLACK, ANT = range(3)
@@ -34,6 +34,14 @@ class Langton(Task):
     @property
     def colours(self) -> Mapping[int, str]:
         return {WHITE: "white", BLACK: "black", ANT: "the ant"}
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("answer", 0.3)
+
+    @property
+    def space(self) -> int:
+        return 2 ** (SIDE * SIDE - 1)  # the ant stands on white
 
     def make(self, rng: random.Random) -> Example:
         question = np.array([rng.getrandbits(1) for _ in range(SIDE * SIDE)], dtype=np.int8).reshape(SIDE, SIDE)

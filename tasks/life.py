@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from tasks.base import Example, Grid, Task, UserError, suggest, twins_key
+from tasks.base import Apart, Example, Grid, Task, UserError, suggest, twins_key
 
 SIDE, LARGEST, MOST_STEPS = 8, 30, 20
 DENSITY = 0.4
@@ -52,6 +52,18 @@ class Life(Task):
     @property
     def colours(self) -> Mapping[int, str]:
         return {0: "dead", 1: "alive"}
+
+    @property
+    def turns(self) -> Sequence[int]:
+        return range(8)
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("answer", 0.25)
+
+    @property
+    def space(self) -> int:
+        return 2 ** (self.size[0] * self.size[1])
 
     def make(self, rng: random.Random) -> Example:
         alive = [rng.random() < DENSITY for _ in range(self.size[0] * self.size[1])]

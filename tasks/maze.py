@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numba import njit
 
 from tasks import paths
-from tasks.base import MAX_SIDE, Example, Grid, Task, UserError
+from tasks.base import MAX_SIDE, Apart, Example, Grid, Task, UserError
 from tasks.fast import below, stream
 from tasks.paths import END, PATH, START, WALL, Cell
 
@@ -38,6 +39,24 @@ class Maze(Task):
     @property
     def colours(self) -> Mapping[int, str]:
         return paths.NAMES
+
+    @property
+    def turns(self) -> Sequence[int]:
+        return range(8) if self.random_ends else (0, 7)  # transposed, the corners stay where they are
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("way", 0.5)
+
+    @property
+    def space(self) -> int:
+        """Spanning trees of the lattice, times the places of start and end."""
+        rooms = (self.side - 1) // 2
+        ends = 1
+        if self.random_ends:
+            steps = np.abs(np.subtract.outer(np.arange(rooms), np.arange(rooms)))
+            ends = int((np.add.outer(steps, steps) >= 2).sum())
+        return trees(rooms) * ends
 
     def make(self, rng: random.Random) -> Example:
         rooms = (self.side - 1) // 2
@@ -107,6 +126,22 @@ def spanning_tree(side, draw):  # type: ignore[no-untyped-def]
             parent[at] = exits[at]
             at = exits[at]
     return parent
+
+
+@cache
+def trees(side: int) -> int:
+    """How many spanning trees the side x side lattice has: any cofactor of its Laplacian (Kirchhoff), by elimination in
+    whole numbers (Bareiss, Math. Comp. 22, 1968)."""
+    rooms = [(r, c) for r in range(side) for c in range(side)]
+    near = [[abs(a - c) + abs(b - d) == 1 for c, d in rooms] for a, b in rooms]
+    matrix = [[sum(row) if i == k else -int(row[k]) for k in range(1, len(rooms))] for i, row in enumerate(near)][1:]
+    before = 1
+    for k in range(len(matrix) - 1):
+        for row in matrix[k + 1 :]:
+            for c in range(len(matrix) - 1, k - 1, -1):
+                row[c] = (row[c] * matrix[k][k] - row[k] * matrix[k][c]) // before
+        before = matrix[k][k]
+    return matrix[-1][-1]
 
 
 def task(variant: str) -> Maze:

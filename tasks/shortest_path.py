@@ -14,14 +14,14 @@ Beside exact match stand the paper's two figures, with the definition that it le
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from tasks import paths
-from tasks.base import Example, Grid, Task, UserError
+from tasks.base import Apart, Example, Grid, Task, UserError
 from tasks.fast import below, shuffle, stream
 from tasks.paths import END, PATH, SOLUTION, START, WALL, shortest
 
@@ -38,6 +38,14 @@ class ShortestPath(Task):
     @property
     def colours(self) -> Mapping[int, str]:
         return paths.NAMES
+
+    @property
+    def turns(self) -> Sequence[int]:
+        return range(8)
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("way", 0.5)
 
     def make(self, rng: random.Random) -> Example:
         question = _obstacles(stream(rng))

@@ -12,24 +12,34 @@ import random
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from tasks.base import Example, Split, Task, UserError, grid_bytes
 
+ATTEMPTS = 20  # draws for every far example wanted before giving up, as published
 SPLITS: tuple[Split, Split] = ("train", "test")
 
 
-def examples(task: Task, split: Split, n: int, seed: int = 0) -> list[Example]:
+def examples(task: Task, split: Split, n: int, seed: int = 0, far_from: Sequence[Example] = ()) -> list[Example]:
     """The first n examples of a list; those of a smaller n are a prefix. Raises UserError if the task has fewer.
 
     A task with a stock (ARC) gives its own examples: in published order for seed 0, training examples in another order
-    for any other seed.
+    for any other seed. `far_from` keeps only those that lie at least `task.apart` from each of the given ones, as the
+    paper's test sets do.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; one of train, test")
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise UserError(f"the number of examples is a whole number of at least 1, not {n!r}")
+    if far_from:
+        return _far(task, split, n, seed, far_from)
     stock = task.stock(split)
     if stock is None:
+        if task.space is not None and n > task.space:
+            raise UserError(f"{task.name} has {task.space} puzzles in all, {n} {split} examples were asked for")
         return _stream(task, split, seed).take(n)
     if n > len(stock):
         raise UserError(f"{task.name} has {len(stock)} {split} examples, {n} were asked for; use n <= {len(stock)}")
@@ -49,6 +59,69 @@ def refuse_leak(train: Sequence[Example], test: Sequence[Example]) -> None:
                 f"test pair {i} is also training pair {learned[example.key]}: a model tested on what it has learned from "
                 "says nothing; take the pair out of one of them"
             )
+
+
+def _far(task: Task, split: Split, n: int, seed: int, others: Sequence[Example]) -> list[Example]:
+    if task.apart is None:
+        raise UserError(f"{task.name}: no distance between training and test was published")
+    nearest, least = Nearest(others, task.apart.of), task.apart.least
+    found: list[Example] = []
+    tried, wanted, most = 0, n, max(ATTEMPTS * n, 2000)
+    while True:
+        drawn = _at_most(task, split, wanted, seed)
+        for example in drawn[tried:]:
+            if nearest.distance(example) >= least:
+                found.append(example)
+                if len(found) == n:
+                    return found
+        tried = len(drawn)
+        if tried < wanted or tried >= most:
+            raise UserError(
+                f"{task.name}: {len(found)} of {tried} {split} examples lie {least:g} or more from all {len(others)} others, "
+                f"{n} were asked for; ask for fewer, or keep away from fewer"
+            )
+        wanted = min(2 * wanted, most)
+
+
+def _at_most(task: Task, split: Split, n: int, seed: int) -> list[Example]:
+    """`examples`, fewer where there are no more."""
+    stock = task.stock(split)
+    if stock is not None:
+        return examples(task, split, min(n, len(stock)), seed)
+    try:
+        return examples(task, split, n, seed)
+    except UserError:
+        return list(_stream(task, split, seed).found)
+
+
+class Nearest:
+    """How far an example is from the nearest of many, by what `Apart.of` names. Examples of another size are 1 away."""
+
+    def __init__(self, others: Sequence[Example], of: Literal["question", "answer", "way"]):
+        self.of = of
+        rows: dict[tuple[int, ...], list[Any]] = {}
+        for other in others:
+            grid = self._compared(other)
+            rows.setdefault(grid.shape, []).append(grid.ravel())
+        self._others = {shape: np.stack(found) for shape, found in rows.items()}  # (examples, cells) each
+
+    def distance(self, example: Example) -> float:
+        grid = self._compared(example)
+        others = self._others.get(grid.shape)
+        if others is None:
+            return 1.0
+        if self.of == "way":
+            shared = np.count_nonzero(others & grid.ravel(), axis=1)
+            either = np.count_nonzero(others, axis=1) + np.count_nonzero(grid) - shared
+            return float(1 - (shared / either).max())
+        return int(np.count_nonzero(others != grid.ravel(), axis=1).min()) / grid.size
+
+    def _compared(self, example: Example) -> npt.NDArray[Any]:
+        if self.of == "way":
+            from tasks import paths  # only now: it needs numba
+
+            return np.isin(example.answer, (paths.START, paths.SOLUTION, paths.END))
+        return example.question if self.of == "question" else example.answer
 
 
 class _Stream:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Example, Grid, Task, UserError, wrong_size
+from tasks.base import Apart, Example, Grid, Task, UserError, wrong_size
 from tasks.fast import Stream, below, complete, shuffle, stream
 
 EMPTY = 0
@@ -41,6 +41,24 @@ class Sudoku(Task):
     @property
     def colours(self) -> Mapping[int, str]:
         return {EMPTY: "empty"} | {digit: str(digit) for digit in range(1, self.side + 1)}
+
+    @property
+    def turns(self) -> Sequence[int]:
+        return range(8)
+
+    @property
+    def free_colours(self) -> Sequence[int]:
+        return range(1, self.side + 1)
+
+    @property
+    def apart(self) -> Apart:
+        return Apart("question", 0.3)
+
+    @property
+    def space(self) -> int | None:
+        """A 9x9 grid has more puzzles than anybody has counted. The 4x4 are: of the 288 full grids all are the twelve that
+        begin with 1234, digits renamed, and which cells may be empty does not depend on the names."""
+        return _count_four_by_four(self.givens) if self.side == 4 else None
 
     def make(self, rng: random.Random) -> Example:
         draw = stream(rng)
@@ -111,6 +129,32 @@ def _all_four_by_four() -> Grid:
                     fuller[-1][r, c] = digit
         found = fuller
     return np.stack(found)
+
+
+@cache
+def _count_four_by_four(givens: int) -> int:
+    """How many 4x4 sudokus with so many givens have one solution."""
+    plain = [grid for grid in _all_four_by_four() if (grid[0] == np.arange(1, 5)).all()]
+    return 24 * sum(int(_unique_choices(grid, _boxes(4), givens)) for grid in plain)
+
+
+@njit(cache=True)
+def _unique_choices(solution, regions, givens):  # type: ignore[no-untyped-def]
+    """In how many ways so many cells of a full grid can be given so that it is the only solution."""
+    side, cells = solution.shape[0], solution.size
+    count, draw = 0, np.zeros(1, np.uint64)
+    for chosen in range(1 << cells):
+        number, rest = 0, chosen
+        while rest:
+            rest &= rest - 1
+            number += 1
+        if number == givens:
+            grid = solution.copy()
+            for cell in range(cells):
+                if not chosen >> cell & 1:
+                    grid[cell // side, cell % side] = 0
+            count += complete(grid, regions, 2, draw, False) == 1
+    return count
 
 
 @njit(cache=True)

@@ -25,7 +25,7 @@ def test_there_and_back(grid, seen):
 def test_there_and_back_on_every_arc_puzzle():
     names = tasks.variants("arc")
     assert len(names) == 400 + 400 + 1000 + 120 + 160
-    some = views(9, seed=3)
+    some = views(tasks.get(names[0]), 9, seed=3)
     for number, name in enumerate(names):
         seen = some[number % len(some)]
         for split in ("train", "test"):
@@ -38,10 +38,35 @@ def test_there_and_back_on_every_arc_puzzle():
 
 @given(st.integers(1, 60), st.integers(0, 5))
 def test_views_differ_and_begin_with_the_plain_one(count, seed):
-    made = views(count, seed)
+    task = tasks.get("arc1/training/007bbfb7")
+    made = views(task, count, seed)
     assert len({v.name for v in made}) == count and made[0] == View()
     assert all(v.colours[0] == 0 and v.colours[10:] == tuple(range(10, VALUES)) for v in made)
-    assert views(count + 5, seed)[:count] == made
+    assert views(task, count + 5, seed)[:count] == made
+
+
+ALL = [name for family in tasks.families() if family != "arc" for name in tasks.variants(family)]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_rule_holds_under_every_view_that_a_task_allows(name):
+    """The rules decide: the turned answer is right for the turned question, and lies in the same split."""
+    task = tasks.get(name)
+    at_hand = min(24, len(task.turns) * (40 if task.free_colours else 1))
+    for example in tasks.examples(task, "train", 12):
+        for seen in views(task, at_hand, seed=1):
+            there = seen.example(example)
+            verdict = task.check(there.answer, there)
+            assert verdict.right, (seen.name, verdict.reason)
+            assert task.split_of(there.question) == "train"  # a view of a training example is never a test example
+
+
+def test_more_views_than_there_are():
+    with pytest.raises(UserError, match="langton/2 has 1 view, 2 were asked for"):
+        views(tasks.get("langton/2"), 2)
+    assert len(views(tasks.get("maze/13x13"), 2)) == 2
+    with pytest.raises(UserError, match="maze/13x13 has 2 views, 3 were asked for"):
+        views(tasks.get("maze/13x13"), 3)
 
 
 @pytest.mark.parametrize("name", ["", "t8-0123456789abcdef", "t1-00", "t1-0023456789abcdef", "x1-0123456789abcdef"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import fake_family
 import pytest
@@ -10,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks import split
 from tasks.base import UserError
 from vdmreason import config
 
@@ -163,3 +166,38 @@ def test_every_real_family_resolves_and_comes_back() -> None:
         for flavour in adapters.family(name).FLAVOURS:
             run = config.resolve({**LEAST, "family": name, "flavour": flavour})
             assert config.resolve(yaml.safe_load(config.to_yaml(run))) == run
+
+
+def test_a_run_keeps_its_id_when_keys_come_later():
+    """The adapters that ship were made before these keys; their folders must still be theirs."""
+    shipped = sorted((Path(config.__file__).parents[1] / "adapters" / "zoo").glob("*/config.yaml"))
+    assert len(shipped) >= 6
+    for path in shipped:
+        stored = json.loads(path.with_name("result.json").read_text())["id"]
+        run = config.load(path)
+        assert run.id == stored
+        for key, value in (("augment", 2), ("votes", 2), ("far_from", 300)):
+            try:
+                assert dataclasses.replace(run, **{key: value}).id != stored
+            except UserError:
+                assert key == "far_from"
+
+
+def test_views_and_distances_that_a_task_does_not_have_are_refused():
+    for change, says in (
+        ({"votes": 9}, "votes: life/B3S23 has 8 views, 9 were asked for"),
+        ({"augment": 0}, "augment: must be at least 1"),
+        ({"far_from": 5}, r"far_from: must be 0 \(off\) or at least n \(30\)"),
+        ({"task": "colour_moves/fall", "far_from": 30}, "far_from: for colour_moves/fall no distance"),
+    ):
+        with pytest.raises(UserError, match=says):
+            config.resolve({**LEAST, **change})
+
+
+def test_far_test_examples_of_a_run():
+    plain, far = (config.resolve({**LEAST, "test": 20, "far_from": count}) for count in (0, 200))
+    train = config.train_examples(far)
+    nearest = split.Nearest(train, "answer")
+    assert config.train_examples(plain)[3].key == train[3].key
+    assert min(nearest.distance(e) for e in config.test_examples(far)) >= 0.25
+    assert [e.key for e in config.test_examples(far, 5)] == [e.key for e in config.test_examples(far)[:5]]

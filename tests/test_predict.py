@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import fake_family
@@ -56,8 +57,6 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def folder(trained, tmp_path):
-    import shutil
-
     return Path(shutil.copytree(trained["fake"], tmp_path / "run"))
 
 
@@ -143,6 +142,29 @@ def test_an_arm_that_was_stopped_half_way_may_not_answer(tmp_path) -> None:
     with pytest.raises(UserError, match="no adapter yet"):
         predict.predict(tmp_path, arm)
     assert not (tmp_path / "predictions.jsonl").exists()
+
+
+def test_answers_under_several_views_vote(trained, tmp_path) -> None:
+    """The same adapter, asked under all eight turns of Life; votes, rank and oracle follow from the lines by hand."""
+    run = config.resolve({**config.to_dict(store.read_config(trained["fake"])), "votes": 8})
+    arm = predict.load_adapted(store.read_config(trained["fake"]), trained["fake"])
+    shutil.copytree(trained["fake"] / "adapter", tmp_path / "adapter")
+    store.write_config(tmp_path, run)
+    records = predict.predict(tmp_path, arm)
+    assert len(records) == 10
+    for record in records:
+        counts = [vote["count"] for vote in record["votes"]]
+        assert sum(counts) == 8 and counts == sorted(counts, reverse=True)
+        assert record["proposed"] == record["votes"][0]["grid"]
+        right = [vote["grid"] == record["answer"] for vote in record["votes"]]
+        assert record["rank"] == (right.index(True) + 1 if any(right) else None)
+        assert record["exact"] == right[0]
+    votes = store.read_json(tmp_path / "result.json")["votes"]
+    assert votes["oracle"]["value"] == sum(r["rank"] is not None for r in records) / 10
+    assert votes["within_2"]["value"] == sum((r["rank"] or 9) <= 2 for r in records) / 10
+    shutil.copytree(trained["fake"], tmp_path / "alone")
+    for one, record in zip(predict.predict(tmp_path / "alone", arm), records, strict=True):
+        assert one["raw"] == record["raw"]  # the plain view is asked as if it were alone
 
 
 def test_an_unreadable_answer_is_wrong_and_says_why(folder, monkeypatch) -> None:

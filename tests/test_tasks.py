@@ -1,5 +1,6 @@
 """The same questions to every task; then the rules of every family against a second, naive implementation."""
 
+import itertools
 import os
 import random
 import subprocess
@@ -24,6 +25,16 @@ ALL = [*ENDLESS, "arc1/training/007bbfb7", "arc1/evaluation/00576224", "arc2/eva
 
 def keys(examples):
     return [example.key for example in examples]
+
+
+def naive_distance(a, b, of):
+    """As the published code has it: over lists and sets."""
+    if of == "way":
+        ways = [{c for c in np.ndindex(*e.answer.shape) if e.answer[c] in (START, SOLUTION, END)} for e in (a, b)]
+        return 1 - len(ways[0] & ways[1]) / len(ways[0] | ways[1])
+    one, two = ((e.question if of == "question" else e.answer).tolist() for e in (a, b))
+    cells = [x != y for rows in zip(one, two, strict=True) for x, y in zip(*rows, strict=True)]
+    return sum(cells) / len(cells)
 
 
 # --- questions to every task -------------------------------------------------------------------------------------
@@ -63,6 +74,58 @@ def test_training_and_test_never_share_a_puzzle_or_its_twin(name):
     train = {task.canonical(e.question) for seed in (0, 1) for e in tasks.examples(task, "train", n, seed)}
     test = {task.canonical(e.question) for seed in (0, 7) for e in tasks.examples(task, "test", n // 2, seed)}
     assert not train & test
+
+
+@pytest.mark.parametrize("name", [name for name in ENDLESS if tasks.get(name).apart])
+def test_far_test_examples_are_as_far_as_published(name):
+    task = tasks.get(name)
+    few = name.startswith(("hanoi", "chess"))
+    train = tasks.examples(task, "train", 12 if few else 40)
+    far = tasks.examples(task, "test", 3, far_from=train)
+    assert all(min(naive_distance(e, t, task.apart.of) for t in train) >= task.apart.least for e in far)
+    plain = tasks.examples(task, "test", 60 if not few else 10)
+    near = split.Nearest(train, task.apart.of)
+    kept = [e.key for e in plain if near.distance(e) >= task.apart.least]
+    assert [near.distance(e) for e in plain[:5]] == pytest.approx(
+        [min(naive_distance(e, t, task.apart.of) for t in train) for e in plain[:5]]
+    )
+    assert [e.key for e in far][: len(kept)] == kept[:3]  # the list without the near ones, in its order
+
+
+def test_no_far_examples_are_one_line():
+    train = tasks.examples("eca/8-2x5", "train", 15)
+    with pytest.raises(UserError, match=r"eca/8-2x5: [0-9]+ of [0-9]+ test examples lie 0\.4 or more from all 15"):
+        tasks.examples("eca/8-2x5", "test", 6, far_from=train)
+    with pytest.raises(UserError, match="no distance between training and test was published"):
+        tasks.examples("colour_moves/mirror", "test", 5, far_from=tasks.examples("colour_moves/mirror", "train", 5))
+
+
+@pytest.mark.parametrize("name", ["eca/110-2x4", "eca/30-3x5-dead", "hanoi/4-step", "hanoi/3-plan", "sudoku/4x4-15"])
+def test_as_many_puzzles_as_its_space_says_and_no_more(name):
+    """Drawn until there are no more: training and test together are the whole space."""
+    task, found = tasks.get(name), set()
+    for part in ("train", "test"):
+        stream_ = split._Stream(task, part, 0)
+        with pytest.raises(UserError, match="distinct"):
+            stream_.take(task.space + 1)
+        found |= stream_.seen
+    assert len(found) == task.space
+    with pytest.raises(UserError, match=f"has {task.space} puzzles in all, {task.space + 1} train"):
+        tasks.examples(name, "train", task.space + 1)
+
+
+def test_spaces_too_large_to_draw():
+    import networkx
+
+    lattice = networkx.grid_2d_graph(3, 3)
+    choices = itertools.combinations(lattice.edges, 8)
+    trees = sum(networkx.is_tree(tree) for tree in (networkx.Graph(list(c)) for c in choices) if len(tree) == 9)
+    apart = sum(abs(a[0] - b[0]) + abs(a[1] - b[1]) >= 2 for a, b in itertools.permutations(lattice, 2))
+    assert tasks.get("maze/7x7").space == trees * apart
+    assert tasks.get("maze/9x9").space == 100352  # OEIS A007341
+    assert tasks.get("life/B3S23-3x4").space == 2**12
+    with pytest.raises(UserError, match="eca/110-2x4 has 16 puzzles in all, 17 train"):
+        tasks.examples("eca/110-2x4", "train", 17)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -161,6 +161,27 @@ def test_it_learns_and_leaves_a_whole_folder(tmp_path) -> None:
     assert facts["data"] == store.data_hash(tasks.examples(run.task, "train", run.n, run.seed))
 
 
+def test_views_of_the_examples_are_learned_from_too(tmp_path, monkeypatch) -> None:
+    """Each of the n examples under so many views, and data stays the n examples: both arms still learn from the same."""
+    seen = []
+
+    def spy(arm, example):
+        seen.append(example)
+        return fake_family.frame(example, arm.options)
+
+    monkeypatch.setattr(fake_family.Fake, "frame", spy)
+    runs = [run_of(updates=2, augment=count) for count in (1, 4)]
+    for run in runs:
+        train.train(run, tmp_path / run.id)
+    plain, more = seen[: runs[0].n], seen[runs[0].n :]
+    assert len(more) == 4 * len(plain)
+    task = tasks.get(runs[0].task)
+    assert [e.key for e in more[: len(plain)]] == [e.key for e in plain]
+    assert len({e.key for e in more}) > 3 * len(plain) and all(task.check(e.answer, e).right for e in more)
+    data = [store.read_json(tmp_path / run.id / "result.json")["provenance"]["data"] for run in runs]
+    assert data[0] == data[1]
+
+
 def test_done_is_not_done_again(tmp_path) -> None:
     train.train(run_of(updates=3), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()

@@ -176,7 +176,8 @@ def read_benchmarking(folder: str | Path) -> dict[str, list[list[Grid | None]]]:
 
 
 def from_runs(folders: Sequence[str | Path]) -> dict[str, list[list[Grid | None]]]:
-    """The recorded answers of runs on ARC puzzles as attempts; several runs on one puzzle are its attempts in order."""
+    """The recorded answers of runs on ARC puzzles as attempts; several runs on one puzzle are its attempts in order, and a
+    run with votes gives its grids by their votes."""
     found: dict[str, list[list[Grid | None]]] = {}
     for folder in map(Path, folders):
         run = store.read_config(folder)
@@ -185,8 +186,8 @@ def from_runs(folders: Sequence[str | Path]) -> dict[str, list[list[Grid | None]
             raise UserError(f"{folder}: {run.task} is no ARC puzzle")
         inputs = found.setdefault(id_of(run.task), [[] for _ in range(count)])
         for record in store.read_lines(folder / "predictions.jsonl"):
-            proposed = record["proposed"]
-            inputs[record["i"]].append(None if proposed is None else np.asarray(proposed, np.int8))
+            grids = [vote["grid"] for vote in record.get("votes", ())] or [record["proposed"]]
+            inputs[record["i"]] += [None if grid is None else np.asarray(grid, np.int8) for grid in grids]
     return found
 
 

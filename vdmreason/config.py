@@ -14,7 +14,8 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +26,13 @@ import yaml
 import adapters.base
 import tasks
 from adapters.base import Lora
-from tasks.base import Split, Task, UserError, suggest
+from tasks import augment
+from tasks.base import Example, Split, Task, UserError, suggest
 
 #: Keys that say how a run is watched or kept, not what it computes. Two runs that differ only here have one id.
 NOT_IDENTITY = ("note", "checkpoint_every", "preview_every", "previews")
+#: Keys that came later. At their defaults they leave a run what it was before they came, and so its id.
+LATER = ("augment", "votes", "far_from")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ class Run:
     optim: Optim = field(default_factory=Optim)
     options: Mapping[str, Any] = field(default_factory=dict)  # the family's own `Options`, as plain values
     test: int = 100  # test examples; left out, all of them where a task is finite
+    augment: int = 1  # views of each training example to learn from, the plain one first: turns, renamed colours
+    votes: int = 1  # views under which each test question is answered; the answers are turned back and vote
+    far_from: int = 0  # test examples lie as far as published from each of so many training examples; 0: no matter
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where a GPU has it
     checkpoint_every: int = 100  # updates between checkpoints
     preview_every: int = 0  # updates between previews on a few fixed test examples; 0: none
@@ -83,6 +90,10 @@ class Run:
         _require(self.n >= 1, "n", "must be at least 1", self.n)
         _require(self.seed >= 0, "seed", "must be 0 or more", self.seed)
         _require(self.test >= 1, "test", "must be at least 1", self.test)
+        _require(self.augment >= 1, "augment", "must be at least 1", self.augment)
+        _require(self.votes >= 1, "votes", "must be at least 1", self.votes)
+        far = self.far_from == 0 or self.far_from >= self.n
+        _require(far, "far_from", f"must be 0 (off) or at least n ({self.n})", self.far_from)
         _require(self.checkpoint_every >= 1, "checkpoint_every", "must be at least 1", self.checkpoint_every)
         _require(self.preview_every >= 0, "preview_every", "must be 0 (off) or more", self.preview_every)
         _require(self.previews >= 1, "previews", "must be at least 1", self.previews)
@@ -99,6 +110,7 @@ class Run:
     def id(self) -> str:
         """12 hex digits over everything that changes the outcome; equal ids are the same experiment."""
         content = {key: value for key, value in to_dict(self).items() if key not in NOT_IDENTITY}
+        content = {k: v for k, v in content.items() if k not in LATER or v != Run.__dataclass_fields__[k].default}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -111,6 +123,25 @@ class Run:
     def arm_options(self) -> Any:
         """`options` as the family's own frozen `Options`."""
         return _build(adapters.family(self.family).Options, self.options, "options")
+
+
+def train_examples(run: Run) -> list[Example]:
+    """What a run learns from, before any views: its n examples."""
+    return _room_to_turn(run, tasks.examples(run.task, "train", run.n, run.seed))
+
+
+def test_examples(run: Run, n: int | None = None) -> list[Example]:
+    """The first n of what a run is tested on; all of `run.test` if left out."""
+    others = tasks.examples(run.task, "train", run.far_from, run.seed) if run.far_from else []
+    return _room_to_turn(run, tasks.examples(run.task, "test", run.test if n is None else n, run.seed, others))
+
+
+def _room_to_turn(run: Run, examples: list[Example]) -> list[Example]:
+    """On a square canvas where views turn by a quarter: pictures of one batch are of one size."""
+    views = augment.views(tasks.get(run.task), max(run.augment, run.votes), run.seed)
+    if not any(view.across for view in views):
+        return examples
+    return [dataclasses.replace(e, canvas=(max(e.canvas), max(e.canvas))) for e in examples]
 
 
 def slug(text: str) -> str:
@@ -150,6 +181,12 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     tree["task"] = task.name  # a file's path and a rule's nickname become the name that everyone else uses
     tree["n"] = _examples_wanted(task, "train", "n", tree.get("n"), default=None)
     tree["test"] = _examples_wanted(task, "test", "test", tree.get("test"), default=Run.test)
+    for key in ("augment", "votes"):
+        if isinstance(count := tree.get(key, 1), int):
+            with _at(key):
+                augment.views(task, count)
+    if tree.get("far_from") and task.apart is None:
+        raise UserError(f"far_from: for {task.name} no distance between training and test was published.")
 
     run = _build(Run, tree, "")
     # The family's options with their defaults filled in, as plain values, so that the resolved file shows all of them.
@@ -201,6 +238,15 @@ def differences(old: Run, new: Run) -> list[str]:
 def _require(holds: bool, path: str, rule: str, value: object) -> None:
     if not holds:
         raise UserError(f"{path}: {rule}, but it is {value!r}.")
+
+
+@contextmanager
+def _at(path: str) -> Iterator[None]:
+    """Name the key in whatever a person can fix."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}.") from None
 
 
 def _examples_wanted(task: Task, split: Split, key: str, given: object, default: int | None) -> int:

@@ -161,7 +161,7 @@ def evaluate(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{folder}: has no predictions yet. Make them with: vdmreason predict {folder}")
     task = tasks.get(run.task)
     predictions = rescore(task, sorted(predictions, key=lambda p: p["i"]))
-    train = tasks.examples(task, "train", run.n, run.seed)
+    train = config.train_examples(run)
     result = store.read_json(folder / "result.json") or {}
     result |= {
         "id": run.id,
@@ -169,10 +169,26 @@ def evaluate(folder: str | Path) -> dict[str, Any]:
         "complete": len(predictions) >= run.test,
         "scores": score_records(predictions),
         "baselines": baselines(task, train, [example_of(p) for p in predictions]),
+        **votes(predictions),
         "seconds_per_answer": float(np.mean([p["seconds"] for p in predictions])),
     }
     store.write_json(folder / "result.json", result)
     return result
+
+
+def votes(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What voting over views could have reached: {"votes": {"oracle": share of questions to which some view gave the right
+    grid, "within_2": to which one of the first two did, "rank": its mean place where it was given}}; {} without votes."""
+    ranks = [p["rank"] for p in predictions if "rank" in p]
+    if not ranks:
+        return {}
+    given = [rank for rank in ranks if rank is not None]
+    rates = {"oracle": len(given), "within_2": sum(rank <= 2 for rank in given)}
+    found: dict[str, Any] = {"n": len(ranks), "rank": float(np.mean(given)) if given else None}
+    for name, hits in rates.items():
+        low, high = wilson(hits, len(ranks))
+        found[name] = {"value": hits / len(ranks), "low": low, "high": high}
+    return {"votes": found}
 
 
 Trial = tuple[config.Run, list[dict[str, Any]], dict[str, Any]]

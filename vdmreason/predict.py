@@ -14,8 +14,9 @@ import numpy as np
 
 import tasks
 from adapters.base import Answer, Arm
-from tasks.base import Example, UserError
-from vdmreason import evaluate, jobs, store
+from tasks import augment
+from tasks.base import Example, Grid, UserError
+from vdmreason import config, evaluate, jobs, store
 from vdmreason.config import Run, named_seed
 from vdmreason.progress import progress
 
@@ -44,7 +45,7 @@ def predict(
     folder = Path(folder)
     run = store.read_config(folder)
     require_adapter(folder)
-    test = tasks.examples(run.task, "test", max([run.test, *(i + 1 for i in indices or [])]), run.seed)
+    test = config.test_examples(run, max([run.test, *(i + 1 for i in indices or [])]))
     wanted = list(range(run.test)) if indices is None else sorted(set(indices))
     with store.lock(folder):
         known = {record["i"]: record for record in store.read_lines(folder / "predictions.jsonl")}
@@ -101,13 +102,24 @@ def require_adapter(folder: Path) -> None:
 
 
 def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: Path) -> list[dict[str, Any]]:
-    """Answer numbered test examples: lines as in predictions.jsonl; clips go to folder/clips/."""
+    """Answer numbered test examples: lines as in predictions.jsonl; clips go to folder/clips/.
+
+    With `run.votes` each question is answered under so many views, the answers are turned back, and the one that most of
+    them gave is proposed. What stands in `raw` is the plain view's.
+    """
     task = tasks.get(run.task)
-    givens = [arm.frame(example).given for _, example in numbered]  # never `wanted`
-    answers = arm.predict(givens, [named_seed("answer", run.seed, i) for i, _ in numbered])
+    views = augment.views(task, run.votes, run.seed)
+    asked = [(i, example, view) for i, example in numbered for view in views]
+    givens = [arm.frame(view.example(example)).given for _, example, view in asked]  # never `wanted`
+    answers = arm.predict(givens, [_answer_seed(run, i, view) for i, _, view in asked])
     records = []
-    for (i, example), given in zip(numbered, answers, strict=True):
-        verdict = task.check(given.grid, example)
+    for k, (i, example) in enumerate(numbered):
+        mine = answers[k * len(views) : (k + 1) * len(views)]
+        proposed, certainty, problem = mine[0].grid, mine[0].certainty, mine[0].problem
+        voted: dict[str, Any] = {}
+        if run.votes > 1:
+            proposed, certainty, voted = elect(views, mine, example)
+            problem = problem if proposed is None else ""
         records.append(
             {
                 "i": i,
@@ -115,15 +127,41 @@ def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: 
                 "question": example.question,
                 "answer": example.answer,
                 "canvas": list(example.canvas),
-                "proposed": given.grid,
-                "certainty": None if given.certainty is None else np.round(given.certainty.astype(float), 3),
-                "raw": _store_raw(given, i, folder),
-                "problem": given.problem,
-                "seconds": round(given.seconds, 4),
-                **evaluate.as_record(verdict, given.problem if given.grid is None else ""),
+                "proposed": proposed,
+                "certainty": None if certainty is None else np.round(certainty.astype(float), 3),
+                "raw": _store_raw(mine[0], i, folder),
+                "problem": problem,
+                "seconds": round(sum(given.seconds for given in mine), 4),
+                **evaluate.as_record(task.check(proposed, example), problem if proposed is None else ""),
+                **voted,
             }
         )
     return [{k: store.plain(v) if isinstance(v, np.ndarray) else v for k, v in r.items()} for r in records]
+
+
+def _answer_seed(run: Run, i: int, view: augment.View) -> int:
+    plain = view == augment.View()
+    return named_seed("answer", run.seed, i) if plain else named_seed("answer", run.seed, i, view.name)
+
+
+def elect(
+    views: Sequence[augment.View], answers: Sequence[Answer], example: Example
+) -> tuple[Grid | None, np.ndarray | None, dict[str, Any]]:
+    """The grid that most of a question's answers are once turned back, the share of them that agrees on each of its cells,
+    and what a prediction's line says of the vote: the grids with their counts, best first, and the place of the right one
+    (None: nobody gave it, so that no way of voting could have found it)."""
+    back = [None if a.grid is None else view.undo(a.grid) for view, a in zip(views, answers, strict=True)]
+    sure = [0.0 if a.certainty is None else float(np.mean(a.certainty)) for a in answers]
+    votes = augment.vote(list(zip(back, sure, strict=True)))
+    voted = {
+        "votes": [{"grid": store.plain(v.grid), "count": v.count, "certainty": round(v.certainty, 4)} for v in votes],
+        "rank": augment.rank(votes, example.answer),
+    }
+    if not votes:
+        return None, None, voted
+    best = votes[0].grid
+    alike = [grid == best for grid in back if grid is not None and grid.shape == best.shape]
+    return best, np.sum(alike, axis=0) / len(answers), voted
 
 
 def _store_raw(given: Answer, i: int, folder: Path) -> str:

@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 import adapters
 import tasks
 from adapters.base import Arm
+from tasks import augment
 from tasks.base import Example, UserError, suggest
 from tasks.split import refuse_leak
 from vdmreason import config, jobs, predict, store
@@ -118,8 +119,11 @@ def train(
         if main:
             claim(run, folder)
         accelerator.wait_for_everyone()
-        examples = tasks.examples(run.task, "train", run.n, run.seed)
-        refuse_leak(examples, tasks.examples(run.task, "test", run.test, run.seed))
+        examples = config.train_examples(run)
+        learned = [
+            view.example(e) for view in augment.views(tasks.get(run.task), run.augment, run.seed) for e in examples
+        ]
+        refuse_leak(learned, config.test_examples(run))
         arm = load_arm(run, str(accelerator.device))
         if store.whole_folder(folder / "adapter"):
             arm.restore(folder / "adapter")
@@ -128,7 +132,7 @@ def train(
             return arm
         try:
             with _pen(accelerator, folder, run) as pen:
-                _loop(run, folder, accelerator, arm, examples, pen, stop, on_step)
+                _loop(run, folder, accelerator, arm, learned, pen, stop, on_step)
                 if main:
                     notes = {"run": config.to_dict(run), "id": run.id, "versions": store.versions()}
                     with store.new_folder(folder / "adapter") as new:
@@ -371,7 +375,7 @@ def preview(run: Run, folder: Path, arm: Arm, step: int) -> dict[str, float]:
     """Answer the same few test examples as always into previews/step-000100/; their mean exact match and cells."""
     if not run.preview_every:
         return {}
-    examples = tasks.examples(run.task, "test", min(run.previews, run.test), run.seed)
+    examples = config.test_examples(run, min(run.previews, run.test))
     with store.new_folder(folder / "previews" / f"step-{step:06d}") as new:
         records = predict.answer(run, arm, list(enumerate(examples)), new)
         store.write_lines(new / "predictions.jsonl", records)
