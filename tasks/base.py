@@ -160,6 +160,19 @@ class Task:
         """How many different questions there are, in training and test together; None where nobody has counted."""
         return None
 
+    def card(self) -> dict[str, str]:
+        """What a person may want to know of the task, by keyword."""
+        colours = ", any names" if self.free_colours else ""
+        compared = {"question": "questions differ", "answer": "answers differ", "way": "ways differ (Jaccard)"}
+        card = {"values": ", ".join(f"{value} {name}" for value, name in self.colours.items() if name != str(value))}
+        if self.space is not None:
+            card["puzzles"] = f"{self.space:,}" if self.space < 10**9 else f"about {self.space:.1e}"
+        if len(self.turns) > 1 or self.free_colours:
+            card["views"] = f"{len(self.turns)} turns{colours}"
+        if self.apart:
+            card["published"] = f"test and training {compared[self.apart.of]} by {self.apart.least:.2g} or more"
+        return card
+
     def make(self, rng: random.Random) -> Example:
         """A new example; all randomness comes from `rng`."""
         raise NotImplementedError

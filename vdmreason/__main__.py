@@ -111,23 +111,35 @@ def tasks_show(
     split: Annotated[str, typer.Option(help="train or test")] = "test",
     n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="How many (default 2; a finite task: all)")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="A PNG to draw them into as well")] = None,
 ) -> None:
-    """Draw puzzles and their answers in colour.
+    """Draw puzzles and their answers in colour, and say what the task's values mean and how many puzzles there are.
 
     vdmreason tasks show maze/7x7 --n 3 --seed 1
     vdmreason tasks show arc1/evaluation/00576224 --split train
+    vdmreason tasks show langton/5 --out langton.png
     """
     from tasks.render import ansi
     from vdmreason.compare import side_by_side
+    from vdmreason.export import picture
 
     if split not in ("train", "test"):
         raise UserError(f"--split {split}: must be train or test.")
     task = tasks.get(name)
     number = n or tasks.count(task, split) or 2  # type: ignore[arg-type]
+    examples = tasks.examples(task, split, number, seed)  # type: ignore[arg-type]
     print(f"{task.name}: {task.about}")
-    for i, example in enumerate(tasks.examples(task, split, number, seed)):  # type: ignore[arg-type]
+    for key, value in task.card().items():
+        print(f"  {key:<10} {value}")
+    for i, example in enumerate(examples):
         grids = [("question", ansi(example.question).splitlines()), ("answer", ansi(example.answer).splitlines())]
         print(f"\n{split} {i}   seed {seed}   {example.key}\n{side_by_side(grids)}")
+    if out:
+        try:
+            picture(task, examples).save(out)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--out {out}: cannot be written ({error}).") from None
+        print(f"\n{out}")
 
 
 @tasks_app.command("export")

@@ -14,7 +14,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,8 +26,13 @@ from tasks.transition import clip
 from vdmreason import store
 from vdmreason.progress import progress
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SHARD = 500  # examples a parquet file
 FRAMES = 9
+PAGE = Style("page", 20, line=1, line_colour=(120, 120, 120))  # for people
+ARROW = 24  # pixels between question and answer, and around
 
 
 def export(
@@ -111,6 +116,45 @@ def _painted(grid: Grid, style: Style, canvas: tuple[int, int]) -> np.ndarray | 
     """The picture, or None for an answer that is larger than the picture."""
     fits = grid.shape[0] <= canvas[0] and grid.shape[1] <= canvas[1]
     return paint(grid, style, canvas) if fits else None
+
+
+def picture(task: Task, examples: Sequence[Example], across: int = 3) -> Image.Image:
+    """Question and answer of each example with an arrow between, `across` pairs a row; numbers where values are numbers."""
+    from PIL import Image, ImageDraw
+
+    pairs = []
+    for example in examples:
+        sides = [_for_people(task, grid) for grid in (example.question, example.answer)]
+        height, widths = max(side.height for side in sides), [side.width for side in sides]
+        pair = Image.new("RGB", (sum(widths) + ARROW, height), "white")
+        for side, left in zip(sides, (0, widths[0] + ARROW), strict=True):
+            pair.paste(side, (left, (height - side.height) // 2))
+        x, y, half = widths[0] + ARROW // 2, height // 2, ARROW // 4
+        draw = ImageDraw.Draw(pair)
+        draw.line((x - half, y, x + half, y), "black", 2)
+        draw.polygon((x + half, y, x, y - half, x, y + half), "black")
+        pairs.append(pair)
+    wide, high = max(pair.width for pair in pairs), max(pair.height for pair in pairs)
+    columns = min(across, len(pairs))
+    sheet = Image.new(
+        "RGB", (columns * (wide + ARROW) + ARROW, -(-len(pairs) // columns) * (high + ARROW) + ARROW), "white"
+    )
+    for k, pair in enumerate(pairs):
+        sheet.paste(pair, (ARROW + k % columns * (wide + ARROW), ARROW + k // columns * (high + ARROW)))
+    return sheet
+
+
+def _for_people(task: Task, grid: Grid) -> Image.Image:
+    from PIL import Image, ImageDraw, ImageFont
+
+    drawn = Image.fromarray(paint(grid, PAGE, (grid.shape[0], grid.shape[1])))
+    pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(PAGE.cell * 0.7)
+    for (r, c), value in np.ndenumerate(grid):
+        label, light = task.colours.get(int(value), ""), sum(PAGE.palette[value]) > 300
+        if label.isdigit():
+            middle = (PAGE.line + PAGE.pitch * k + PAGE.cell / 2 for k in (c, r))
+            pen.text(tuple(middle), label, "black" if light else "white", font, anchor="mm")
+    return drawn
 
 
 def _png(picture: np.ndarray) -> bytes:
