@@ -20,6 +20,7 @@ from vdmreason.export import picture  # noqa: E402
 PAGES = ROOT / "docs" / "tasks"
 MOST = 8  # variants on a page; the command lists all
 SHOWN = 3  # examples in a picture
+BORROWED = ("reasoning_gym",)
 KEYS = {"puzzles": "puzzles", "views": "views", "published": "published distance"}
 
 
@@ -35,8 +36,10 @@ def variants(family: str) -> list[str]:
 
 
 def page(family: str) -> str:
-    """The page of a family as Markdown."""
+    """The page of a family as Markdown; without table and picture where its tasks are another library's."""
     said = (importlib.import_module(f"tasks.{family}").__doc__ or "").strip()
+    if family in BORROWED:
+        return f"# {family}\n\n{said}\n"
     names = variants(family)
     rows = []
     for name in names:
@@ -79,6 +82,8 @@ def main() -> None:
     (PAGES / "README.md").write_text(index(), encoding="utf-8")
     for family in tasks.families():
         (PAGES / f"{family}.md").write_text(page(family), encoding="utf-8")
+        if family in BORROWED:
+            continue
         name = variants(family)[0]
         count = min(SHOWN, tasks.count(name, "train") or SHOWN)
         picture(tasks.get(name), tasks.examples(name, "train", count)).quantize(64).save(

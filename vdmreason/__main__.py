@@ -97,7 +97,7 @@ def tasks_list(
     """List the puzzles, one name a line: [cyan]vdmreason tasks list arc1/evaluation[/cyan]"""
     if family is None:
         for known in tasks.families():
-            names = tasks.variants(known)
+            names = tasks.variants(known) or [f"not installed; see docs/tasks/{known}.md"]
             more = f"  and {len(names) - 8} more: vdmreason tasks list {known}" if len(names) > 8 else ""
             print(f"{known}: {', '.join(names[:8])}{more}")
         return
