@@ -96,7 +96,9 @@ class Options:
     condition: str = "diffusers"  # the condition's latent scale: diffusers | sat | scaled (see `condition_latents`)
     shift: float = 1.0  # training timesteps: 1 uniform, above 1 drawn towards noise (see `training_times`)
     steps: int = 10  # denoising steps; a divisor of 1000
-    readout: str = "last"  # last | best (the surest answer frame) | mean (over the answer's frames)
+    readout: str = (
+        "last"  # last | best (the surest answer frame) | mean (over them) | calibrated (last, by the first one)
+    )
     batch: int = 16  # answers sampled at once
     prompt: str = ""  # the neutral text; the small backbone has no text encoder and ignores it
 
@@ -105,7 +107,7 @@ class Options:
             (self.transition, MODES),
             (self.style, tuple(STYLES)),
             (self.condition, ("diffusers", "sat", "scaled")),
-            (self.readout, ("last", "best", "mean")),
+            (self.readout, ("last", "best", "mean", "calibrated")),
         ):
             if value not in known:
                 raise UserError(f"Unknown choice '{value}'.{suggest(value, known)} One of: {', '.join(known)}.")
@@ -113,6 +115,8 @@ class Options:
             raise UserError(
                 f"frames = {self.frames}: CogVideoX encodes and decodes 8N + 1 frames only: 9, 17, 25, 33, ..."
             )
+        if self.readout == "calibrated" and self.transition == "image":
+            raise UserError("readout = calibrated: the image control has no first frame to calibrate on.")
         if self.shift <= 0:
             raise UserError(f"shift = {self.shift}: give a number above 0; 1 draws timesteps uniformly.")
         if self.steps < 1 or 1000 % self.steps:
@@ -430,6 +434,8 @@ class CogVideoX(Arm):
                 reading = read(frames[-1], style)
             elif self.options.readout == "mean":
                 reading = read(shown.mean(0).round().astype(np.uint8), style)
+            elif self.options.readout == "calibrated":  # the first frame shows the question as this clip draws it
+                reading = read(frames[-1], style, reference=(frames[0], read(question.picture, style).grid))
             else:
                 reading = _surest(shown, style)
         except NotAPuzzle as error:

@@ -169,14 +169,20 @@ def read(
     """The grid that `paint` drew, from a picture (H, W, 3) with values 0..255, noise and blur allowed.
 
     Every cell is the colour nearest to the mean of its inner 60 %. `size` = (rows, cols) tells the size; None finds the
-    one that explains the picture best. `reference` = (image, grid) is a picture with the same colour cast whose grid is
-    known (the first frame of a clip): gain and offset of each channel are fitted on it and the palette is moved along.
+    one that explains the picture best. `reference` = (image, grid) is a picture with the same faults whose grid is known
+    (the first frame of a clip): where its drawing lies, to a fifth of a cell, is found on it and the picture moved back,
+    gain and offset of each channel are fitted on it and the palette is moved along.
     Raises NotAPuzzle when the picture is not a drawing in this style.
     """
     picture = _picture(image, style)
     colours = np.array([*style.palette, style.outside, style.line_colour], dtype=np.float64)  # (VALUES + 2, 3)
     if reference is not None:
-        colours = _calibrated(colours, _picture(reference[0], style), as_grid(reference[1], "reference"), style)
+        known, grid = _picture(reference[0], style), as_grid(reference[1], "reference")
+        if any(side > most for side, most in zip(grid.shape, _room(known, style), strict=True)):
+            raise NotAPuzzle(f"the reference grid of {size_text(grid.shape)} cells is larger than its picture")
+        shift = _shift(known, grid, style)
+        picture, known = _moved(picture, shift), _moved(known, shift)
+        colours = _calibrated(colours, known, grid, style)
     palette, outside, line_colour = colours[:VALUES], colours[VALUES], colours[VALUES + 1]
 
     room = _room(picture, style)
@@ -332,11 +338,36 @@ def _refuse_other_pictures(off: Floats, rough: Floats, style: Style) -> None:
         raise NotAPuzzle(f"this is not a grid in style {style.name}: its colours are not the style's colours")
 
 
+def _shift(picture: Floats, grid: Grid, style: Style) -> tuple[int, int]:
+    """By how many pixels (down, right) a drawing lies off its place, at most a fifth of a cell: where it agrees best with
+    the drawing of its grid (greatest correlation, so that a colour cast does not matter)."""
+    drawn = paint(grid, style, _canvas(picture, style)).astype(np.float64)
+    if drawn.shape != picture.shape:  # no canvas of whole cells has this size
+        return 0, 0
+    drawn -= drawn.mean((0, 1))
+    if not drawn.any():  # one colour all over looks the same wherever it lies
+        return 0, 0
+    most = max(1, round(0.2 * style.cell))
+    steps = sorted(range(-most, most + 1), key=abs)  # of equals the least
+    return max(((y, x) for y in steps for x in steps), key=lambda by: float((_moved(picture, by) * drawn).sum()))
+
+
+def _canvas(picture: Floats, style: Style) -> tuple[int, int]:
+    """(rows, cols) of the canvas that a picture shows; a centred one may be drawn on any that rounds up to its size."""
+    rows, cols = ((side - style.line) // style.pitch for side in picture.shape[:2])
+    return rows, cols
+
+
+def _moved(picture: Floats, by: tuple[int, int]) -> Floats:
+    """A picture whose content lay too far down and right by so many pixels, put back; the edge is repeated."""
+    height, width = picture.shape[:2]
+    y, x = (np.clip(np.arange(side) + step, 0, side - 1) for side, step in ((height, by[0]), (width, by[1])))
+    return picture[y[:, None], x[None, :]]
+
+
 def _calibrated(colours: Floats, picture: Floats, grid: Grid, style: Style) -> Floats:
     """Where `colours` (n, 3) lie in a picture whose grid is known: least squares gain and offset of each channel."""
     room = _room(picture, style)
-    if grid.shape[0] > room[0] or grid.shape[1] > room[1]:
-        raise NotAPuzzle(f"the reference grid of {size_text(grid.shape)} cells is larger than its picture")
     seen = [_cells(picture, style, grid.shape)[0].reshape(-1, 3)]
     drawn = [colours[grid.ravel()]]
     if style.anchor == "corner":  # the cells beyond the grid show one more colour

@@ -312,6 +312,23 @@ def test_enlarged_cells_are_read_back(new: Path, pixels: int, size: tuple[int, i
     assert np.array_equal(ours.answer(question.picture[None], question).grid, grid)
 
 
+def test_a_clip_with_its_own_colours_and_place_is_read_by_its_first_frame(new: Path) -> None:
+    """The whole clip 3 pixels too far down and in false colours: the last frame alone is misread, with the first it isn't."""
+    plain, by_first = (arm(new, readout=readout) for readout in ("last", "calibrated"))
+    exact = []
+    for example in tasks.examples("colour_moves/shift", "train", 4):
+        sample = plain.frame(example)
+        assert sample.wanted is not None
+        faulty = np.roll(sample.wanted, 3, axis=1) * np.array([0.6, 1, 0.8]) + np.array([60, -30, 30])
+        clip = np.clip(faulty, 0, 255).astype(np.uint8)
+        exact.append(
+            [np.array_equal(ours.answer(clip, sample.given).grid, example.answer) for ours in (plain, by_first)]
+        )
+    assert np.array(exact)[:, 1].all() and not np.array(exact)[:, 0].all()
+    with pytest.raises(UserError, match="no first frame"):
+        Options(transition="image", readout="calibrated")
+
+
 @pytest.mark.parametrize("frames", [9, 17, 25])
 def test_legal_lengths_come_back(new: Path, frames: int) -> None:
     ours = arm(new, frames=frames)

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFilter
 
 from tasks.base import UserError
-from tasks.render import FAR, FAR_OUTSIDE, PUBLISHED, STYLES, NotAPuzzle, Style, ansi, paint, read
+from tasks.render import FAR, FAR_OUTSIDE, PUBLISHED, STYLES, NotAPuzzle, Style, _moved, _shift, ansi, paint, read
 
 VIDEO = [style for style in STYLES.values() if style.anchor == "corner"]
 styles = pytest.mark.parametrize("style", STYLES.values(), ids=lambda s: s.name)
@@ -167,6 +167,20 @@ def test_a_reference_takes_out_a_colour_cast(style, own):
     reading = read(picture, style, reference=reference)
     assert np.array_equal(reading.grid, grid)
     assert reading.certainty.min() > 0.6 > read(picture, style, size=(6, 6)).certainty.min()
+
+
+@styles
+@given(st.integers(-9, 9), st.integers(-9, 9), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_a_reference_takes_out_a_displacement(style, down, right, seed):
+    """Up to a fifth of a cell, wherever the drawing went; the same one back."""
+    most = max(1, round(0.2 * style.cell))
+    by = (max(-most, min(most, down)), max(-most, min(most, right)))
+    rng = np.random.default_rng(seed)
+    grid, known = random_grid(rng, 6, 6), random_grid(rng, 6, 6)
+    pictures = [_moved(paint(g, style, (7, 7)).astype(float), (-by[0], -by[1])) for g in (grid, known)]
+    assert _shift(pictures[1], known, style) == by
+    assert np.array_equal(read(pictures[0], style, reference=(pictures[1], known)).grid, grid)
 
 
 def test_a_reference_of_one_colour_shifts_only():
