@@ -261,8 +261,8 @@ def twins_key(*grids: Grid) -> bytes:
     costs one small matrix product where comparing the twins themselves would take most of the time of drawing a puzzle.
     """
     shape = grids[0].shape
-    values = np.stack([grid.ravel() for grid in grids], axis=1).astype(np.uint64)  # (cells, grids)
-    least = int((_twin_weights(*shape) @ values).min())
+    weights = _twin_weights(*shape)
+    least = min(int((weights @ grid.ravel().astype(np.uint64)).min()) for grid in grids)
     return bytes(sorted(shape)) + least.to_bytes(8, "big")
 
 

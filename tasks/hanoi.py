@@ -49,7 +49,7 @@ class Step(Task):
 
     @property
     def apart(self) -> Apart:
-        return Apart("answer", 0.01)
+        return Apart("question", 0.01)
 
     @property
     def space(self) -> int:
@@ -159,7 +159,8 @@ def read(picture: Grid) -> tuple[State, int]:
     """The inverse of `draw` for a picture that it drew."""
     disks = len(picture) - 1
     width = 2 * disks
-    peg_of = {int(v): int(c) // width for (_, c), v in np.ndenumerate(picture[:-1]) if v}
+    rows, columns = np.nonzero(picture[:-1])
+    peg_of = dict(zip(picture[rows, columns].tolist(), (columns // width).tolist(), strict=True))
     goal = int(np.argmax(picture[-1] == GOAL)) // width
     return tuple(peg_of[disk + 1] for disk in range(disks)), goal
 

@@ -87,7 +87,7 @@ class Sudoku(Task):
         """Equal for sudokus that are twins: digits renamed; rows or columns exchanged within a band, bands exchanged;
         transposed. Not a normal form but a description that no twin changes: for every given, how many givens its
         row, column and box hold, how many have its digit, and the same of the givens that it sees."""
-        return _description(question)
+        return bytes(_description(question, _boxes(len(question))))
 
 
 def solutions(question: Grid, most: int = 2) -> int:
@@ -178,18 +178,36 @@ def _take_away(grid, regions, givens, draw):  # type: ignore[no-untyped-def]
     return standing == givens
 
 
-def _description(question: Grid) -> bytes:
-    side = len(question)
+@njit(cache=True)
+def _description(question, regions):  # type: ignore[no-untyped-def]
+    """What `Sudoku.canonical` says of every given, sorted: int64 (givens,)."""
     r, c = np.nonzero(question)
-    digit, b = question[r, c], _boxes(side)[r, c]
-    same = [values[:, None] == values[None, :] for values in (r, c, b, digit)]  # (givens, givens) each
-    in_row, in_column, in_box, alike = (pairs.sum(1) for pairs in same)
-    line = np.sort(np.stack([in_row, in_column]), axis=0)  # a transposed twin has rows for columns
-    code = line[0] + 16 * line[1] + 256 * in_box + 4096 * alike
-    seen = same[0] | same[1] | same[2]
-    around = (seen * (code**2 % 65521)).sum(1)
-    alike_around = (same[3] * (code**2 % 65521)).sum(1)
-    return np.sort(code + 65536 * (around % 65521) + 65536**2 * (alike_around % 65521)).astype(np.int64).tobytes()
+    count = len(r)
+    digit, box = np.empty(count, np.int64), np.empty(count, np.int64)
+    for i in range(count):
+        digit[i], box[i] = question[r[i], c[i]], regions[r[i], c[i]]
+    code = np.empty(count, np.int64)
+    for i in range(count):
+        in_row = in_column = in_box = alike = 0
+        for k in range(count):
+            in_row += r[k] == r[i]
+            in_column += c[k] == c[i]
+            in_box += box[k] == box[i]
+            alike += digit[k] == digit[i]
+        fewer, more = min(in_row, in_column), max(in_row, in_column)  # a transposed twin has rows for columns
+        code[i] = fewer + 16 * more + 256 * in_box + 4096 * alike
+    description = np.empty(count, np.int64)
+    for i in range(count):
+        around = alike_around = 0
+        for k in range(count):
+            mixed = code[k] * code[k] % 65521
+            if r[k] == r[i] or c[k] == c[i] or box[k] == box[i]:
+                around += mixed
+            if digit[k] == digit[i]:
+                alike_around += mixed
+        description[i] = code[i] + 65536 * (around % 65521) + 65536 * 65536 * (alike_around % 65521)
+    description.sort()
+    return description
 
 
 def task(variant: str) -> Sudoku:

