@@ -15,9 +15,10 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
+from numba import njit
 
 from tasks.base import Apart, Example, Grid, Task, UserError
 
@@ -61,20 +62,14 @@ class Eca(Task):
         question = np.full(self.size, BLANK, dtype=np.int8)
         question[0] = [OFF + rng.getrandbits(1) for _ in range(self.size[1])]
         answer = self.solve(question)
-        known = np.tri(self.size[0], dtype=np.int8)[:, :, None]  # [k, r]: row r is known in frame k
-        return Example(question, answer, self.size, tuple(answer * known), {"rule": self.rule})  # blank is 0
+        return Example(
+            question, answer, self.size, tuple(answer * _known(self.size[0])), {"rule": self.rule}
+        )  # blank is 0
 
     def solve(self, question: Grid) -> Grid:
-        rows = [(question[0] - np.int8(OFF)).tolist()]
-        for _ in range(len(question) - 1):
-            rows.append(self.step(rows[-1]))
-        return np.array(rows, dtype=np.int8) + np.int8(OFF)
-
-    def step(self, state: list[int]) -> list[int]:
-        """The next state of a row of cells 0 and 1, any length."""
-        before, after = (state[-1:], state[:1]) if self.wrap else ([0], [0])
-        lefts, rights = before + state[:-1], state[1:] + after
-        return [self._table[4 * a + 2 * b + c] for a, b, c in zip(lefts, state, rights, strict=True)]
+        return _rows(question[0] - np.int8(OFF), np.array(self._table, np.int8), len(question), self.wrap) + np.int8(
+            OFF
+        )
 
     @cached_property
     def _table(self) -> list[int]:
@@ -94,6 +89,26 @@ class Eca(Task):
             states += [[1 - cell for cell in state] for state in states]
         rings = [bytes(state) for state in states]
         return min(ring[k:] + ring[:k] for ring in rings for k in range(len(ring) if self.wrap else 1))
+
+
+@cache
+def _known(rows: int) -> Grid:
+    """(frames, rows, 1): row r is known in frame k, 0 or 1."""
+    return np.tri(rows, dtype=np.int8)[:, :, None]
+
+
+@njit(cache=True)
+def _rows(first, table, rows, wrap):  # type: ignore[no-untyped-def]
+    """A row of cells 0 and 1 and what follows, int8 (rows, cells)."""
+    width = len(first)
+    states = np.zeros((rows, width), np.int8)
+    states[0] = first
+    for r in range(1, rows):
+        for c in range(width):
+            left = states[r - 1, c - 1] if c or wrap else 0  # index -1 is the last cell
+            right = states[r - 1, (c + 1) % width] if c + 1 < width or wrap else 0
+            states[r, c] = table[4 * left + 2 * states[r - 1, c] + right]
+    return states
 
 
 def task(variant: str) -> Eca:

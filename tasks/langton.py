@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from tasks.base import Apart, Example, Grid, Task, UserError
 
 SIDE = 8
 WHITE, BLACK, ANT = range(3)
 START = (4, 4)
-HEADINGS = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left: a right turn is one further
 VARIANTS = ("2", "3", "5", "10")  # steps, as published
 MOST = 100
 
@@ -55,18 +55,28 @@ class Langton(Task):
 
     def frames(self, question: Grid) -> list[Grid]:
         """The states from the question on, one a step; any size."""
-        rows, columns = question.shape
-        (r, c), heading = (int(i) for i in np.argwhere(question == ANT)[0]), 0
-        floor = np.where(question == ANT, WHITE, question).astype(np.int8)
-        frames = [question]
-        for _ in range(self.steps):
-            heading = (heading + (1 if floor[r, c] == WHITE else -1)) % 4
-            floor[r, c] = 1 - floor[r, c]
-            r, c = (r + HEADINGS[heading][0]) % rows, (c + HEADINGS[heading][1]) % columns
-            drawn = floor.copy()
-            drawn[r, c] = ANT
-            frames.append(drawn)
-        return frames
+        return list(_walk(question, self.steps))
+
+
+@njit(cache=True)
+def _walk(question, steps):  # type: ignore[no-untyped-def]
+    """int8 (steps + 1, rows, cols): the question and the state after each step."""
+    rows, columns = question.shape
+    frames = np.empty((steps + 1, rows, columns), np.int8)
+    frames[0] = question
+    floor, r, c, heading = question.copy(), 0, 0, 0
+    for row in range(rows):
+        for column in range(columns):
+            if question[row, column] == ANT:
+                r, c, floor[row, column] = row, column, WHITE
+    for k in range(steps):
+        heading = (heading + (1 if floor[r, c] == WHITE else -1)) % 4
+        floor[r, c] = 1 - floor[r, c]
+        r = (r + (heading == 2) - (heading == 0)) % rows  # up, right, down, left: a right turn is one further
+        c = (c + (heading == 1) - (heading == 3)) % columns
+        frames[k + 1] = floor
+        frames[k + 1, r, c] = ANT
+    return frames
 
 
 def task(variant: str) -> Langton:

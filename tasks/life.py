@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numba import njit
 
 from tasks.base import Apart, Example, Grid, Task, UserError, suggest, twins_key
 
@@ -77,13 +78,7 @@ class Life(Task):
 
     def frames(self, question: Grid) -> list[Grid]:
         """The generations from a grid of 0 and 1 on, any size."""
-        frames = [question]
-        rows, cols = question.shape
-        for _ in range(self.steps):
-            padded = np.pad(frames[-1], 1, mode="wrap" if self.wrap else "constant")
-            around = sum(padded[r : r + rows, c : c + cols] for r in range(3) for c in range(3)) - frames[-1]
-            frames.append(self._outcome[frames[-1], around])
-        return frames
+        return list(_generations(question, self._outcome, self.steps, self.wrap))
 
     @cached_property
     def _outcome(self) -> Grid:
@@ -97,6 +92,24 @@ class Life(Task):
             return twins_key(question)
         rows, cols = question.shape
         return twins_key(*(np.roll(question, (r, c), (0, 1)) for r in range(rows) for c in range(cols)))
+
+
+@njit(cache=True)
+def _generations(question, outcome, steps, wrap):  # type: ignore[no-untyped-def]
+    """int8 (steps + 1, rows, cols): the question and what follows."""
+    rows, cols = question.shape
+    frames = np.empty((steps + 1, rows, cols), np.int8)
+    frames[0] = question
+    for k in range(steps):
+        for r in range(rows):
+            for c in range(cols):
+                alive = -frames[k, r, c]
+                for y in range(r - 1, r + 2):
+                    for x in range(c - 1, c + 2):
+                        if wrap or (0 <= y < rows and 0 <= x < cols):
+                            alive += frames[k, y % rows, x % cols]
+                frames[k + 1, r, c] = outcome[frames[k, r, c], alive]
+    return frames
 
 
 def _rule_text(born: frozenset[int], survives: frozenset[int]) -> str:

@@ -102,19 +102,20 @@ class Nearest:
         rows: dict[tuple[int, ...], list[Any]] = {}
         for other in others:
             grid = self._compared(other)
-            rows.setdefault(grid.shape, []).append(grid.ravel())
-        self._others = {shape: np.stack(found) for shape, found in rows.items()}  # (examples, cells) each
+            rows.setdefault(grid.shape, []).append(self._row(grid))
+        self._others = {shape: np.stack(found) for shape, found in rows.items()}  # (examples, cells or words) each
+        self._sizes = {shape: _ones(found) for shape, found in self._others.items()} if of == "way" else {}
 
     def distance(self, example: Example) -> float:
         grid = self._compared(example)
         others = self._others.get(grid.shape)
         if others is None:
             return 1.0
+        row = self._row(grid)
         if self.of == "way":
-            shared = np.count_nonzero(others & grid.ravel(), axis=1)
-            either = np.count_nonzero(others, axis=1) + np.count_nonzero(grid) - shared
-            return float(1 - (shared / either).max())
-        return int(np.count_nonzero(others != grid.ravel(), axis=1).min()) / grid.size
+            shared = _ones(others & row)
+            return float(1 - (shared / (self._sizes[grid.shape] + int(grid.sum()) - shared)).max())
+        return int(np.count_nonzero(others != row, axis=1).min()) / grid.size
 
     def _compared(self, example: Example) -> npt.NDArray[Any]:
         if self.of == "way":
@@ -122,6 +123,19 @@ class Nearest:
 
             return np.isin(example.answer, (paths.START, paths.SOLUTION, paths.END))
         return example.question if self.of == "question" else example.answer
+
+    def _row(self, grid: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A grid's cells; those on a way as bits of whole words, so that 64 are compared at once."""
+        if self.of != "way":
+            return grid.ravel()
+        bits = np.zeros(-(-grid.size // 64) * 64, np.uint8)
+        bits[: grid.size] = grid.ravel()
+        return np.packbits(bits).view(np.uint64)
+
+
+def _ones(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """How many bits of each row (rows, words) are set."""
+    return np.bitwise_count(words).sum(axis=1, dtype=np.int64)
 
 
 class _Stream:
