@@ -138,6 +138,16 @@ def test_seeds_are_averaged_and_other_differences_are_not(tmp_path) -> None:
     assert rows[1]["exact"]["low"] == pytest.approx(evaluate.wilson(5, 5)[0])
 
 
+def test_seeds_that_all_agree_are_not_beyond_doubt(tmp_path) -> None:
+    """18 of 18 right: resampling says [1, 1], which no 18 answers can show."""
+    folders = [folder_with(tmp_path, seed, wrong=0) for seed in range(3)]
+    for folder in folders:
+        evaluate.evaluate(folder)
+    (row,) = evaluate.over_seeds(folders)
+    assert row["exact"] == {"value": 1.0, "low": pytest.approx(evaluate.wilson(18, 18)[0]), "high": 1.0}
+    assert row["baselines"]["copy"] == 0.0
+
+
 def test_scoring_needs_no_torch(tmp_path) -> None:
     run = config.resolve({"task": "life/B3S23", "n": 4, "family": "causal_lm", "test": 2})
     folder = folder_with(tmp_path, n=2)

@@ -210,7 +210,8 @@ def rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """One row an experiment: runs that differ in nothing but the seed, averaged, with two-stage intervals.
 
     A row is {"run": the config without seed, "seeds": [...], "n_test", "exact", "right", "cells", "unreadable":
-    {"value", "low", "high"}, "codec": mean exact of the codec ceiling or None, "data": [hashes]}.
+    {"value", "low", "high"}, "codec": mean exact of the codec ceiling or None, "baselines": {"copy", "nearest": mean exact},
+    "data": [hashes]}.
     """
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -232,13 +233,17 @@ def _row(group: list[Trial]) -> dict[str, Any]:
     for name in (*RATES, "cells"):
         values = [[_value(p, name) for p in predictions] for predictions, _ in by_seed.values()]
         mean = float(np.mean([np.mean(v) for v in values]))
-        if len(values) == 1 and name in RATES:
-            low, high = wilson(int(sum(values[0])), len(values[0]))
+        together = [v for seed in values for v in seed]
+        # Where all answers are alike, resampling them says that there is no doubt; a count says how much.
+        if name in RATES and (len(values) == 1 or min(together) == max(together)):
+            low, high = wilson(int(sum(together)), len(together))
         else:
             low, high = bootstrap(values)
         row[name] = {"value": mean, "low": low, "high": high}
     ceilings = [r["codec"]["exact"]["value"] for _, r in by_seed.values() if r.get("codec")]
     row["codec"] = float(np.mean(ceilings)) if ceilings else None
+    trivial = [r["baselines"] for _, r in by_seed.values() if r.get("baselines")]
+    row["baselines"] = {k: float(np.mean([b[k]["exact"]["value"] for b in trivial])) for k in BASELINES if trivial}
     row["data"] = [r.get("provenance", {}).get("data") for _, r in by_seed.values()]
     return row
 
