@@ -176,7 +176,7 @@ def test_a_run_keeps_its_id_when_keys_come_later():
         stored = json.loads(path.with_name("result.json").read_text())["id"]
         run = config.load(path)
         assert run.id == stored
-        for key, value in (("augment", 2), ("votes", 2), ("far_from", 300)):
+        for key, value in (("augment", 2), ("votes", 2), ("far_from", 300), ("test_task", "maze/9x9")):
             try:
                 assert dataclasses.replace(run, **{key: value}).id != stored
             except UserError:
@@ -192,6 +192,18 @@ def test_views_and_distances_that_a_task_does_not_have_are_refused():
     ):
         with pytest.raises(UserError, match=says):
             config.resolve({**LEAST, **change})
+
+
+def test_a_run_may_be_tested_on_another_task():
+    run = config.resolve({**LEAST, "task": "maze/7x7", "test_task": "maze/9x9", "test": 5})
+    assert run.tested == "maze/9x9" and {e.question.shape for e in config.test_examples(run)} == {(9, 9)}
+    assert {e.question.shape for e in config.train_examples(run)} == {(7, 7)}
+    same = config.resolve({**LEAST, "task": "maze/7x7", "test_task": "maze/7x7", "test": 5})
+    assert (
+        same.tested == "maze/7x7" and same.id == config.resolve({**LEAST, "task": "maze/7x7", "test": 5}).id != run.id
+    )
+    with pytest.raises(UserError, match="test_task: .*Did you mean"):
+        config.resolve({**LEAST, "test_task": "maz/9x9"})
 
 
 def test_far_test_examples_of_a_run():

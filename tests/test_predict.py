@@ -12,7 +12,7 @@ import pytest
 
 import tasks
 from tasks.base import UserError
-from vdmreason import compare, config, jobs, predict, store, train
+from vdmreason import compare, config, evaluate, jobs, predict, store, train
 
 KEYS = {
     "i",
@@ -165,6 +165,18 @@ def test_answers_under_several_views_vote(trained, tmp_path) -> None:
     shutil.copytree(trained["fake"], tmp_path / "alone")
     for one, record in zip(predict.predict(tmp_path / "alone", arm), records, strict=True):
         assert one["raw"] == record["raw"]  # the plain view is asked as if it were alone
+
+
+def test_small_to_learn_from_and_large_to_be_tested_on(tmp_path) -> None:
+    run = config.resolve({"task": "life/B3S23-4x4", "test_task": "life/B3S23-6x5", "n": 4, "family": "fake", "test": 3,
+                          "optim": {"updates": 2}})  # fmt: skip
+    arm = train.train(run, tmp_path)
+    records = predict.predict(tmp_path, arm)
+    assert {np.shape(record["question"]) for record in records} == {(6, 5)}
+    task = tasks.get("life/B3S23-6x5")
+    for record in records:
+        assert task.check(np.array(record["answer"], np.int8), evaluate.example_of(record)).right
+    assert store.read_json(tmp_path / "result.json")["scores"]["n"] == 3
 
 
 def test_an_unreadable_answer_is_wrong_and_says_why(folder, monkeypatch) -> None:

@@ -181,10 +181,10 @@ def from_runs(folders: Sequence[str | Path]) -> dict[str, list[list[Grid | None]
     found: dict[str, list[list[Grid | None]]] = {}
     for folder in map(Path, folders):
         run = store.read_config(folder)
-        count = tasks.count(run.task, "test")
+        count = tasks.count(run.tested, "test")
         if count is None:
-            raise UserError(f"{folder}: {run.task} is no ARC puzzle")
-        inputs = found.setdefault(id_of(run.task), [[] for _ in range(count)])
+            raise UserError(f"{folder}: {run.tested} is no ARC puzzle")
+        inputs = found.setdefault(id_of(run.tested), [[] for _ in range(count)])
         for record in store.read_lines(folder / "predictions.jsonl"):
             grids = [vote["grid"] for vote in record.get("votes", ())] or [record["proposed"]]
             inputs[record["i"]] += [None if grid is None else np.asarray(grid, np.int8) for grid in grids]

@@ -32,7 +32,7 @@ from tasks.base import Example, Split, Task, UserError, suggest
 #: Keys that say how a run is watched or kept, not what it computes. Two runs that differ only here have one id.
 NOT_IDENTITY = ("note", "checkpoint_every", "preview_every", "previews")
 #: Keys that came later. At their defaults they leave a run what it was before they came, and so its id.
-LATER = ("augment", "votes", "far_from")
+LATER = ("augment", "votes", "far_from", "test_task")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Run:
     test: int = 100  # test examples; left out, all of them where a task is finite
     augment: int = 1  # views of each training example to learn from, the plain one first: turns, renamed colours
     votes: int = 1  # views under which each test question is answered; the answers are turned back and vote
+    test_task: str = ""  # another task to be tested on: maze/21x21 where task is maze/13x13; "": the same
     far_from: int = 0  # test examples lie as far as published from each of so many training examples; 0: no matter
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where a GPU has it
     checkpoint_every: int = 100  # updates between checkpoints
@@ -115,6 +116,11 @@ class Run:
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     @property
+    def tested(self) -> str:
+        """The task that test examples come from and are scored by."""
+        return self.test_task or self.task
+
+    @property
     def name(self) -> str:
         """A folder name a person can read: "maze-7x7--cogvideox--n30--s0--ab12cd"."""
         arm = self.family + ("-random" if self.init == "random" else "")
@@ -133,13 +139,13 @@ def train_examples(run: Run) -> list[Example]:
 def test_examples(run: Run, n: int | None = None) -> list[Example]:
     """The first n of what a run is tested on; all of `run.test` if left out."""
     others = tasks.examples(run.task, "train", run.far_from, run.seed) if run.far_from else []
-    return _room_to_turn(run, tasks.examples(run.task, "test", run.test if n is None else n, run.seed, others))
+    return _room_to_turn(run, tasks.examples(run.tested, "test", run.test if n is None else n, run.seed, others))
 
 
 def _room_to_turn(run: Run, examples: list[Example]) -> list[Example]:
     """On a square canvas where views turn by a quarter: pictures of one batch are of one size."""
-    views = augment.views(tasks.get(run.task), max(run.augment, run.votes), run.seed)
-    if not any(view.across for view in views):
+    seen = [(run.task, run.augment), (run.tested, run.votes)]
+    if not any(view.across for task, count in seen for view in augment.views(tasks.get(task), count, run.seed)):
         return examples
     return [dataclasses.replace(e, canvas=(max(e.canvas), max(e.canvas))) for e in examples]
 
@@ -180,11 +186,17 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     task = tasks.get(tree["task"])
     tree["task"] = task.name  # a file's path and a rule's nickname become the name that everyone else uses
     tree["n"] = _examples_wanted(task, "train", "n", tree.get("n"), default=None)
-    tree["test"] = _examples_wanted(task, "test", "test", tree.get("test"), default=Run.test)
+    if tree.get("test_task"):
+        with _at("test_task"):
+            tree["test_task"] = tasks.get(str(tree["test_task"])).name
+        if tree["test_task"] == task.name:
+            tree["test_task"] = ""
+    tested = tasks.get(tree.get("test_task") or task.name)
+    tree["test"] = _examples_wanted(tested, "test", "test", tree.get("test"), default=Run.test)
     for key in ("augment", "votes"):
         if isinstance(count := tree.get(key, 1), int):
             with _at(key):
-                augment.views(task, count)
+                augment.views(task if key == "augment" else tested, count)
     if tree.get("far_from") and task.apart is None:
         raise UserError(f"far_from: for {task.name} no distance between training and test was published.")
 

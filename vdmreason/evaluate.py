@@ -159,7 +159,7 @@ def evaluate(folder: str | Path) -> dict[str, Any]:
     predictions = store.read_lines(folder / "predictions.jsonl")
     if not predictions:
         raise UserError(f"{folder}: has no predictions yet. Make them with: vdmreason predict {folder}")
-    task = tasks.get(run.task)
+    task = tasks.get(run.tested)
     predictions = rescore(task, sorted(predictions, key=lambda p: p["i"]))
     train = config.train_examples(run)
     result = store.read_json(folder / "result.json") or {}
@@ -201,7 +201,7 @@ def over_seeds(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     for folder in map(Path, folders):
         run, predictions = store.read_config(folder), store.read_lines(folder / "predictions.jsonl")
         if predictions:
-            predictions = rescore(tasks.get(run.task), predictions)
+            predictions = rescore(tasks.get(run.tested), predictions)
             trials.append((run, predictions, store.read_json(folder / "result.json") or {}))
     return rows(trials)
 

@@ -107,7 +107,7 @@ def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: 
     With `run.votes` each question is answered under so many views, the answers are turned back, and the one that most of
     them gave is proposed. What stands in `raw` is the plain view's.
     """
-    task = tasks.get(run.task)
+    task = tasks.get(run.tested)
     views = augment.views(task, run.votes, run.seed)
     asked = [(i, example, view) for i, example in numbered for view in views]
     givens = [arm.frame(view.example(example)).given for _, example, view in asked]  # never `wanted`
@@ -175,7 +175,7 @@ def _store_raw(given: Answer, i: int, folder: Path) -> str:
 
 def codec_ceiling(run: Run, arm: Arm, examples: Sequence[Example]) -> dict[str, Any]:
     """What the arm could score at best: the true answers, written and read back by its own codec."""
-    task = tasks.get(run.task)
+    task = tasks.get(run.tested)
     verdicts, unreadable = [], 0
     for start in range(0, len(examples), BATCH):
         part = examples[start : start + BATCH]

@@ -350,7 +350,7 @@ def progress(folders: Sequence[Path]) -> str:
 
 def _tests(folder: Path) -> int:
     run = store.read_config(folder)
-    return min(run.test, tasks.count(run.task, "test") or run.test)
+    return min(run.test, tasks.count(run.tested, "test") or run.test)
 
 
 def act(folder: Path, how: str) -> None:
