@@ -202,7 +202,7 @@ def test_a_run_may_be_tested_on_another_task():
     assert (
         same.tested == "maze/7x7" and same.id == config.resolve({**LEAST, "task": "maze/7x7", "test": 5}).id != run.id
     )
-    with pytest.raises(UserError, match="test_task: .*Did you mean"):
+    with pytest.raises(UserError, match=r"test_task: .*Did you mean"):
         config.resolve({**LEAST, "test_task": "maz/9x9"})
 
 
