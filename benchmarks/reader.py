@@ -1,6 +1,6 @@
 """How well grids are read back from pictures, by style and by what happened to the picture on the way.
 
-    python benchmarks/reader.py                  # results/reader.json, a table
+    python benchmarks/reader.py                  # results/reader.{json,md}
 
 Random grids of 10 x 10 cells and ten values on a canvas of 12 x 12, as two frames of a clip of nine: the first shows a known
 grid, the last the one to be read. "alone" reads the last frame as it is; "by the first" takes place and colours from the
@@ -82,6 +82,23 @@ def cells_right(picture: np.ndarray, style: Style, grid: Grid, reference: tuple[
     return float((found == grid).mean()) if found.shape == grid.shape else 0.0
 
 
+def markdown(command: str, grids: int, rows: list[dict[str, Any]]) -> str:
+    """A row a fault, two columns a style."""
+    styles = list(dict.fromkeys(row["style"] for row in rows))
+    by_place = {(row["style"], row["fault"]): row for row in rows}
+    lines = [
+        f"Cells read right, in %: the frame alone / by the first frame. {grids} grids each. `{command}`",
+        "",
+        "| fault | " + " | ".join(styles) + " |",
+        "|---|" + "---|" * len(styles),
+    ]
+    for fault in dict.fromkeys(row["fault"] for row in rows):
+        found = [by_place[style, fault] for style in styles]
+        cells = [f"{100 * row['alone_cells']:.1f} / {100 * row['by_first_cells']:.1f}" for row in found]
+        lines.append(f"| {fault} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grids", type=int, default=20, help="grids a style and fault (default 20)")
@@ -111,6 +128,7 @@ def main() -> None:
             print(f"{name:<10}{fault:<34}{said}", flush=True)
     command = f"python benchmarks/reader.py --grids {given.grids} --seed {given.seed}"
     store.write_json(RESULTS, {"command": command, "versions": store.versions(), "rows": rows})
+    RESULTS.with_suffix(".md").write_text(markdown(command, given.grids, rows))
 
 
 if __name__ == "__main__":
