@@ -167,6 +167,21 @@ def test_answers_under_several_views_vote(trained, tmp_path) -> None:
         assert one["raw"] == record["raw"]  # the plain view is asked as if it were alone
 
 
+def test_one_adapter_asked_otherwise(folder, tmp_path) -> None:
+    """The same weights in a folder of their own; what belongs to the training can't change."""
+    predict.predict(folder)
+    voting = predict.asked_otherwise(folder, ["votes=4", "test=5"], tmp_path / "voting")
+    records = predict.predict(voting)
+    assert len(records) == 5 and all(sum(v["count"] for v in r["votes"]) == 4 for r in records)
+    old, new = (store.read_json(f / "result.json")["provenance"] for f in (folder, voting))
+    assert new["adapter_of"] == old["run"] != new["run"] and new["data"] == old["data"]
+    assert predict.asked_otherwise(folder, ["votes=4", "test=5"], voting) == voting
+    with pytest.raises(UserError, match=r"lora\.rank, n: belongs to the training"):
+        predict.asked_otherwise(folder, ["n=7", "lora.rank=2"], tmp_path / "no")
+    with pytest.raises(UserError, match="holds another run"):
+        predict.asked_otherwise(folder, ["votes=2"], voting)
+
+
 def test_small_to_learn_from_and_large_to_be_tested_on(tmp_path) -> None:
     run = config.resolve({"task": "life/B3S23-4x4", "test_task": "life/B3S23-6x5", "n": 4, "family": "fake", "test": 3,
                           "optim": {"updates": 2}})  # fmt: skip

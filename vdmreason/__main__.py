@@ -329,14 +329,24 @@ def train(
 def predict(
     folder: Annotated[Path, typer.Argument(help="A run's folder")],
     batch: Annotated[int, typer.Option(min=1, help="Examples at once")] = 16,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Ask the adapter otherwise, in a folder of its own: votes=8")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="That folder (default: runs/<name>)")] = None,
 ) -> None:
     """Answer a run's test examples and score them. Answers that are there are kept.
 
     vdmreason predict runs/maze-7x7--cogvideox--n30--s0--ab12cd
+    vdmreason predict adapters/zoo/maze-7x7--cogvideox--n300 --set votes=8 --set test_task=maze/9x9
     """
     store.read_config(folder)
+    from vdmreason.predict import asked_otherwise
     from vdmreason.predict import predict as predict_run
 
+    if out and not set_:
+        raise UserError("--out: is for an adapter asked otherwise; say how with --set votes=8.")
+    if set_:
+        folder = asked_otherwise(folder, set_, out)
     predict_run(folder, batch=batch)
     _print_scores([folder])
 

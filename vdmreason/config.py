@@ -136,6 +136,13 @@ def train_examples(run: Run) -> list[Example]:
     return _room_to_turn(run, tasks.examples(run.task, "train", run.n, run.seed))
 
 
+def learned_examples(run: Run) -> list[Example]:
+    """Those under each of the run's views: what the loop draws from. The plain ones come first."""
+    examples = train_examples(run)
+    views = augment.views(tasks.get(run.task), run.augment, run.seed)
+    return [view.example(example) for view in views for example in examples]
+
+
 def test_examples(run: Run, n: int | None = None) -> list[Example]:
     """The first n of what a run is tested on; all of `run.test` if left out."""
     others = tasks.examples(run.task, "train", run.far_from, run.seed) if run.far_from else []

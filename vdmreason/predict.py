@@ -6,6 +6,7 @@ were asked before it.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import tasks
 from adapters.base import Answer, Arm
 from tasks import augment
 from tasks.base import Example, Grid, UserError
+from tasks.split import refuse_leak
 from vdmreason import config, evaluate, jobs, store
 from vdmreason.config import Run, named_seed
 from vdmreason.progress import progress
@@ -82,6 +84,36 @@ def predict(
             store.write_json(folder / "result.json", result | {"codec": measured})
     evaluate.evaluate(folder)
     return [known[i] for i in wanted]
+
+
+#: What may change after training: how and what an adapter is asked.
+ASKED = ("test", "votes", "test_task", "far_from")
+
+
+def asked_otherwise(folder: str | Path, overrides: Sequence[str], out: str | Path | None = None) -> Path:
+    """A folder for the same adapter asked otherwise: "votes=8", "test_task=maze/21x21". Its answers are `predict`'s to make.
+
+    Raises UserError where an override would need another training, or where a test example was learned from.
+    """
+    folder = Path(folder)
+    require_adapter(folder)
+    run = store.read_config(folder)
+    asked = config.resolve(config.to_dict(run), overrides)
+    fixed = sorted({line.partition(":")[0] for line in config.differences(run, asked)} - set(ASKED))
+    if fixed:
+        raise UserError(f"{', '.join(fixed)}: belongs to the training. After it may change: {', '.join(ASKED)}.")
+    refuse_leak(config.learned_examples(asked), config.test_examples(asked))
+    out = Path(out) if out else store.runs_root() / asked.name
+    if (out / "config.yaml").is_file() and store.read_config(out).id != asked.id:
+        raise UserError(f"{out}: holds another run. Take another --out.")
+    if not store.whole_folder(out / "adapter"):
+        with store.new_folder(out / "adapter") as new:
+            shutil.copytree(folder / "adapter", new, dirs_exist_ok=True)
+        store.write_config(out, asked)
+        made = (store.read_json(folder / "result.json") or {}).get("provenance", {})
+        store.write_json(out / "result.json", {"provenance": made | {"run": asked.id, "adapter_of": run.id}})
+        store.write_state(out, state="done", step=run.optim.updates, updates=run.optim.updates, eta=None)
+    return out
 
 
 def load_adapted(run: Run, folder: str | Path) -> Arm:

@@ -30,9 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import adapters
-import tasks
 from adapters.base import Arm
-from tasks import augment
 from tasks.base import Example, UserError, suggest
 from tasks.split import refuse_leak
 from vdmreason import config, jobs, predict, store
@@ -120,9 +118,7 @@ def train(
             claim(run, folder)
         accelerator.wait_for_everyone()
         examples = config.train_examples(run)
-        learned = [
-            view.example(e) for view in augment.views(tasks.get(run.task), run.augment, run.seed) for e in examples
-        ]
+        learned = config.learned_examples(run)
         refuse_leak(learned, config.test_examples(run))
         arm = load_arm(run, str(accelerator.device))
         if store.whole_folder(folder / "adapter"):
