@@ -86,9 +86,7 @@ Beside the generators of [the paper](https://arxiv.org/abs/2510.24448), commit `
 of them as was published (hanoi: 400 and 40); theirs is worked out from the two rates measured. Ours are all different, with
 training and test apart and one solution proven; theirs are drawn with replacement and unproven.
 
-{table}
-What was checked of them, and how: `python benchmarks/independent.py`, results in `benchmarks/results/independent.json`.
-"""
+{table}"""
 
 
 def main() -> None:

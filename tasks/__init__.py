@@ -64,6 +64,8 @@ def get(name: str) -> Task:
     module = _family_of(folded)
     if module == "arc":  # its names carry the data set and not the file's name
         variant = folded
+    if not variant and not _listed(module):  # another library's, which is not installed: it says so
+        _module(module).task("")
     if not variant:
         raise UserError(f"{name!r} is a family; name one of its puzzles, for example {_listed(module)[0]!r}")
     task: Task = _module(module).task(variant)

@@ -105,11 +105,6 @@ def vote(answers: Sequence[tuple[Grid | None, float]]) -> list[Vote]:
     return sorted(votes, key=lambda v: (-v.count, -v.certainty))
 
 
-def rank(votes: Sequence[Vote], answer: Grid) -> int | None:
-    """The place of the right answer among the votes, counted from 1; None where nobody gave it (the oracle fails)."""
-    return next((place for place, v in enumerate(votes, 1) if np.array_equal(v.grid, answer)), None)
-
-
 def leave_one_out(demos: Sequence[Example]) -> list[tuple[list[Example], Example]]:
     """Each demonstration once as the test of the others."""
     return [([*demos[:i], *demos[i + 1 :]], demos[i]) for i in range(len(demos))]

@@ -53,7 +53,8 @@ class Bridge(Task):
         return {value: symbol for symbol, value in self._read.values.items()}
 
     def make(self, rng: random.Random) -> Example:
-        while True:
+        rows, cols = self._read.canvas
+        for _ in range(1000):
             entry = self._read.source[rng.getrandbits(30)]
             question, _ = found(entry["question"])
             answer = grid_of(str(entry["answer"]))
@@ -61,9 +62,9 @@ class Bridge(Task):
                 grids = [self._read.grid(symbols) for symbols in (question, answer) if symbols]
             except KeyError:  # a symbol that the sample did not have: too rare to give a value away
                 continue
-            if len(grids) == 2 and max(grids[0].shape + grids[1].shape) <= MAX_SIDE:
-                rows, cols = np.maximum(grids[0].shape, grids[1].shape)
-                return Example(grids[0], grids[1], (int(rows), int(cols)))
+            if len(grids) == 2 and all(grid.shape[0] <= rows and grid.shape[1] <= cols for grid in grids):
+                return Example(grids[0], grids[1], (rows, cols))
+        raise UserError(f"{self.name}: 1000 puzzles in a row do not fit on its canvas of {rows}x{cols} cells")
 
     @property
     def _read(self) -> Reader:
@@ -77,6 +78,9 @@ class Reader:
     source: Any  # [index] -> {"question", "answer"}
     words: str  # what every question says beside its grid
     values: dict[str, int]  # symbol -> value
+    canvas: tuple[
+        int, int
+    ]  # (rows, cols) that hold every grid of the sample: one for all, so that it gives no answer away
 
     def grid(self, symbols: Symbols) -> Any:
         return np.array([[self.values[symbol] for symbol in row] for row in symbols], np.int8)
@@ -94,7 +98,7 @@ def _reader(name: str, dataset: str, settings: tuple[tuple[str, str], ...]) -> R
         entries = [few[i] for i in range(SAMPLE)]
     except Exception as error:  # whatever the library makes of a setting
         raise UserError(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from None
-    said, symbols = set(), set()
+    said, symbols, sides = set(), set(), [(1, 1)]
     for entry in entries:
         question, words = found(entry["question"])
         answer = grid_of(str(entry["answer"]))
@@ -102,17 +106,20 @@ def _reader(name: str, dataset: str, settings: tuple[tuple[str, str], ...]) -> R
             raise UserError(f"{name}: its {'answers are' if question else 'questions hold'} no grids")
         said.add(re.sub(r"[0-9]+ ?[x*] ?[0-9]+", "", words))  # the size is in the picture
         symbols |= {symbol for row in question + answer for symbol in row}
+        sides += [(len(grid), len(grid[0])) for grid in (question, answer)]
     if len(said) > 1:
         raise UserError(f"{name}: its questions say more than their grids; settle it, as in {FITTING[4]!r}")
     values = _values(name, symbols)
+    canvas = (max(rows for rows, _ in sides), max(cols for _, cols in sides))
+    if max(canvas) > MAX_SIDE:
+        raise UserError(f"{name}: has grids of {canvas[0]}x{canvas[1]} cells; here they have at most {MAX_SIDE} a side")
     # Only now: some data sets that do not fit make all their items at once.
-    return Reader(library.create_dataset(dataset, seed=0, size=2**30, **chosen), said.pop(), values)
+    return Reader(library.create_dataset(dataset, seed=0, size=2**30, **chosen), said.pop(), values, canvas)
 
 
 def _values(name: str, symbols: set[str]) -> dict[str, int]:
-    """Whole numbers keep their value, the other symbols take what is free, in the order of their code points reversed:
-    "_" for an empty cell comes before letters."""
-    numbers = {symbol: int(symbol) for symbol in symbols if symbol.isdigit()}
+    """Whole numbers keep their value, the other symbols take what is free: signs such as "_" before letters, each in order."""
+    numbers = {symbol: int(symbol) for symbol in symbols if symbol.isdecimal() and symbol.isascii()}
     if len(symbols) > VALUES or any(value >= VALUES for value in numbers.values()):
         raise UserError(
             f"{name}: has {len(symbols)} symbols or numbers above {VALUES - 1}; a grid here holds 0 to {VALUES - 1}"
@@ -161,7 +168,7 @@ def _row(line: str) -> list[str]:
     """The symbols of a line: numbers or single characters between spaces, or characters without any between; [] for words."""
     parts = line.split()
     if len(parts) > 1:
-        return parts if all(len(part) == 1 or part.isdigit() for part in parts) else []
+        return parts if all(len(part) == 1 or (part.isdecimal() and part.isascii()) for part in parts) else []
     return (
         list(parts[0]) if parts and len(parts[0]) > 1 and not any(c.isalnum() and c.isascii() for c in parts[0]) else []
     )

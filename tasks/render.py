@@ -135,6 +135,7 @@ SIGMA = 32.0  # standard deviation of a cell's colour, levels of 255, when sizes
 # cube are 62 off (video styles) and 71 off (paper); even pixel noise is 74 rough. A drawing blurred by a codec stays
 # below 30 and 30, and one under noise of sigma 25 below 10 and 25.
 MAX_OFF = 45.0
+LEAST_GAIN = 0.2  # a reference in which colours differ by less than this share of what was drawn is blank
 MAX_ROUGH = 55.0
 
 
@@ -348,8 +349,15 @@ def _shift(picture: Floats, grid: Grid, style: Style) -> tuple[int, int]:
     if not drawn.any():  # one colour all over looks the same wherever it lies
         return 0, 0
     most = max(1, round(0.2 * style.cell))
-    steps = sorted(range(-most, most + 1), key=abs)  # of equals the least
-    return max(((y, x) for y in steps for x in steps), key=lambda by: float((_moved(picture, by) * drawn).sum()))
+    spectra = np.fft.rfft2(picture, axes=(0, 1)) * np.conj(np.fft.rfft2(drawn, axes=(0, 1)))
+    agreement = np.fft.irfft2(spectra, s=picture.shape[:2], axes=(0, 1)).sum(
+        -1
+    )  # [y, x]: moved by so much, round the edge
+    agreement /= max(float(np.abs(agreement).max()), 1e-9)
+    steps = range(-most, most + 1)
+    return max(
+        ((y, x) for y in steps for x in steps), key=lambda by: (round(agreement[by], 9), -abs(by[0]) - abs(by[1]))
+    )
 
 
 def _canvas(picture: Floats, style: Style) -> tuple[int, int]:
@@ -382,4 +390,6 @@ def _fit(drawn: Floats, seen: Floats, colours: Floats) -> Floats:
     """gain * colours + offset with seen = gain * drawn + offset; an offset alone where one level only was drawn."""
     spread = drawn - drawn.mean()
     gain = float(spread @ seen / (spread @ spread)) if np.ptp(drawn) > 32 else 1.0
+    if gain < LEAST_GAIN:
+        raise NotAPuzzle("the reference picture does not show its grid")
     return gain * (colours - drawn.mean()) + seen.mean()

@@ -88,10 +88,11 @@ def _at_most(task: Task, split: Split, n: int, seed: int) -> list[Example]:
     stock = task.stock(split)
     if stock is not None:
         return examples(task, split, min(n, len(stock)), seed)
+    stream = _stream(task, split, seed)
     try:
-        return examples(task, split, n, seed)
+        return stream.take(n)
     except UserError:
-        return list(_stream(task, split, seed).found)
+        return list(stream.found)
 
 
 class Nearest:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks
-from tasks.augment import VALUES, View, leave_one_out, rank, view, views, vote
+from tasks.augment import VALUES, View, leave_one_out, view, views, vote
 from tasks.base import Example, UserError
 
 grids = st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32 - 1)).map(
@@ -80,7 +80,6 @@ def test_most_votes_then_certainty():
     votes = vote([(a, 0.2), (None, 0.9), (b, 0.9), (c, 1.0), (a, 0.4), (b, 0.5)])
     assert [v.grid[0, 0] for v in votes] == [1, 0, 2] and [v.count for v in votes] == [2, 2, 1]
     assert votes[0].certainty == pytest.approx(0.7)
-    assert rank(votes, c) == 3 and rank(votes, a[:1]) is None
     assert vote([(None, 0.5)]) == []
 
 

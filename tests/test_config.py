@@ -188,6 +188,8 @@ def test_views_and_distances_that_a_task_does_not_have_are_refused():
         ({"votes": 9}, "votes: life/B3S23 has 8 views, 9 were asked for"),
         ({"augment": 0}, "augment: must be at least 1"),
         ({"far_from": 5}, r"far_from: must be 0 \(off\) or at least n \(30\)"),
+        ({"test_task": "colour_moves/fall", "far_from": 30}, "far_from: for colour_moves/fall no distance"),
+        ({"task": "hanoi/4-step", "far_from": 5000}, "far_from: hanoi/4-step has 240 puzzles in all, not 5000"),
         ({"task": "colour_moves/fall", "far_from": 30}, "far_from: for colour_moves/fall no distance"),
     ):
         with pytest.raises(UserError, match=says):

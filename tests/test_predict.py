@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 import tasks
+from adapters.base import Answer
+from tasks import paths
+from tasks.augment import View
 from tasks.base import UserError
 from vdmreason import compare, config, evaluate, jobs, predict, store, train
 
@@ -156,6 +159,7 @@ def test_answers_under_several_views_vote(trained, tmp_path) -> None:
         counts = [vote["count"] for vote in record["votes"]]
         assert sum(counts) == 8 and counts == sorted(counts, reverse=True)
         assert record["proposed"] == record["votes"][0]["grid"]
+        assert record["views"] == 8
         right = [vote["grid"] == record["answer"] for vote in record["votes"]]
         assert record["rank"] == (right.index(True) + 1 if any(right) else None)
         assert record["exact"] == right[0]
@@ -180,6 +184,23 @@ def test_one_adapter_asked_otherwise(folder, tmp_path) -> None:
         predict.asked_otherwise(folder, ["n=7", "lora.rank=2"], tmp_path / "no")
     with pytest.raises(UserError, match="holds another run"):
         predict.asked_otherwise(folder, ["votes=2"], voting)
+    store.write_config(voting, config.resolve(config.to_dict(store.read_config(voting)), ["votes=2"]))
+    with pytest.raises(UserError, match="answers other examples"):  # four views are not two
+        predict.predict(voting)
+
+
+def test_a_vote_ranks_every_right_answer(tmp_path) -> None:
+    """A shortest way counts wherever it is not the stored one."""
+    task = tasks.get("shortest_path/15x15")
+    turn = View(1)
+    for example in tasks.examples(task, "train", 20):
+        other = turn.undo(turn.example(example).answer.copy())
+        turned = turn.apply(example.question)
+        way = paths.along(turned, paths.shortest(turned))[-1]  # another tie-break, once turned back
+        answers = [Answer(way, ""), Answer(None, "", problem="no")]
+        best, agreed, voted = predict.elect(task, [turn, View()], answers, example)
+        assert np.array_equal(other, example.answer) and task.check(best, example).right
+        assert voted["rank"] == 1 and agreed.max() == 0.5
 
 
 def test_small_to_learn_from_and_large_to_be_tested_on(tmp_path) -> None:

@@ -22,7 +22,8 @@ def lines(grid, blank=""):
 
 
 def entry(kind, rng, turns=1):
-    grid = [[rng.randrange(4) for _ in range(3)] for _ in range(4)]
+    side = 40 if kind == "wide" else rng.randint(2, 4)
+    grid = [[rng.randrange(4) for _ in range(side)] for _ in range(4)]
     answer = [row[::-1] for row in grid]
     if kind == "words":
         return {"question": "What is 2 + 3?", "answer": "5"}
@@ -56,7 +57,7 @@ def library(monkeypatch):
     stand_in = types.ModuleType("reasoning_gym")
     stand_in.__spec__ = ModuleSpec("reasoning_gym", None)
     stand_in.factory = types.SimpleNamespace(
-        DATASETS=dict.fromkeys(("blanks", "words", "turns", "large", "json", "signs"))
+        DATASETS=dict.fromkeys(("blanks", "words", "turns", "large", "json", "signs", "wide"))
     )
     stand_in.create_dataset = Dataset
     monkeypatch.setitem(sys.modules, "reasoning_gym", stand_in)
@@ -77,6 +78,7 @@ def test_a_data_set_becomes_a_task(library, kind):
     assert [e.key for e in tasks.examples(tasks.get(task.name), "train", 30)] == [e.key for e in train]
     first = "❌" if kind == "signs" else "_" if kind == "blanks" else "0"
     assert task.colours[0] == first or kind == "signs"
+    assert {e.canvas for e in train + test} == {(4, 4)} and len({e.question.shape for e in train}) == 3
     assert tasks.get(task.name) == task and task.about.endswith(".")
 
 
@@ -86,6 +88,7 @@ def test_a_data_set_becomes_a_task(library, kind):
         ("words", "reasoning_gym/words: its questions hold no grids"),
         ("turns:turns=3", "questions say more than their grids"),
         ("large", "numbers above 15"),
+        ("wide", "grids of 4x40 cells; here they have at most 30"),
         ("blank", "no data set 'blank'. Did you mean 'blanks'?"),
         ("turns:corners=3", "unexpected setting 'corners'"),
         ("turns:turns", "turns= is not like min_rotations=1"),
@@ -101,8 +104,9 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setattr(bridge.importlib.util, "find_spec", lambda name: None)
     bridge._reader.cache_clear()
     assert bridge.variants() == []
-    with pytest.raises(UserError, match="pip install --no-deps reasoning-gym"):
-        tasks.get("reasoning_gym/sudoku")
+    for name in ("reasoning_gym/sudoku", "reasoning_gym"):
+        with pytest.raises(UserError, match="pip install --no-deps reasoning-gym"):
+            tasks.get(name)
 
 
 @given(st.integers(1, 9), st.integers(2, 9), st.integers(0, 2**32 - 1), st.sampled_from(["lines", "json", "glued"]))

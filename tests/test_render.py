@@ -183,6 +183,17 @@ def test_a_reference_takes_out_a_displacement(style, down, right, seed):
     assert np.array_equal(read(pictures[0], style, reference=(pictures[1], known)).grid, grid)
 
 
+@styles
+@pytest.mark.parametrize("noise", [0, 8])
+@pytest.mark.parametrize("level", [0, 128, 200, 255])
+def test_a_blank_clip_is_no_grid_by_its_own_first_frame_either(style, level, noise):
+    rng = np.random.default_rng(level)
+    known = random_grid(rng, 6, 6)
+    blank = np.clip(level + rng.normal(0, noise, (*style.pixels((7, 7)), 3)), 0, 255)
+    with pytest.raises(NotAPuzzle, match="reference"):
+        read(blank, style, reference=(blank, known))
+
+
 def test_a_reference_of_one_colour_shifts_only():
     style = STYLES["video-8"]
     plain, grid = np.zeros((4, 4), np.int8), random_grid(np.random.default_rng(5), 4, 4)

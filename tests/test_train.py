@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 import adapters
 import tasks
+from tasks.augment import views
 from tasks.base import UserError
 from tasks.split import refuse_leak
 from vdmreason import config, store, train
@@ -180,6 +181,15 @@ def test_views_of_the_examples_are_learned_from_too(tmp_path, monkeypatch) -> No
     assert len({e.key for e in more}) > 3 * len(plain) and all(task.check(e.answer, e).right for e in more)
     data = [store.read_json(tmp_path / run.id / "result.json")["provenance"]["data"] for run in runs]
     assert data[0] == data[1]
+
+
+def test_a_view_that_is_a_test_pair_is_not_learned() -> None:
+    """arc1/training/4522001f: one demonstration, turned, is the test."""
+    run = config.resolve({"task": "arc1/training/4522001f", "family": "fake", "augment": 8})
+    learned, tested = ({e.key for e in found} for found in (config.learned_examples(run), config.test_examples(run)))
+    task = tasks.get(run.task)
+    every = {view.example(e).key for view in views(task, 8, run.seed) for e in config.train_examples(run)}
+    assert every & tested and not learned & tested and learned == every - tested
 
 
 def test_done_is_not_done_again(tmp_path) -> None:

@@ -12,7 +12,7 @@ import re
 import socket
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -386,17 +386,24 @@ def _print_scores(folders: list[Path]) -> None:
         arm = f"{run['family']} {run['flavour']}" + (" (random init)" if run["init"] == "random" else "")
         values = [_interval(row[name]) for name in ("exact", "right", "cells", "unreadable")]
         codec = "-" if row["codec"] is None else f"{100 * row['codec']:.0f}"
-        table.add_row(run["task"], arm, str(run["n"]), str(len(row["seeds"])), str(row["n_test"]), *values, codec)
+        arm += "".join(f", {key} {run[key]}" for key in ("augment", "votes", "far_from") if run[key] > 1)
+        table.add_row(_asked(run), arm, str(run["n"]), str(len(row["seeds"])), str(row["n_test"]), *values, codec)
     for name in ("copy", "nearest"):
         seen: dict[tuple[Any, ...], dict[str, Any]] = {}
         for result in results.values():
-            seen.setdefault((result["run"]["task"], result["run"]["n"]), result)
-        for (task, n), result in seen.items():
+            run = result["run"]
+            seen.setdefault((_asked(run), run["n"], run["far_from"]), result)
+        for (task, n, _), result in seen.items():
             score = result["baselines"][name]
             values = [_interval(score[key]) for key in ("exact", "right", "cells", "unreadable")]
             title = {"copy": "copy the input", "nearest": "nearest training example"}[name]
             table.add_row(task, title, str(n), "1", str(score["n"]), *values, "-")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _asked(run: Mapping[str, Any]) -> str:
+    """ "maze/7x7", or "maze/13x13, asked maze/21x21"."""
+    return ", asked ".join(filter(None, (run["task"], run["test_task"])))
 
 
 def _interval(value: dict[str, float]) -> str:

@@ -53,9 +53,10 @@ def plan(
         given: dict[str, Any] = {"task": task, "n": n, "seed": seed, "family": family}
         if flavours and family in flavours:
             given["flavour"] = flavours[family]
-        if tasks.count(task, "test") is None:
-            given["test"] = max(TEST, index + 1)
-        runs.append(config.resolve(given, _meant_for(family, overrides)))
+        run = config.resolve(given, _meant_for(family, overrides))
+        if tasks.count(run.tested, "test") is None:
+            run = config.resolve({**given, "test": max(TEST, index + 1)}, _meant_for(family, overrides))
+        runs.append(run)
     shared = ("updates", "batch")
     if len({tuple(getattr(run.optim, key) for key in shared) for run in runs}) > 1:
         raise UserError("the arms would get unequal updates or batches; set optim.updates and optim.batch.")
@@ -80,7 +81,7 @@ def compare(
     anew where a finished run is there. Stopped, it keeps what it has and the next call goes on.
     """
     runs = plan(task, n, seed, families, flavours, index, overrides)
-    finite = tasks.count(runs[0].task, "test")
+    finite = tasks.count(runs[0].tested, "test")
     if finite is not None and index >= finite:
         raise UserError(f"--index {index}: {runs[0].task} has {finite} test examples, counted from 0.")
     indices = list(range(finite)) if finite is not None else [index]

@@ -137,10 +137,13 @@ def train_examples(run: Run) -> list[Example]:
 
 
 def learned_examples(run: Run) -> list[Example]:
-    """Those under each of the run's views: what the loop draws from. The plain ones come first."""
+    """Those under each of the run's views: what the loop draws from. The plain ones come first; a view that is a test pair is
+    left out (a turned demonstration of arc1/training/4522001f is its test)."""
     examples = train_examples(run)
     views = augment.views(tasks.get(run.task), run.augment, run.seed)
-    return [view.example(example) for view in views for example in examples]
+    tested = {example.key for example in test_examples(run)} if len(views) > 1 else set()
+    seen = [view.example(example) for view in views[1:] for example in examples]
+    return examples + [example for example in seen if example.key not in tested]
 
 
 def test_examples(run: Run, n: int | None = None) -> list[Example]:
@@ -204,8 +207,12 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
         if isinstance(count := tree.get(key, 1), int):
             with _at(key):
                 augment.views(task if key == "augment" else tested, count)
-    if tree.get("far_from") and task.apart is None:
-        raise UserError(f"far_from: for {task.name} no distance between training and test was published.")
+    if tree.get("far_from"):
+        if tested.apart is None:
+            raise UserError(f"far_from: for {tested.name} no distance between training and test was published.")
+        _examples_wanted(task, "train", "far_from", tree["far_from"], default=None)
+        if task.space is not None and tree["far_from"] > task.space:
+            raise UserError(f"far_from: {task.name} has {task.space} puzzles in all, not {tree['far_from']}.")
 
     run = _build(Run, tree, "")
     # The family's options with their defaults filled in, as plain values, so that the resolved file shows all of them.

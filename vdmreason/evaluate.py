@@ -177,7 +177,7 @@ def evaluate(folder: str | Path) -> dict[str, Any]:
 
 
 def votes(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What voting over views could have reached: {"votes": {"oracle": share of questions to which some view gave the right
+    """What voting over views could have reached: {"votes": {"oracle": share of questions to which some view gave a right
     grid, "within_2": to which one of the first two did, "rank": its mean place where it was given}}; {} without votes."""
     ranks = [p["rank"] for p in predictions if "rank" in p]
     if not ranks:

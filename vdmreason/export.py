@@ -150,8 +150,8 @@ def _for_people(task: Task, grid: Grid) -> Image.Image:
     drawn = Image.fromarray(paint(grid, PAGE, (grid.shape[0], grid.shape[1])))
     pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(PAGE.cell * 0.7)
     for (r, c), value in np.ndenumerate(grid):
-        label, light = task.colours.get(int(value), ""), sum(PAGE.palette[value]) > 300
-        if label.isdigit():
+        label, light = task.colours.get(int(value), "").partition(",")[0], sum(PAGE.palette[value]) > 300
+        if label.isdigit():  # "1, or shaded" is 1 too
             middle = (PAGE.line + PAGE.pitch * k + PAGE.cell / 2 for k in (c, r))
             pen.text(tuple(middle), label, "black" if light else "white", font, anchor="mm")
     return drawn

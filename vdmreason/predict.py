@@ -16,7 +16,7 @@ import numpy as np
 import tasks
 from adapters.base import Answer, Arm
 from tasks import augment
-from tasks.base import Example, Grid, UserError
+from tasks.base import Example, Grid, Task, UserError
 from tasks.split import refuse_leak
 from vdmreason import config, evaluate, jobs, store
 from vdmreason.config import Run, named_seed
@@ -52,7 +52,7 @@ def predict(
     with store.lock(folder):
         known = {record["i"]: record for record in store.read_lines(folder / "predictions.jsonl")}
         for i, record in known.items():
-            if i < len(test) and record["key"] != test[i].key:
+            if i < len(test) and (record["key"] != test[i].key or record.get("views", 1) != run.votes):
                 raise UserError(f"{folder}: predictions.jsonl answers other examples. Delete it and predict again.")
         missing = [i for i in wanted if i not in known]
         ceiling = (store.read_json(folder / "result.json") or {}).get("codec") or {"n": 0}
@@ -102,16 +102,16 @@ def asked_otherwise(folder: str | Path, overrides: Sequence[str], out: str | Pat
     fixed = sorted({line.partition(":")[0] for line in config.differences(run, asked)} - set(ASKED))
     if fixed:
         raise UserError(f"{', '.join(fixed)}: belongs to the training. After it may change: {', '.join(ASKED)}.")
-    refuse_leak(config.learned_examples(asked), config.test_examples(asked))
+    refuse_leak(config.learned_examples(run), config.test_examples(asked))
     out = Path(out) if out else store.runs_root() / asked.name
     if (out / "config.yaml").is_file() and store.read_config(out).id != asked.id:
         raise UserError(f"{out}: holds another run. Take another --out.")
     if not store.whole_folder(out / "adapter"):
-        with store.new_folder(out / "adapter") as new:
-            shutil.copytree(folder / "adapter", new, dirs_exist_ok=True)
-        store.write_config(out, asked)
+        store.write_config(out, asked)  # first: the next call knows the folder again, wherever this one ends
         made = (store.read_json(folder / "result.json") or {}).get("provenance", {})
         store.write_json(out / "result.json", {"provenance": made | {"run": asked.id, "adapter_of": run.id}})
+        with store.new_folder(out / "adapter") as new:
+            shutil.copytree(folder / "adapter", new, dirs_exist_ok=True)
         store.write_state(out, state="done", step=run.optim.updates, updates=run.optim.updates, eta=None)
     return out
 
@@ -150,7 +150,7 @@ def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: 
         proposed, certainty, problem = mine[0].grid, mine[0].certainty, mine[0].problem
         voted: dict[str, Any] = {}
         if run.votes > 1:
-            proposed, certainty, voted = elect(views, mine, example)
+            proposed, certainty, voted = elect(task, views, mine, example)
             problem = problem if proposed is None else ""
         records.append(
             {
@@ -177,17 +177,19 @@ def _answer_seed(run: Run, i: int, view: augment.View) -> int:
 
 
 def elect(
-    views: Sequence[augment.View], answers: Sequence[Answer], example: Example
+    task: Task, views: Sequence[augment.View], answers: Sequence[Answer], example: Example
 ) -> tuple[Grid | None, np.ndarray | None, dict[str, Any]]:
     """The grid that most of a question's answers are once turned back, the share of them that agrees on each of its cells,
-    and what a prediction's line says of the vote: the grids with their counts, best first, and the place of the right one
-    (None: nobody gave it, so that no way of voting could have found it)."""
+    and what a prediction's line says of the vote: how many views there were, the grids with their counts, best first, and the
+    place of the first that is right by the rules (None: nobody gave one, so that no way of voting could have found it)."""
     back = [None if a.grid is None else view.undo(a.grid) for view, a in zip(views, answers, strict=True)]
     sure = [0.0 if a.certainty is None else float(np.mean(a.certainty)) for a in answers]
     votes = augment.vote(list(zip(back, sure, strict=True)))
+    right = (place for place, v in enumerate(votes, 1) if task.check(v.grid, example).right)
     voted = {
+        "views": len(views),
         "votes": [{"grid": store.plain(v.grid), "count": v.count, "certainty": round(v.certainty, 4)} for v in votes],
-        "rank": augment.rank(votes, example.answer),
+        "rank": next(right, None),
     }
     if not votes:
         return None, None, voted

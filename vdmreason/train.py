@@ -119,7 +119,7 @@ def train(
         accelerator.wait_for_everyone()
         examples = config.train_examples(run)
         learned = config.learned_examples(run)
-        refuse_leak(learned, config.test_examples(run))
+        refuse_leak(examples, config.test_examples(run))
         arm = load_arm(run, str(accelerator.device))
         if store.whole_folder(folder / "adapter"):
             arm.restore(folder / "adapter")

@@ -26,15 +26,15 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-import tasks
 from adapters.base import Cancelled
 from tasks.base import UserError
-from vdmreason import store
+from vdmreason import config, store
 from vdmreason.config import Run, named_seed
 
 KEEP = 4  # loaded arms; the one used longest ago is let go
@@ -235,7 +235,7 @@ class Answering:
 
     def predict(self, number: int, folder: str, task: str, index: int, seed: int) -> None:
         run, arm = self.arm(folder)
-        example = tasks.examples(task, "test", index + 1, seed)[index]
+        example = config.test_examples(_asked(run, task, seed), index + 1)[index]
         last = 0.0
 
         def watch(step: int, steps: int, partial: Callable[[], Any]) -> bool:
@@ -249,7 +249,8 @@ class Answering:
 
         if number in self.cancelled:
             raise Cancelled("Cancelled.")
-        # `given` only, and the seed that the recorded answer had: the same question gets the same answer.
+        # `given` only, and the seed that the recorded answer had: the same question gets the same answer. A run that votes
+        # is asked under the plain view alone here.
         answer = arm.predict([arm.frame(example).given], [named_seed("answer", run.seed, index)], watch)[0]
         self.say(
             id=number, done=True, **raw(answer.raw), problem=answer.problem, seconds=answer.seconds,
@@ -257,6 +258,13 @@ class Answering:
             grid=None if answer.grid is None else answer.grid.tolist(),
             certainty=None if answer.certainty is None else np.asarray(answer.certainty, float).round(3).tolist(),
         )  # fmt: skip
+
+
+def _asked(run: Run, task: str, seed: int) -> Run:
+    """The run as if it were tested on a task under a seed: its own test examples where they are these."""
+    if (run.tested, run.seed) == (task, seed):
+        return run
+    return replace(run, test_task=task, seed=seed, far_from=0, votes=1)
 
 
 def raw(value: Any) -> dict[str, Any]:

@@ -290,7 +290,7 @@ class Tab:
     def _adapt_view(self, choice: Choice) -> dict[Any, Any]:
         """The box that offers to adapt both arms on a puzzle's demonstrations, where an arm has no adapter for it."""
         demos = tasks.count(choice.task, "train")
-        missing = any(a is None or a.run.task != choice.task for a in map(choice.adapter, ARMS))
+        missing = any(a is None or a.run.tested != choice.task for a in map(choice.adapter, ARMS))
         status = adapting(choice.task)
         busy = bool(status and status.active)
         return {
@@ -312,7 +312,7 @@ class Tab:
         if not choice.task:
             return {self.seen: seen}
         known = catalogue()
-        here = {a.arm for a in known if a.run.task == choice.task}
+        here = {a.arm for a in known if a.run.tested == choice.task}
         before = choice
         if any(choice.adapter(arm) is None and arm in here for arm in ARMS):
             choice = replace(choice.with_task(choice.task), index=choice.index, filter=choice.filter)

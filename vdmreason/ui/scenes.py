@@ -49,6 +49,10 @@ class Adapter:
     def label(self) -> str:
         """One line for a menu."""
         parts = [self.run.task, f"n {self.run.n}", self.run.flavour.rpartition("/")[2], f"seed {self.run.seed}"]
+        if self.run.test_task:
+            parts.append(f"asked {self.run.test_task}")
+        if self.run.votes > 1:
+            parts.append(f"{self.run.votes} votes")
         if self.run.init == "random":
             parts.append("random init")
         if self.run.optim.updates:
@@ -91,12 +95,13 @@ def _read(folder: Path, live: bool) -> Adapter:
 
 
 def fitting(known: list[Adapter], arm: str, task: str) -> list[Adapter]:
-    """An arm's adapters, the best match for a task first: same task, then same family; pretrained; most examples."""
+    """An arm's adapters, the best match for a task first: same task, same family, asked plainly, pretrained, most examples."""
     family = task.partition("/")[0]
 
-    def rank(adapter: Adapter) -> tuple[bool, bool, bool, bool, int]:
+    def rank(adapter: Adapter) -> tuple[bool, bool, bool, bool, bool, int]:
         run = adapter.run
-        return run.task == task, run.task.partition("/")[0] == family, run.init == "pretrained", adapter.live, run.n
+        same, plain = run.tested == task, not (run.test_task or run.far_from or run.votes > 1)
+        return same, run.task.partition("/")[0] == family, plain, run.init == "pretrained", adapter.live, run.n
 
     return sorted((a for a in known if a.arm == arm), key=rank, reverse=True)
 
@@ -129,14 +134,17 @@ class Choice:
         The language arm's is one with the video arm's n and seed if there is one, so that both learnt from, and are
         tested on, the same examples.
         """
-        known = [a for a in catalogue() if a.run.task == task]
+        known = [a for a in catalogue() if a.run.tested == task]
         video = fitting(known, "video", task)[:1]
         language = fitting(known, "language", task)
         if video:
             want = video[0].run
             language.sort(
-                key=lambda a: (a.run.seed == want.seed, a.run.n == want.n, a.run.init == want.init), reverse=True
-            )
+                key=lambda a: (
+                    (a.run.seed, a.run.far_from) == (want.seed, want.far_from), a.run.n == want.n, a.run.init == want.init
+                ),
+                reverse=True,
+            )  # fmt: skip
         chosen = [*video, *language[:1]]
         folders = {a.arm: str(a.folder) for a in chosen}
         seed = chosen[0].run.seed if chosen else 0
@@ -152,8 +160,9 @@ class Choice:
     def answered(self) -> list[Adapter]:
         """The chosen adapters whose recorded answers are to this task's test examples under this seed."""
         finite = limit(self.task) is not None  # a finite task has the same test examples under every seed
-        chosen = [a for a in map(self.adapter, ARMS) if a and a.run.task == self.task]
-        return [a for a in chosen if finite or a.run.seed == self.seed]
+        chosen = [a for a in map(self.adapter, ARMS) if a and a.run.tested == self.task]
+        chosen = [a for a in chosen if finite or a.run.seed == self.seed]
+        return [a for a in chosen if a.run.far_from == chosen[0].run.far_from]  # other distances, other examples
 
 
 def recorded(choice: Choice) -> list[int]:
@@ -178,7 +187,7 @@ def opening() -> Choice:
     """
     known = [a for a in catalogue() if a.records]
     best: tuple[tuple[bool, int], Choice] | None = None  # (do the arms differ, how often it is so), what to show
-    for task in dict.fromkeys(a.run.task for a in known):
+    for task in dict.fromkeys(a.run.tested for a in known):
         choice = Choice().with_task(task)
         for filter_ in ("video only right", "language only right", "both", "none"):
             hits = recorded(replace(choice, filter=filter_))
@@ -188,7 +197,7 @@ def opening() -> Choice:
     if best:
         return best[1]
     if known:
-        choice = Choice().with_task(known[0].run.task)
+        choice = Choice().with_task(known[0].run.tested)
         return replace(choice, index=(recorded(choice) or [0])[0])
     return Choice().with_task(tasks.variants("maze")[0])
 
@@ -263,7 +272,7 @@ def scene(choice: Choice, shown: Shown, forming: Mapping[str, dict[str, Any]] | 
 def demonstrations(task: Task, choice: Choice) -> tuple[list[dict[str, Any]], str]:
     """A few of the training examples, and the line that says what they are."""
     finite = tasks.count(task, "train")
-    runs = [a.run for a in map(choice.adapter, ARMS) if a and a.run.task == task.name]
+    runs = [a.run for a in map(choice.adapter, ARMS) if a and a.run.tested == task.name]
     seed = runs[0].seed if runs else 0
     count = min(DEMOS, finite or DEMOS)
     pairs = [
