@@ -34,12 +34,12 @@ def make_run(
     )
     folder = root / run.name
     store.write_config(folder, run)
-    puzzle = tasks.get(task)
+    puzzle = tasks.get(run.tested)
     options = run.arm_options()
     module = adapters.family(family)
     rng = np.random.default_rng(seed)
     records, wrongs = [], 0
-    for i, example in enumerate(tasks.examples(task, "test", len(right), seed)):
+    for i, example in enumerate(config.test_examples(run)):
         proposed = example.answer.copy()
         if not right[i]:
             for _ in range(3):
@@ -77,7 +77,7 @@ def make_run(
         folder / "result.json",
         {
             "id": run.id, "run": config.to_dict(run), "scores": evaluate.score_records(records),
-            "codec": evaluate.score([puzzle.check(e.answer, e) for e in tasks.examples(task, "test", len(right), seed)]),
+            "codec": evaluate.score([puzzle.check(e.answer, e) for e in config.test_examples(run)]),
             "provenance": store.provenance(run, train, "cpu", "0123456789abcdef"),
         },
     )  # fmt: skip

@@ -18,7 +18,7 @@ from tasks.base import UserError
 from vdmreason import config, jobs, store
 from vdmreason.ui import compare, pictures, scenes, training
 from vdmreason.ui.scenes import Choice, Shown
-from vdmreason.worker import Worker
+from vdmreason.worker import Worker, _asked
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +94,30 @@ def test_a_scene_is_json_and_scores_are_the_tasks_own(maze: Choice) -> None:
     assert scene["video"]["film"]["frames"] == 9
     assert np.asarray(scene["video"]["certainty"]).shape == example.answer.shape
     assert scene["demos_label"] == "Both learnt from the same 30 examples, such as"
+
+
+def test_a_run_is_shown_with_the_task_it_was_asked(tmp_path: Path) -> None:
+    """Learned on small mazes, asked large ones: it belongs to the large ones, and nobody mixes up their examples."""
+    make_run(tmp_path, "maze/7x7", "cogvideox", [True] * 3, test_task="maze/9x9")
+    make_run(tmp_path, "maze/7x7", "causal_lm", [False] * 3, far_from=8, n=8)
+    small, large = (Choice().with_task(f"maze/{size}") for size in ("7x7", "9x9"))
+    assert [choice.adapter("video").run.tested for choice in (small, large)] == ["maze/7x7", "maze/9x9"]
+    assert small.adapter("language").run.far_from == 0  # tested on the same examples as the video arm beside it
+    for choice, side in ((small, 7), (large, 9)):
+        scene = scenes.scene(choice, Shown())
+        assert np.shape(scene["question"]) == (side, side) and scene["video"]["badge"] == "recorded"
+    assert "asked maze/9x9" in large.adapter("video").label
+    far = next(a for a in scenes.catalogue() if a.run.far_from)
+    mixed = replace(small, language=str(far.folder))
+    assert mixed.answered() == [small.adapter("video")]  # the other's examples are others
+
+
+def test_a_live_answer_is_to_the_runs_own_examples() -> None:
+    run = config.resolve({"task": "maze/7x7", "n": 30, "family": "causal_lm", "far_from": 300, "votes": 2})
+    assert _asked(run, "maze/7x7", 0) is run
+    for task, seed in (("maze/9x9", 0), ("maze/7x7", 1)):
+        other = _asked(run, task, seed)
+        assert [e.key for e in config.test_examples(other, 2)] == [e.key for e in tasks.examples(task, "test", 2, seed)]
 
 
 def test_a_parse_error_is_shown_in_its_place(maze: Choice) -> None:
