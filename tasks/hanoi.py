@@ -141,8 +141,9 @@ class Plan(Task):
         return min(bytes(_renamed([*start, *goal])), bytes(_renamed([*goal, *start])))
 
 
+@cache
 def draw(state: State, goal: int) -> Grid:
-    """The towers as a picture: int8 (disks + 1, 3 pegs of 2 disks - 1 cells and gaps of one)."""
+    """The towers as a picture: int8 (disks + 1, 3 pegs of 2 disks - 1 cells and gaps of one), read-only. There are few."""
     disks = len(state)
     width = 2 * disks - 1
     picture = np.zeros((disks + 1, PEGS * (width + 1) - 1), np.int8)
@@ -152,6 +153,7 @@ def draw(state: State, goal: int) -> Grid:
         for height, disk in enumerate(reversed([d for d in range(disks) if state[d] == peg])):
             middle = left + disks - 1
             picture[-2 - height, middle - disk : middle + disk + 1] = disk + 1
+    picture.setflags(write=False)
     return picture
 
 
