@@ -255,7 +255,7 @@ def test_variants_by_leading_part():
     assert len(tasks.variants("eca")) == 16
     assert tasks.variants("colour-moves") == tasks.variants("colour_moves")
     assert len(tasks.variants("arc1/evaluation")) == 400
-    assert len(tasks.variants()) == len(ENDLESS) + 1920
+    assert len(tasks.variants()) == len(ENDLESS) + 1920 + 160
     with pytest.raises(UserError):
         tasks.variants("maze/8")
 
