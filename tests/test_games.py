@@ -226,7 +226,7 @@ def attacked(grid, square, by_white):
 
 
 def chess_moves(grid, white):
-    """Boards after every legal move, without castling and en passant: try all pairs of squares."""
+    """Boards after every legal move, without castling and taking in passing: try all pairs of squares."""
     offset, their_offset = (0, 6) if white else (6, 0)
     for r, c in np.ndindex(8, 8):
         kind = grid[r, c] - offset
@@ -256,10 +256,20 @@ def chess_moves(grid, white):
                     yield after
 
 
-def mate(grid):
-    """Whether Black, to move, is mated."""
+def mate(grid, before):
+    """Whether Black, to move, is mated by the move that led here. A pawn's leap may be answered by taking it in passing."""
     king = tuple(np.argwhere(grid == 12)[0])
-    return attacked(grid, king, True) and next(chess_moves(grid, False), None) is None
+    replies = list(chess_moves(grid, False))
+    for column in range(8):
+        if before[6, column] == 1 and grid[6, column] == 0 and before[4, column] == 0 and grid[4, column] == 1:
+            for beside in (column - 1, column + 1):
+                if 0 <= beside < 8 and grid[4, beside] == 7:
+                    after = grid.copy()
+                    after[4, column] = after[4, beside] = 0
+                    after[5, column] = 7
+                    if not attacked(after, king, True):
+                        replies.append(after)
+    return attacked(grid, king, True) and not replies
 
 
 def test_chess_every_mate_is_right_and_no_other_move():
@@ -267,7 +277,7 @@ def test_chess_every_mate_is_right_and_no_other_move():
     several = 0
     for example in tasks.examples(task, "train", many(3)):
         boards = {after.tobytes(): after for after in chess_moves(example.question, True)}
-        mating = [after for after in boards.values() if mate(after)]
+        mating = [after for after in boards.values() if mate(after, example.question)]
         assert example.answer.tobytes() in {after.tobytes() for after in mating}
         assert len(mating) == example.facts["mates"]
         several += len(mating) > 1
