@@ -96,9 +96,7 @@ class Options:
     condition: str = "diffusers"  # the condition's latent scale: diffusers | sat | scaled (see `condition_latents`)
     shift: float = 1.0  # training timesteps: 1 uniform, above 1 drawn towards noise (see `training_times`)
     steps: int = 10  # denoising steps; a divisor of 1000
-    readout: str = (
-        "last"  # last | best (the surest answer frame) | mean (over them) | calibrated (last, by the first one)
-    )
+    readout: str = "last"  # last | best (surest answer frame) | mean (of them) | calibrated (last, by the first one)
     batch: int = 16  # answers sampled at once
     prompt: str = ""  # the neutral text; the small backbone has no text encoder and ignores it
 

@@ -136,9 +136,8 @@ def theirs(name: str, peer: Path, seconds: float, mine: dict[str, Any]) -> dict[
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1]}
     drawn, drawing, candidates, filtering, tries = json.loads(done.stdout.splitlines()[-1])
-    wanted = min(
-        n_test / max(mine["far_share"], 1e-9), n_test * tries
-    )  # candidates until the test set is full or given up
+    # candidates until the test set is full or given up
+    wanted = min(n_test / max(mine["far_share"], 1e-9), n_test * tries)
     whole = n_train * drawing + wanted * (drawing + filtering)
     return {"examples": drawn, "a_second": 1 / drawing, "candidates": candidates, "filter_seconds": filtering,
             "data_set_seconds_worked_out": whole}  # fmt: skip
@@ -158,13 +157,9 @@ def markdown(table: dict[str, Any]) -> str:
 
 
 def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def main() -> None:

@@ -135,8 +135,8 @@ SIGMA = 32.0  # standard deviation of a cell's colour, levels of 255, when sizes
 # cube are 62 off (video styles) and 71 off (paper); even pixel noise is 74 rough. A drawing blurred by a codec stays
 # below 30 and 30, and one under noise of sigma 25 below 10 and 25.
 MAX_OFF = 45.0
-LEAST_GAIN = 0.2  # a reference in which colours differ by less than this share of what was drawn is blank
 MAX_ROUGH = 55.0
+LEAST_GAIN = 0.2  # a reference in which colours differ by less than this share of what was drawn is blank
 
 
 def paint(grid: Grid, style: Style, canvas: tuple[int, int]) -> Image:
@@ -254,7 +254,7 @@ def _picture(image: Any, style: Style) -> Floats:
 
 def _room(picture: Floats, style: Style) -> tuple[int, int]:
     """(rows, cols) of the largest grid that fits in the picture."""
-    rows, cols = ((side - style.line) // style.pitch for side in picture.shape[:2])
+    rows, cols = _canvas(picture, style)
     return min(rows, MAX_SIDE), min(cols, MAX_SIDE)
 
 
@@ -350,9 +350,8 @@ def _shift(picture: Floats, grid: Grid, style: Style) -> tuple[int, int]:
         return 0, 0
     most = max(1, round(0.2 * style.cell))
     spectra = np.fft.rfft2(picture, axes=(0, 1)) * np.conj(np.fft.rfft2(drawn, axes=(0, 1)))
-    agreement = np.fft.irfft2(spectra, s=picture.shape[:2], axes=(0, 1)).sum(
-        -1
-    )  # [y, x]: moved by so much, round the edge
+    # [y, x]: moved by so much, round the edge
+    agreement = np.fft.irfft2(spectra, s=picture.shape[:2], axes=(0, 1)).sum(-1)
     agreement /= max(float(np.abs(agreement).max()), 1e-9)
     steps = range(-most, most + 1)
     return max(

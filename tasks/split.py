@@ -38,9 +38,12 @@ def examples(task: Task, split: Split, n: int, seed: int = 0, far_from: Sequence
         return _far(task, split, n, seed, far_from)
     stock = task.stock(split)
     if stock is None:
-        if task.space is not None and n > task.space:
-            raise UserError(f"{task.name} has {task.space} puzzles in all, {n} {split} examples were asked for")
-        return _stream(task, split, seed).take(n)
+        try:
+            return _stream(task, split, seed).take(n)
+        except UserError:  # only now: counting a space may take longer than drawing from it
+            if task.space is None or n <= task.space:
+                raise
+        raise UserError(f"{task.name} has {task.space} puzzles in all, {n} {split} examples were asked for")
     if n > len(stock):
         raise UserError(f"{task.name} has {len(stock)} {split} examples, {n} were asked for; use n <= {len(stock)}")
     ordered = list(stock)
