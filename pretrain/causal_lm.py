@@ -21,7 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from pretrain.loop import fit
+from pretrain.loop import Share, fit, trapezoid
 from pretrain.text import Document, document
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -93,10 +93,9 @@ def pretrain(
         out / "work",
         updates=updates,
         minutes=minutes,
-        lr=s.lr,
+        schedule=trapezoid(s.lr, decay=0.5),
         weight_decay=0.01,
         betas=(0.9, 0.97),
-        decay=0.5,
         on_checkpoint=lambda step: save(out, model),
         title="language model",
     )
@@ -155,15 +154,15 @@ def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
 
 
 class Rows:
-    """`rows(step)`: input_ids and labels (B, T), a function of the step. Labels are -100 where nothing is learned."""
+    """`rows(step, share)`: input_ids and labels (B, T), a function of the step. Labels are -100 where nothing is learned."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, size: Size, seed: int = 0, held_out: bool = False) -> None:
         self.tokenizer, self.size, self.seed, self.held_out = tokenizer, size, seed, held_out
 
-    def __call__(self, step: int) -> dict[str, Tensor]:
+    def __call__(self, step: int, share: Share = Share()) -> dict[str, Tensor]:  # noqa: B008 (frozen)
         long = step % 8 == 7
         length = self.size.length * (4 if long else 1)
-        rows = [self.row((step, r), length, long) for r in range(max(1, self.size.tokens // length))]
+        rows = [self.row((step, r), length, long) for r in share.rows(max(1, self.size.tokens // length))]
         return {"input_ids": torch.stack([x for x, _ in rows]), "labels": torch.stack([y for _, y in rows])}
 
     def row(self, name: tuple[int, int], length: int, long: bool) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pretrain.data import clip
-from pretrain.loop import fit
+from pretrain.loop import Share, fit, trapezoid
 
 FRAMES = 9  # 8N + 1 with N = 1: three latent frames
 SHIFT = 4.0  # timesteps are drawn towards noise, see `shifted`
@@ -127,7 +127,7 @@ class VAELoss(nn.Module):
         return {"loss": reconstruction + 1e-5 * kl, "l1": error.abs().mean(), "kl": kl}
 
 
-def _vae_batch(step: int, seed: int, latent: int, still: bool) -> dict[str, Tensor]:
+def _vae_batch(step: int, share: Share, seed: int, latent: int, still: bool) -> dict[str, Tensor]:
     """Crops of 32 x 32 px: 8 clips, or 32 single frames where `still` and in every third batch."""
     rng = np.random.default_rng([seed, step])
     frames, batch = (1, 32) if still or step % 3 == 2 else (FRAMES, 8)
@@ -139,7 +139,7 @@ def _vae_batch(step: int, seed: int, latent: int, still: bool) -> dict[str, Tens
         crops[-1] = crops[-1][:, y : y + 32, x : x + 32]
     pixels = to_tensor(np.stack(crops))
     noise = torch.randn(batch, latent, (frames + 3) // 4, 8, 8, generator=torch.Generator().manual_seed(step))
-    return {"pixels": pixels, "noise": noise}
+    return share.cut({"pixels": pixels, "noise": noise})
 
 
 def to_tensor(frames: np.ndarray) -> Tensor:
@@ -227,7 +227,7 @@ class Latents:
         weights = np.array([len(s["z"]) for s in self.shards], float)
         self.weights = weights / weights.sum()
 
-    def __call__(self, step: int) -> dict[str, Tensor]:
+    def __call__(self, step: int, share: Share) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, step])
         shard = self.shards[rng.choice(len(self.shards), p=self.weights)]
         pixels = shard["z"].shape[-1] * shard["z"].shape[-2]
@@ -239,7 +239,7 @@ class Latents:
         # stratified over the batch: the same distribution, less noise in the gradient
         u = shifted((np.arange(count) + rng.random(count)) / count, SHIFT)
         t = torch.from_numpy((u * 1000).astype(np.int64).clip(0, 999))
-        return {"z": z, "image": shard["image"][picked].float() * self.scale, "noise": noise, "t": t}
+        return share.cut({"z": z, "image": shard["image"][picked].float() * self.scale, "noise": noise, "t": t})
 
 
 def pretrain(
@@ -268,7 +268,7 @@ def pretrain(
             VAELoss(vae),
             functools.partial(_vae_batch, seed=seed, latent=s["latent"], still=stage == "vae-stills"),
             work / stage,
-            lr=lr,
+            schedule=trapezoid(lr),
             title=stage,
             **share,
         )
@@ -287,7 +287,7 @@ def pretrain(
         TransformerLoss(transformer),
         Latents(work / "latents", scale, batch, seed),
         work / "transformer",
-        lr=1.5e-3 if size != "medium" else 5e-4,
+        schedule=trapezoid(1.5e-3 if size != "medium" else 5e-4),
         title="transformer",
         on_checkpoint=lambda step: save(out, vae, transformer),
         **share,

@@ -12,16 +12,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, send_to_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+SKIPS = 20  # so many updates without a finite gradient in a row are no accident
 TIMED_UPDATES = 20  # how many updates are timed before minutes are turned into a number of updates
 
 
@@ -35,88 +38,174 @@ def lr_at(step: int, updates: int, peak: float, warmup: int = 100, decay: float 
     return peak * (1 - (1 - floor) * min(1.0, (step - start) / max(1.0, updates - start)))
 
 
+@dataclass(frozen=True)
+class Share:
+    """A process's part of every batch. All processes together see the batch that one alone would see."""
+
+    rank: int = 0
+    of: int = 1
+
+    def rows(self, batch: int) -> range:
+        if batch % self.of:
+            raise ValueError(f"a batch of {batch} does not divide among {self.of} processes")
+        each = batch // self.of
+        return range(self.rank * each, (self.rank + 1) * each)
+
+    def cut(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This process's rows of tensors that were made for the whole batch."""
+        rows = self.rows(len(next(iter(batch.values()))))
+        return {name: value[rows.start : rows.stop] for name, value in batch.items()}
+
+
+BatchAt = Callable[[int, Share], Mapping[str, Any]]
+Schedule = Callable[[int, int], Mapping[str, float]]  # (step, updates) -> learning rate by leading part of a weight's name
+
+
+def trapezoid(lr: float, warmup: int = 100, decay: float = 0.4) -> Schedule:
+    """`lr_at` for all weights."""
+    return lambda step, updates: {"": lr_at(step, updates, lr, warmup, decay)}
+
+
 def fit(
     module: nn.Module,
-    batch_at: Callable[[int], Mapping[str, Any]],
+    batch_at: BatchAt,
     folder: Path,
     *,
     updates: int | None = None,
     minutes: float | None = None,
-    lr: float = 1e-3,
-    warmup: int = 100,
+    schedule: Schedule = trapezoid(1e-3),
     weight_decay: float = 0.01,
+    decay_vectors: bool = True,
     betas: tuple[float, float] = (0.9, 0.95),
     clip: float = 1.0,
-    decay: float = 0.4,
+    precision: Literal["no", "bf16"] = "no",
     checkpoint_minutes: float = 3.0,
     on_checkpoint: Callable[[int], None] | None = None,
     title: str = "",
 ) -> dict[str, Any]:
     """Train `module` and leave `metrics.jsonl`, `plan.json` and the newest checkpoint in `folder`.
 
-    `module(**batch)` returns a scalar loss, or a dict with "loss" and further scalars to log. Give `updates`, or
-    `minutes`: the first updates are timed, the number that fits is written to `plan.json`, and a resumed run keeps it.
-    A non-finite loss stops the run and names the step. Returns the last metrics with `updates` and `seconds` spent.
+    `module(**batch)` returns a scalar loss, or a dict with "loss" and further scalars to log; `module.after_step()`, if
+    there is one, is called after every update. Give `updates`, or `minutes`: the first updates are timed, the number that
+    fits is written to `plan.json`, and a resumed run keeps it. `decay_vectors=False` spares biases and norms from weight
+    decay. Under `accelerate launch` every process gets its share of the same batches.
+
+    An update whose loss or gradient is not finite is skipped by all processes and counted; SKIPS in a row stop the run.
+    Returns the last metrics with `updates`, `skipped` and `seconds` spent.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator()
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=lr, betas=betas, weight_decay=weight_decay)
-    step, spent = _resume(module, optimizer, list(parameters), folder)
+    accelerator = Accelerator(mixed_precision=precision)
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    groups = _groups(module, schedule(0, 1), weight_decay, decay_vectors)
+    names = [name for group in groups for name in group.pop("names")]
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas)
+    step, spent, skipped = _resume(module, optimizer, names, folder)
     prepared, optimizer_ = accelerator.prepare(module, optimizer)
+    parameters = [p for p in prepared.parameters() if p.requires_grad]
 
     plan = json.loads((folder / "plan.json").read_text()) if (folder / "plan.json").exists() else {}
     if updates is None and "updates" in plan and plan.get("minutes") == minutes:
         updates = plan["updates"]
     timing = updates is None  # the plan is made once the first updates have been timed
     total = updates if updates is not None else TIMED_UPDATES + 1
-    _cut_metrics(folder / "metrics.jsonl", step)
+    if accelerator.is_main_process:
+        _cut_metrics(folder / "metrics.jsonl", step)
 
     bar = tqdm(total=total, initial=step, desc=title, disable=not accelerator.is_main_process, mininterval=2.0)
     began = saved = time.monotonic()
     last: dict[str, Any] = {}
+    in_a_row = 0
     while step < total:
         if timing and step == TIMED_UPDATES:
             seconds = (time.monotonic() - began) / max(1, step - 2)
-            total, timing = max(TIMED_UPDATES + 1, int((minutes or 0) * 60 / seconds)), False
-            _write_json(folder / "plan.json", {"updates": total, "minutes": minutes, "seconds_an_update": seconds})
+            planned = [max(TIMED_UPDATES + 1, int((minutes or 0) * 60 / seconds))]
+            total, timing = broadcast_object_list(planned)[0], False
+            if accelerator.is_main_process:
+                _write_json(folder / "plan.json", {"updates": total, "minutes": minutes, "seconds_an_update": seconds})
             bar.total = total
             bar.refresh()
-        rate = lr_at(step, total if not timing else 10**9, lr, warmup, decay)
+        rate = schedule(step, total if not timing else 10**9)
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        output = prepared(**batch_at(step))
+            group["lr"] = rate[group["prefix"]]
+        output = prepared(**send_to_device(batch_at(step, share), accelerator.device))
         logs = output if isinstance(output, Mapping) else {"loss": output}
-        loss: Tensor = logs["loss"]
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"The loss is {loss.item()} at update {step} (lr {rate:.2g}). Lower the rate.")
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(parameters.values(), clip)
-        optimizer_.step()
+        norm = _backward(accelerator, logs["loss"], parameters, clip)
+        if math.isfinite(norm):
+            optimizer_.step()
+            in_a_row = 0
+            if hasattr(module, "after_step"):
+                module.after_step()
+        else:
+            skipped, in_a_row = skipped + 1, in_a_row + 1
+            if in_a_row == SKIPS:
+                raise FloatingPointError(
+                    f"{SKIPS} updates in a row had no finite gradient, the last at step {step} (learning rate "
+                    f"{rate['']:.2g}). Lower the rate, or look at the data."
+                )
         optimizer_.zero_grad(set_to_none=True)
         step += 1
-        last = {"step": step, "lr": rate, "norm": float(norm), **{k: v.item() for k, v in logs.items()}}
+        last = {"step": step, "lr": rate[""], "norm": norm, **{k: v.item() for k, v in logs.items()}}
+        if skipped:
+            last["skipped"] = skipped
         if accelerator.is_main_process:
             with (folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(last) + "\n")
+                file.write(json.dumps(_finite(last)) + "\n")
         bar.update()
         bar.set_postfix(loss=f"{last['loss']:.4f}", refresh=False)
         if not sys.stderr.isatty() and step % 200 == 0 and accelerator.is_main_process:
             print(f"{title} {step}/{total} loss {last['loss']:.4f}", flush=True)
-        if time.monotonic() - saved > checkpoint_minutes * 60 or step == total:
-            if accelerator.is_main_process:
-                _save(module, optimizer, list(parameters), folder, step, spent + time.monotonic() - began)
-                if on_checkpoint:
-                    on_checkpoint(step)
+        if accelerator.is_main_process and (time.monotonic() - saved > checkpoint_minutes * 60 or step == total):
+            _save(module, optimizer, names, folder, step, spent + time.monotonic() - began, skipped)
+            if on_checkpoint:
+                on_checkpoint(step)
             saved = time.monotonic()
     bar.close()
+    accelerator.wait_for_everyone()
     if not last and (folder / "metrics.jsonl").exists():  # the run had already ended
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    return {**last, "updates": step, "seconds": spent + time.monotonic() - began}
+    return {**last, "updates": step, "skipped": skipped, "seconds": spent + time.monotonic() - began}
+
+
+def _groups(
+    module: nn.Module, rates: Mapping[str, float], weight_decay: float, decay_vectors: bool
+) -> list[dict[str, Any]]:
+    """The optimiser's groups: by the longest of the schedule's prefixes that a name starts with, and by weight decay."""
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            prefix = max((p for p in rates if name.startswith(p)), key=len)
+            decay = weight_decay if decay_vectors or parameter.ndim > 1 else 0.0
+            group = groups.setdefault((prefix, decay), {"prefix": prefix, "weight_decay": decay, "params": [], "names": []})
+            group["params"].append(parameter)
+            group["names"].append(name)
+    return list(groups.values())
+
+
+def _backward(accelerator: Accelerator, loss: Tensor, parameters: Sequence[Tensor], clip: float) -> float:
+    """Gradients, clipped to a norm of `clip`; their norm before that, the same in every process, "nan" where the loss of
+    any process is not finite."""
+    finite = torch.isfinite(loss.detach()).float()
+    if accelerator.reduce(finite, "mean").item() < 1:
+        # Every process still has to walk backward, or the others would wait for its gradients forever.
+        accelerator.backward(loss * 0)
+        return math.nan
+    accelerator.backward(loss)
+    return float(accelerator.clip_grad_norm_(parameters, clip))
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no number for what is not one."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def _save(
-    module: nn.Module, optimizer: torch.optim.Optimizer, names: list[str], folder: Path, step: int, seconds: float
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    names: list[str],
+    folder: Path,
+    step: int,
+    seconds: float,
+    skipped: int,
 ) -> None:
     """Write `checkpoint/` beside the old one and swap the two: a kill at any moment leaves one that is whole."""
     fresh, current, old = (folder / n for n in ("checkpoint.new", "checkpoint", "checkpoint.old"))
@@ -130,7 +219,8 @@ def _save(
         for key, value in state.items()
     }
     save_file(moments, fresh / "optimizer.safetensors")
-    _write_json(fresh / "loop.json", {"step": step, "seconds": seconds})
+    save_file({"torch": torch.get_rng_state()}, fresh / "random.safetensors")
+    _write_json(fresh / "loop.json", {"step": step, "seconds": seconds, "skipped": skipped})
     shutil.rmtree(old, ignore_errors=True)
     if current.exists():
         current.rename(old)
@@ -138,8 +228,11 @@ def _save(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, names: list[str], folder: Path) -> tuple[int, float]:
-    """Load the newest whole checkpoint into module and optimizer; returns its step and the seconds spent until then."""
+def _resume(
+    module: nn.Module, optimizer: torch.optim.Optimizer, names: list[str], folder: Path
+) -> tuple[int, float, int]:
+    """Load the newest whole checkpoint into module, optimizer and torch's random numbers; returns its step, which is also
+    the place in the data, the seconds spent until then and the updates skipped."""
     for place in (folder / "checkpoint", folder / "checkpoint.old"):
         if not (place / "loop.json").exists():
             continue
@@ -149,9 +242,11 @@ def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, names: list[str
             name, moment = key.rsplit("|", 1)
             state.setdefault(names.index(name), {})[moment] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        if (place / "random.safetensors").exists():
+            torch.set_rng_state(load_file(place / "random.safetensors")["torch"])
         loop = json.loads((place / "loop.json").read_text())
-        return loop["step"], loop["seconds"]
-    return 0, 0.0
+        return loop["step"], loop["seconds"], loop.get("skipped", 0)
+    return 0, 0.0, 0
 
 
 def _cut_metrics(path: Path, step: int) -> None:

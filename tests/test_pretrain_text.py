@@ -113,10 +113,10 @@ def test_resume_equals_uninterrupted(tmp_path, monkeypatch):
     fit, rows = loop.fit, lm.Rows.__call__
 
     def stop(step):
-        def rows_until(self, s):
+        def rows_until(self, s, share):
             if s == step:
                 raise KeyboardInterrupt
-            return rows(self, s)
+            return rows(self, s, share)
 
         monkeypatch.setattr(lm.Rows, "__call__", rows_until)
         monkeypatch.setattr(lm, "fit", lambda *a, **k: fit(*a, **k, checkpoint_minutes=1e-9 if step == 5 else 60))

@@ -89,34 +89,45 @@ class _Line(torch.nn.Module):
         return (self.layer(x) - x.sum(1, keepdim=True)).square().mean()
 
 
-def _batch(step: int) -> dict[str, torch.Tensor]:
+def _batch(step: int, share: loop.Share) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(8, 3, generator=torch.Generator().manual_seed(step))}
 
 
 def test_fit_learns_and_a_second_call_adds_nothing(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = _Line()
-    first = loop.fit(module, _batch, tmp_path, updates=150, lr=0.05, warmup=5)
+    first = loop.fit(module, _batch, tmp_path, updates=150, schedule=loop.trapezoid(0.05, 5))
     assert first["loss"] < 0.05 and len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 150
     weights = module.layer.weight.clone()
-    assert loop.fit(_Line(), _batch, tmp_path, updates=150, lr=0.05, warmup=5)["updates"] == 150
-    loop.fit(module, _batch, tmp_path, updates=150, lr=0.05, warmup=5)
+    assert loop.fit(_Line(), _batch, tmp_path, updates=150, schedule=loop.trapezoid(0.05, 5))["updates"] == 150
+    loop.fit(module, _batch, tmp_path, updates=150, schedule=loop.trapezoid(0.05, 5))
     assert torch.equal(module.layer.weight, weights)
 
 
 def test_a_budget_in_minutes_becomes_a_plan_that_is_kept(tmp_path: Path) -> None:
-    loop.fit(_Line(), _batch, tmp_path, minutes=0.02, lr=0.05)
+    loop.fit(_Line(), _batch, tmp_path, minutes=0.02, schedule=loop.trapezoid(0.05))
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["updates"] >= loop.TIMED_UPDATES and plan["minutes"] == 0.02
-    assert loop.fit(_Line(), _batch, tmp_path, minutes=0.02, lr=0.05)["updates"] == plan["updates"]
+    assert loop.fit(_Line(), _batch, tmp_path, minutes=0.02, schedule=loop.trapezoid(0.05))["updates"] == plan["updates"]
 
 
-def test_a_loss_that_is_no_number_names_the_update(tmp_path: Path) -> None:
-    def batch(step: int) -> dict[str, torch.Tensor]:
-        return {"x": torch.full((1, 3), float("nan") if step == 7 else 1.0)}
+def test_an_update_that_is_no_number_is_skipped_and_counted(tmp_path: Path) -> None:
+    """The weights are those of a run that never saw the bad batch; and twenty in a row stop the run."""
 
-    with pytest.raises(FloatingPointError, match="update 7"):
-        loop.fit(_Line(), batch, tmp_path, updates=20)
+    def batch(step: int, share: loop.Share) -> dict[str, torch.Tensor]:
+        return {"x": torch.full((1, 3), float("nan"))} if step in (3, 7) else _batch(step, share)
+
+    torch.manual_seed(0)
+    module = _Line()
+    assert loop.fit(module, batch, tmp_path / "a", updates=10, schedule=lambda s, u: {"": 0.05})["skipped"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["norm"] is None] == [4, 8] and lines[-1]["skipped"] == 2
+    torch.manual_seed(0)
+    other, good = _Line(), [s for s in range(10) if s not in (3, 7)]
+    loop.fit(other, lambda step, share: _batch(good[step], share), tmp_path / "b", updates=8, schedule=lambda s, u: {"": 0.05})
+    assert torch.equal(module.layer.weight, other.layer.weight)
+    with pytest.raises(FloatingPointError, match="step 25"):
+        loop.fit(_Line(), lambda s, _: {"x": torch.full((1, 3), float("nan") if s > 5 else 1.0)}, tmp_path / "c", updates=90)
 
 
 _SCRIPT = """

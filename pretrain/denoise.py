@@ -1,0 +1,81 @@
+"""Two ways to learn a distribution from noise, behind one call: `loss(process, net, clean, noise, time)`.
+
+A process says how clean data and noise are mixed at a time 0..1, what a network is asked for, and how samples are drawn
+with it. `net(mixed, time)` returns its guess, of the shape of `mixed`; what it is conditioned on is its own affair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+STEPS = 1000  # times are multiples of 1/1000, as published
+Net = Callable[[Tensor, Tensor], Tensor]
+
+
+class Process(Protocol):
+    def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor: ...
+    def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor: ...
+    def sample(self, net: Net, noise: Tensor, steps: int) -> Tensor: ...
+
+
+def times(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    """Uniform times of {0, 1/1000, ..., 999/1000}."""
+    return torch.randint(STEPS, shape, generator=generator) / STEPS
+
+
+def loss(process: Process, net: Net, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """The squared error of the network's guess, of the shape of `clean`. `time` is broadcast over `clean`."""
+    guess = net(process.mixed(clean, noise, time), time)
+    return (guess.float() - process.target(clean, noise, time)).square()
+
+
+class Flow:
+    """Flow matching on straight lines (Lipman et al. 2023; NExT-Vid eq. 6-8): from noise at time 0 to data at time 1,
+    the network is asked for the velocity."""
+
+    def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        return (1 - time) * noise + time * clean
+
+    def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        return clean - noise
+
+    def sample(self, net: Net, noise: Tensor, steps: int) -> Tensor:
+        """Euler's method from `noise`, in `steps` equal steps."""
+        x = noise
+        for k in range(steps):
+            time = torch.full((), k / steps, device=x.device)
+            x = x + net(x, time).float() / steps
+        return x
+
+
+class DDPM:
+    """Denoising diffusion with the cosine schedule (Ho et al. 2020; Nichol and Dhariwal 2021, eq. 17): data at time 0,
+    noise at time 1, the network is asked for the noise."""
+
+    def kept(self, time: Tensor) -> Tensor:
+        """How much of the signal's variance is left at `time`, alpha-bar; never quite none, for the way back divides."""
+        angle = (time + 0.008) / 1.008 * math.pi / 2
+        return (angle.cos() / math.cos(0.008 / 1.008 * math.pi / 2)).square().clamp(1e-5, 1.0)
+
+    def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        kept = self.kept(time)
+        return kept.sqrt() * clean + (1 - kept).sqrt() * noise
+
+    def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        return noise
+
+    def sample(self, net: Net, noise: Tensor, steps: int) -> Tensor:
+        """Deterministic sampling (DDIM: Song et al. 2021, eq. 12) from `noise`, in `steps` equal steps."""
+        x = noise
+        for k in range(steps, 0, -1):
+            time, before = (torch.full((), i / steps, device=x.device) for i in (k, k - 1))
+            kept, kept_before = self.kept(time), self.kept(before)
+            guess = net(x, time).float()
+            clean = (x - (1 - kept).sqrt() * guess) / kept.sqrt()
+            x = kept_before.sqrt() * clean + (1 - kept_before).sqrt() * guess
+        return x

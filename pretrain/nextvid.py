@@ -1,0 +1,447 @@
+"""NExT-Vid: masked next-frame prediction (Li et al., arXiv 2512.21004).
+
+    video f_0..f_{T-1}            "frame" here is a tubelet of two real frames
+      masked, frame-causal encoder     c_t  = E(M(f_0..f_t))            eq. 3
+      autoregressive predictor         z_t  = AR(c_0..c_{t-1})          eq. 3: queries read the context and never change it
+      alignment                        |z_t - sg E_ref(f_0..f_t)|^2     eq. 5: E_ref is an exponential moving average of E
+      flow matching decoder            |g(h_tau, z_t, tau) - v|^2       eq. 8: h is the frame's pixels or VAE latents
+
+    vdmreason pretrain nextvid --budget 2h --out my-nextvid
+
+The predictor and the decoder are thrown away when the encoder is judged, and are all there is when frames are generated.
+Where the paper is silent the choice is named at its place; they stem from V-JEPA 2, of whose recipe this one is a relative.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from pretrain import denoise, masks
+from pretrain.targets import Teacher, meters, normalised
+from pretrain.vit3d import (
+    Encoder,
+    Size,
+    Stack,
+    coordinates,
+    gather,
+    initialise,
+    may_attend,
+    patchify,
+    rope,
+    sincos,
+    unpatchify,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A model and its objective. The published values are the defaults of the objective, `FLAVOURS` has the sizes."""
+
+    encoder: Size
+    predictor: Size
+    decoder: Size
+    patch: int = 16
+    tubelet: int = 2
+    target: str = "pixels"  # or an image VAE in diffusers' layout, a folder or a hub id
+    masks: tuple[tuple[int, float], ...] = ((8, 0.15), (2, 0.7))  # blocks and the share of the frame of each; () for none
+    plain: bool = False  # one more pass, over an unmasked past and asked for whole frames, as generation asks
+    queries: Literal["hidden", "all"] = "hidden"  # which places are asked for; the paper's figure 2 shows a mask, undefined
+    query_positions: bool = False  # sines added to the queries: by RoPE alone they start all alike, which small models feel
+    isolated: bool = True  # the predictor never changes the context (section 3.2)
+    frame_isolated: bool = True  # frames are denoised apart (table 5)
+    align: float = 1.0  # weights of the two losses (table 8)
+    flow: float = 0.5
+    momentum: float = 0.99925  # of the reference encoder
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training. Rates go from the first to the second value in a straight line (the paper gives the ends)."""
+
+    name: str
+    share: float  # of all updates
+    lr: tuple[float, float]
+    decoder_lr: tuple[float, float] | None  # None: as the rest
+    frames: float  # times the model's usual number of frames
+    batch: float  # times the usual batch
+    samples: int  # times and noises drawn for one z, "tau sample"
+
+
+STAGES = (  # table 8
+    Stage("warm-up", 12 / 132, (1e-4, 5e-4), None, 1, 1, 4),
+    Stage("stable 1", 28 / 132, (5e-4, 4.5e-4), None, 1, 1, 4),
+    Stage("stable 2", 80 / 132, (4.5e-4, 1e-4), (8e-4, 8e-4), 1, 1, 1),
+    Stage("cool-down", 12 / 132, (1e-4, 1e-6), (3e-4, 3e-4), 4, 0.25, 1),
+)
+
+
+def stage_at(step: int, updates: int, stages: Sequence[Stage] = STAGES) -> tuple[Stage, float]:
+    """The stage of an update and how far it has got in it, 0..1: a pure function of the step."""
+    start = 0.0
+    for stage in stages:
+        length = stage.share * updates
+        if step < start + length or stage is stages[-1]:
+            return stage, min(1.0, max(0.0, (step - start) / max(length, 1e-9)))
+        start += length
+    raise AssertionError
+
+
+def rates(step: int, updates: int, scale: float = 1.0, stages: Sequence[Stage] = STAGES) -> dict[str, float]:
+    """Learning rates of an update: "" for all weights, "decoder" for those of the decoder."""
+    stage, done = stage_at(step, updates, stages)
+
+    def between(ends: tuple[float, float]) -> float:
+        return scale * (ends[0] + (ends[1] - ends[0]) * done)
+
+    return {"": between(stage.lr), "decoder": between(stage.decoder_lr or stage.lr)}
+
+
+PREDICTOR = DECODER = Size(384, 12, 12)
+FLAVOURS: dict[str, Config] = {
+    "tiny": Config(Size(24, 2, 2), Size(24, 2, 2), Size(24, 2, 2), patch=4, plain=True, query_positions=True),
+    "small": Config(Size(192, 6, 6), Size(128, 3, 4), Size(192, 4, 6), patch=8, plain=True, query_positions=True),
+    "vit-l": Config(Size(1024, 24, 16), PREDICTOR, DECODER),
+    "vit-h": Config(Size(1280, 32, 16), PREDICTOR, DECODER),
+    "vit-g": Config(Size(1408, 40, 22, 6144), PREDICTOR, DECODER),
+}
+
+
+class Target(nn.Module):
+    """What the decoder draws: a frame on the grid of tokens, (B, N, tubelet * channels), and the way back to pixels.
+
+    Pixels are cut into patches as they are. An image VAE encodes each real frame by itself; the latents of a tubelet's
+    frames are stacked on the channels, each brought to mean 0 and deviation 1 (the paper stacks; the scale is LightningDiT's).
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.patch, self.tubelet = config.patch, config.tubelet
+        # Not a part of this module: it is frozen, lies elsewhere and is not saved with the model.
+        object.__setattr__(self, "vae", None if config.target == "pixels" else load_vae(config.target))
+        channels = 3 if self.vae is None else int(self.vae.config.latent_channels)
+        stride = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        if config.patch % stride:
+            raise ValueError(f"the VAE's stride of {stride} does not divide the patch of {config.patch} pixels")
+        self.cell = config.patch // stride  # latents along a side of a patch
+        self.width = config.tubelet * self.cell**2 * channels
+        self.register_buffer("mean", torch.zeros(channels, 1, 1, 1))
+        self.register_buffer("deviation", torch.ones(channels, 1, 1, 1))
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """(B, 3, F, H, W) in -1..1 -> (B, N, width)."""
+        return patchify((self._latents(video) - self.mean) / self.deviation, self.tubelet, self.cell)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """The inverse for pixels; what the VAE makes of its latents otherwise. (B, 3, F, H, W) in about -1..1."""
+        z = unpatchify(tokens, grid, self.tubelet, self.cell) * self.deviation + self.mean
+        if self.vae is None:
+            return z
+        frames = z.transpose(1, 2).flatten(0, 1)  # (B * F, C, h, w)
+        return self.vae.to(frames.device).decode(frames).sample.unflatten(0, (len(z), -1)).transpose(1, 2)
+
+    @torch.no_grad()
+    def measure(self, video: Tensor) -> None:
+        """Take the latents' mean and deviation per channel from some clips. Pixels stay as they are."""
+        if self.vae is not None:
+            z = self._latents(video)
+            self.mean.copy_(z.mean((0, 2, 3, 4))[:, None, None, None])
+            self.deviation.copy_(z.std((0, 2, 3, 4)).clamp_min(1e-6)[:, None, None, None])
+
+    def _latents(self, video: Tensor) -> Tensor:
+        """(B, C, F, h, w): frame by frame."""
+        if self.vae is None:
+            return video
+        frames = video.transpose(1, 2).flatten(0, 1)
+        z = self.vae.to(frames.device).encode(frames).latent_dist.mode()
+        return z.unflatten(0, (len(video), -1)).transpose(1, 2).float()
+
+
+class Decoder(nn.Module):
+    """A small DiT: noisy target beside z at the input, time by adaLN, velocity at the output."""
+
+    def __init__(self, config: Config, channels: int) -> None:
+        super().__init__()
+        size = config.decoder
+        self.size, self.frame_isolated = size, config.frame_isolated
+        self.embed = nn.Linear(channels + config.encoder.width, size.width)
+        self.time = nn.Sequential(nn.Linear(256, size.width), nn.SiLU(), nn.Linear(size.width, size.width))
+        self.norm = nn.LayerNorm(size.width, 1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(size.width, 2 * size.width)
+        self.out = nn.Linear(size.width, channels)
+        self.apply(initialise)
+        self.blocks = Stack(size, condition=size.width)
+        for last in (self.modulation, self.out):  # the first guess is 0, as in DiT
+            nn.init.zeros_(last.weight)
+
+    def forward(self, noisy: Tensor, z: Tensor, time: Tensor, at: Tensor, frames: int) -> Tensor:
+        """Velocity (B, frames * S, channels). `noisy` likewise, `z` (B, frames * S, D), `time` (B, frames), `at` (B, ., 3).
+
+        Frame-isolated: frames are folded into the batch. Else every token attends to the tokens of all frames.
+        """
+        x = self.embed(torch.cat([noisy, z.to(noisy.dtype)], -1))
+        condition = self.time(_waves(time))[:, :, None]  # (B, frames, 1, width)
+        if self.frame_isolated:
+            x, at = (v.unflatten(1, (frames, -1)).flatten(0, 1) for v in (x, at))
+            condition = condition.flatten(0, 1)  # (B * frames, 1, width)
+        else:
+            condition = condition.expand(-1, -1, x.shape[1] // frames, -1).flatten(1, 2)
+        turn = rope(at, self.size.width // self.size.heads)
+        x = self.blocks(x, turn, None, None, None, condition)
+        shift, scale = self.modulation(F.silu(condition)).chunk(2, -1)
+        return self.out(self.norm(x) * (1 + scale) + shift).reshape(len(noisy), -1, noisy.shape[-1])
+
+
+def _waves(time: Tensor, width: int = 256) -> Tensor:
+    """Sines and cosines of 1000 * time, (..., width) (as in DiT)."""
+    frequency = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=time.device) / (width // 2))
+    angle = 1000 * time[..., None].float() * frequency
+    return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+class NextVid(nn.Module):
+    """Encoder, predictor, decoder and reference encoder. `forward` is the loss."""
+
+    def __init__(self, config: Config, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.process = denoise.Flow()
+        self.encoder = Encoder(
+            config.encoder, config.patch, config.tubelet, pattern="frame-causal", checkpointing=checkpointing
+        )
+        self.predictor = Predictor(config)
+        self.target = Target(config)
+        self.decoder = Decoder(config, self.target.width) if config.flow else None
+        self.teacher = Teacher(self.encoder, config.momentum) if config.align else None
+
+    # The three steps
+
+    def context(self, video: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """c (B, K, D) of the tokens that `keep` (B, K) names, all without it, and their coordinates (B, K, 3)."""
+        at = coordinates(self.encoder.grid(video), video.device)[None].expand(len(video), -1, -1)
+        return self.encoder(video, keep), at if keep is None else gather(at, keep)
+
+    def predict(self, context: tuple[Tensor, Tensor], at: Tensor, asked_by: int = 0) -> Tensor:
+        """z (B, Q, D) at coordinates (B, Q, 3), from the context's frames before each."""
+        return self.predictor(*context, at, asked_by)
+
+    def velocity(self, noisy: Tensor, z: Tensor, time: Tensor, at: Tensor) -> Tensor:
+        """The decoder's guess (B, frames * S, channels) for the frames that `time` (B, frames) has a time for."""
+        assert self.decoder is not None
+        return self.decoder(noisy, z, time, at, time.shape[1])
+
+    # Training
+
+    def forward(
+        self,
+        video: Tensor,
+        keeps: Sequence[Tensor | None],
+        asked: Sequence[Tensor],
+        noises: Sequence[Tensor],
+        times: Sequence[Tensor],
+        measure: bool = False,
+    ) -> dict[str, Tensor]:
+        """The loss of a batch and its parts.
+
+        `video` uint8 (B, F, H, W, 3). For each pass over it, one a mask: `keeps` (B, K), the tokens that the encoder sees
+        (None: all); `asked` (B, (T - 1) * S), the tokens to predict, equally many in every frame after the first;
+        `noises` (k, B, (T - 1) * S, channels) and `times` (k, B, T - 1) of the flow's k samples.
+        """
+        pixels = to_pixels(video)
+        frames = self.encoder.grid(pixels)[0] - 1
+        everywhere = coordinates(self.encoder.grid(pixels), pixels.device)[None]
+        clean = self.target.encode(pixels) if self.decoder is not None else None
+        reference = normalised(self.teacher(pixels)) if self.teacher is not None else None
+        flows, alignments = [], []
+        for number, (keep, wanted, noise, time) in enumerate(zip(keeps, asked, noises, times, strict=True)):
+            context, at = self.context(pixels, keep), gather(everywhere, wanted)
+            z = self.predict(context, at, number)
+            if reference is not None:
+                alignments.append((z.float() - gather(reference, wanted)).square().mean())  # eq. 5
+            if clean is not None:
+                draws = [
+                    self.flow_loss(gather(clean, wanted), z, at, noise[k], time[k], frames) for k in range(len(noise))
+                ]
+                flows.append(torch.stack(draws).mean())
+        parts = {name: torch.stack(found).mean() for name, found in (("flow", flows), ("align", alignments)) if found}
+        weights = {"flow": self.config.flow, "align": self.config.align}
+        logs = {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}  # eq. 9
+        if measure:
+            logs |= meters(context[0])
+        return logs
+
+    def flow_loss(self, clean: Tensor, z: Tensor, at: Tensor, noise: Tensor, time: Tensor, frames: int) -> Tensor:
+        """Eq. 8, the mean over everything. `time` (B, frames) is each frame's own."""
+
+        def net(mixed: Tensor, _: Tensor) -> Tensor:
+            return self.velocity(mixed, z, time, at)
+
+        each = time.repeat_interleave(clean.shape[1] // frames, 1)[..., None]  # (B, frames * S, 1)
+        return denoise.loss(self.process, net, clean, noise, each).mean()
+
+    def after_step(self) -> None:
+        """The reference follows the encoder. The loop calls it after every update."""
+        if self.teacher is not None:
+            self.teacher.follow(self.encoder)
+
+    # Generation
+
+    @torch.no_grad()
+    def rollout(self, video: Tensor, frames: int, steps: int = 20, generator: Generator | None = None) -> Tensor:
+        """Go on with a clip: uint8 (B, F, H, W, 3), F a multiple of the tubelet -> uint8 (B, F + more, H, W, 3), at least
+        `frames` new ones, a tubelet at a time: the encoder sees all there is, the decoder draws what follows."""
+        known = to_pixels(video)
+        _, rows, columns = self.encoder.grid(known)
+        for _ in range(-(-frames // self.config.tubelet)):
+            context = self.context(known)
+            tokens = self.next_frame(context, (rows, columns), known.shape[2] // self.config.tubelet, steps, generator)
+            known = torch.cat([known, self.target.decode(tokens, (1, rows, columns)).clamp(-1, 1)], 2)
+        return to_uint8(known)
+
+    @torch.no_grad()
+    def next_frame(
+        self,
+        context: tuple[Tensor, Tensor],
+        grid: tuple[int, int],
+        number: int,
+        steps: int,
+        generator: Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Draw frame `number` of a clip whose context is known: targets (B, rows * columns, channels)."""
+        batch = len(context[0])
+        at = coordinates((1, *grid), context[0].device).expand(batch, -1, -1).clone()
+        at[..., 0] = number
+        z = self.predict(context, at, len(self.config.masks) if self.config.plain else 0)
+        if noise is None:
+            noise = torch.randn(batch, at.shape[1], self.target.width, generator=generator)
+
+        def net(mixed: Tensor, time: Tensor) -> Tensor:
+            return self.velocity(mixed, z, time.expand(batch, 1), at)
+
+        return self.process.sample(net, noise.to(z.device), steps)
+
+
+class Predictor(nn.Module):
+    """Queries read the context of the frames before theirs: cross-attention only, so no query sees another, and the
+    context is the encoder's to the last layer ("context isolation").
+
+    Not isolated, context and queries attend together: a context token to the context up to its frame, a query to the
+    context before its frame and to its frame's queries, and each layer changes both.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        size = config.predictor
+        self.size, self.isolated, self.query_positions = size, config.isolated, config.query_positions
+        self.embed = nn.Linear(config.encoder.width, size.width)
+        self.norm, self.out = nn.LayerNorm(size.width, 1e-6), nn.Linear(size.width, config.encoder.width)
+        self.apply(initialise)
+        self.blocks = Stack(size, cross=config.isolated)
+        # One query token a kind of mask, zero at first, as in V-JEPA 2.
+        self.queries = nn.Parameter(torch.zeros(max(1, len(config.masks) + config.plain), size.width))
+
+    def forward(self, context: Tensor, at_context: Tensor, at: Tensor, asked_by: int) -> Tensor:
+        """`context` (B, K, D) at (B, K, 3), queries at (B, Q, 3) -> z (B, Q, D). No query is of frame 0."""
+        head = self.size.width // self.size.heads
+        context = self.embed(context)
+        x = self.queries[asked_by].expand(*at.shape[:2], -1)
+        if self.query_positions:
+            x = x + sincos(at, self.size.width)
+        past = may_attend("strictly-past", at[:1, :, 0], at_context[:1, :, 0])  # frames lie alike in every sample
+        if self.isolated:
+            x = self.blocks(x, rope(at, head), past, context, rope(at_context, head))
+            return self.out(self.norm(x))
+        upto = may_attend("frame-causal", at_context[:1, :, 0], at_context[:1, :, 0])
+        beside = may_attend("within-frame", at[:1, :, 0], at[:1, :, 0])
+        assert past is not None and upto is not None and beside is not None
+        blind = torch.zeros_like(past).transpose(-1, -2)
+        mask = torch.cat([torch.cat([upto, blind], -1), torch.cat([past, beside], -1)], -2)
+        together = self.blocks(torch.cat([context, x], 1), rope(torch.cat([at_context, at], 1), head), mask)
+        return self.out(self.norm(together[:, context.shape[1] :]))
+
+
+def to_pixels(video: Tensor) -> Tensor:
+    """uint8 (B, F, H, W, 3) -> float (B, 3, F, H, W) in -1..1 (mean and deviation .5)."""
+    return video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """The inverse of `to_pixels`."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 4, 1)
+
+
+def load_vae(name: str) -> nn.Module:
+    """An image VAE of diffusers, frozen, from a folder or a hub id."""
+    import diffusers
+
+    vae = diffusers.AutoModel.from_pretrained(name, trust_remote_code=False)
+    vae.eval().requires_grad_(False)
+    return vae
+
+
+# What a step learns from
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Masks, noises and times of one step, as `NextVid.forward` takes them."""
+
+    keeps: list[Tensor | None] = field(default_factory=list)
+    asked: list[Tensor] = field(default_factory=list)
+    noises: list[Tensor] = field(default_factory=list)
+    times: list[Tensor] = field(default_factory=list)
+
+    def batch(self) -> dict[str, Any]:
+        return {"keeps": self.keeps, "asked": self.asked, "noises": self.noises, "times": self.times}
+
+
+def draw(
+    config: Config, channels: int, grid: tuple[int, int, int], batch: int, rows: range, samples: int, *name: int
+) -> Draw:
+    """Everything random of a step but its clips, as a function of `name` (seed and step).
+
+    Masks are drawn for the whole batch, since its samples share the blocks' size and the count that stays; noise and times
+    sample by sample, so that a process draws only for its `rows`.
+    """
+    t, y, x = grid
+    places = y * x
+    later = range(1, t)
+    shared = generator(*name)
+    drawn = Draw()
+    for count, scale in config.masks:
+        keep = masks.blocks(batch, (y, x), count, scale, shared)[rows.start : rows.stop]
+        drawn.keeps.append(masks.over_time(keep, range(t), places))
+        asked = masks.complement(keep, places) if config.queries == "hidden" else everywhere(len(rows), places)
+        drawn.asked.append(masks.over_time(asked, later, places))
+    if config.plain or not config.masks:
+        drawn.keeps.append(None)
+        drawn.asked.append(masks.over_time(everywhere(len(rows), places), later, places))
+    for number, asked in enumerate(drawn.asked):
+        own = [generator(*name, number, row) for row in rows]
+        times = [denoise.times((samples, 1, len(later)), g) for g in own]
+        noises = [torch.randn(samples, 1, asked.shape[1], channels, generator=g) for g in own]
+        drawn.times.append(torch.cat(times, 1))
+        drawn.noises.append(torch.cat(noises, 1))
+    return drawn
+
+
+def everywhere(batch: int, places: int) -> Tensor:
+    return torch.arange(places).expand(batch, -1)
+
+
+def generator(*name: int) -> Generator:
+    """A generator named by whole numbers; different names share nothing."""
+    seed = functools.reduce(lambda so_far, part: (so_far * 6364136223846793005 + part + 1442695040888963407) % 2**64, name, 0)
+    seed = (seed ^ seed >> 31) * 0x9E3779B97F4A7C15 % 2**64
+    return torch.Generator().manual_seed(seed >> 1)
+
