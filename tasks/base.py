@@ -6,7 +6,7 @@ import difflib
 import functools
 import hashlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -74,7 +74,7 @@ def _kind(x: Any) -> str:
     return text if len(text) <= 30 else text[:27] + "..."
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Example:
     """One puzzle with one right answer, which is not always the only one. Compare examples by `key`.
 
@@ -89,12 +89,21 @@ class Example:
 
     def __post_init__(self) -> None:
         for grid in (self.question, self.answer, *self.frames):
-            grid.setflags(write=False)
+            grid.setflags(False)  # type: ignore[call-arg]  # by its name, write=False takes twice as long
 
     @property
     def key(self) -> str:
         """16 hex digits of the sha256 over question and answer."""
         return hashlib.sha256(grid_bytes(self.question) + grid_bytes(self.answer)).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Many draws of a task: what tells which of them to keep, and how to come by the examples of those."""
+
+    asked: Sequence[bytes | None]  # `grid_bytes` of every question; None for a draw that has to be made alone
+    canonical: Sequence[bytes]  # `Task.canonical` of every question
+    example: Callable[[int], Example]  # of draw i; costly things wait for it
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,15 @@ class Task:
         """A new example; all randomness comes from `rng`."""
         raise NotImplementedError
 
+    @property
+    def words(self) -> int:
+        """How many 32-bit numbers `batch` wants of every draw; 0 for a task that is drawn one by one."""
+        return 0
+
+    def batch(self, numbers: npt.NDArray[np.uint32]) -> Batch:
+        """What `make` gives from generators whose next numbers are the rows of `numbers` (draws, words), only faster."""
+        raise NotImplementedError
+
     def stock(self, split: Split) -> Sequence[Example] | None:
         """All examples of a split in their published order; None for a task that makes examples without end."""
         return None
@@ -224,7 +242,12 @@ class Task:
 
     def split_of(self, question: Grid) -> Split:
         """The only split that may hold this question or a symmetric twin of it."""
-        return "test" if hashlib.sha256(self.canonical(question)).digest()[0] < 64 else "train"
+        return split_by(self.canonical(question))
+
+
+def split_by(canonical: bytes) -> Split:
+    """The only split that may hold the questions of this canonical form."""
+    return "test" if hashlib.sha256(canonical).digest()[0] < 64 else "train"
 
 
 def wrong_size(proposed: Grid, wanted: Grid) -> str:
@@ -246,6 +269,19 @@ def grid_bytes(grid: Grid) -> bytes:
     return bytes(grid.shape) + np.ascontiguousarray(grid, dtype=np.int8).tobytes()
 
 
+def all_grid_bytes(grids: npt.NDArray[np.int8]) -> list[bytes]:
+    """`grid_bytes` of every grid of (grids, rows, cols)."""
+    head = bytes(grids.shape[1:])
+    return [head + row for row in rows_as_bytes(grids)]
+
+
+def rows_as_bytes(table: npt.NDArray[Any]) -> list[bytes]:
+    """The bytes of every entry along the first axis."""
+    rows = np.ascontiguousarray(table).reshape(len(table), -1)
+    found: list[bytes] = rows.view(f"V{rows.shape[1] * rows.itemsize}")[:, 0].tolist()
+    return found
+
+
 def renamed(grid: Grid, fixed: Sequence[int] = ()) -> bytes:
     """Equal for grids that differ in the names of their values: each is numbered in the order in which it appears, those
     in `fixed` before all others."""
@@ -261,13 +297,13 @@ def twins_key(*grids: Grid) -> bytes:
     costs one small matrix product where comparing the twins themselves would take most of the time of drawing a puzzle.
     """
     shape = grids[0].shape
-    weights = _twin_weights(*shape)
+    weights = twin_weights(*shape)
     least = min(int((weights @ grid.ravel().astype(np.uint64)).min()) for grid in grids)
     return bytes(sorted(shape)) + least.to_bytes(8, "big")
 
 
 @functools.cache
-def _twin_weights(rows: int, cols: int) -> npt.NDArray[np.uint64]:
+def twin_weights(rows: int, cols: int) -> npt.NDArray[np.uint64]:
     """(8, rows * cols): row k times the grid's cells is the hash of the grid's k-th twin."""
     cells = np.arange(rows * cols).reshape(rows, cols)
     weights = np.empty((8, rows * cols), np.uint64)

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Apart, Example, Grid, Task, UserError
+from tasks.base import Apart, Batch, Example, Grid, Task, UserError, all_grid_bytes, rows_as_bytes
+from tasks.fast import bits
 
 WIDTH = 16
 ROWS = 8  # the start and seven steps
@@ -62,14 +64,26 @@ class Eca(Task):
         question = np.full(self.size, BLANK, dtype=np.int8)
         question[0] = [OFF + rng.getrandbits(1) for _ in range(self.size[1])]
         answer = self.solve(question)
-        return Example(
-            question, answer, self.size, tuple(answer * _known(self.size[0])), {"rule": self.rule}
-        )  # blank is 0
+        return self._example(tuple(answer * _known(self.size[0])))  # blank is 0
+
+    def _example(self, frames: tuple[Grid, ...]) -> Example:
+        return Example(frames[0], frames[-1], self.size, frames, {"rule": self.rule})
+
+    @property
+    def words(self) -> int:
+        return self.size[1]
+
+    def batch(self, numbers: npt.NDArray[np.uint32]) -> Batch:
+        first = bits(numbers)
+        frames = self._answers(first, self.size[0])[:, None] * _known(self.size[0])  # (draws, frames, rows, cells)
+        return Batch(all_grid_bytes(frames[:, 0]), self._canonical(first), lambda i: self._example(tuple(frames[i])))
 
     def solve(self, question: Grid) -> Grid:
-        return _rows(question[0] - np.int8(OFF), np.array(self._table, np.int8), len(question), self.wrap) + np.int8(
-            OFF
-        )
+        return self._answers(question[:1] - np.int8(OFF), len(question))[0]
+
+    def _answers(self, first: npt.NDArray[np.int8], rows: int) -> npt.NDArray[np.int8]:
+        """The grids (starts, rows, cells) that follow from first rows of 0 and 1, (starts, cells)."""
+        return _rows(first, np.array(self._table, np.int8), rows, self.wrap) + np.int8(OFF)
 
     @cached_property
     def _table(self) -> list[int]:
@@ -82,13 +96,23 @@ class Eca(Task):
 
     def canonical(self, question: Grid) -> bytes:
         """Equal for rotations of the ring; if the rule allows, also for mirror images and for on and off exchanged."""
-        states = [(question[0] - np.int8(OFF)).tolist()]
+        return self._canonical(question[:1] - np.int8(OFF))[0]
+
+    def _canonical(self, first: npt.NDArray[np.int8]) -> list[bytes]:
+        """The least twin of every row of cells 0 and 1, (starts, cells), rows compared as binary numbers."""
+        width = first.shape[1]
+        places = np.arange(width)[::-1]
+        twins = [first]
         if self._mirrored == self._table:
-            states.append(states[0][::-1])
+            twins.append(first[:, ::-1])
         if self.wrap and [1 - on for on in reversed(self._table)] == self._table:  # dead ends are off, and stay so
-            states += [[1 - cell for cell in state] for state in states]
-        rings = [bytes(state) for state in states]
-        return min(ring[k:] + ring[:k] for ring in rings for k in range(len(ring) if self.wrap else 1))
+            twins += [1 - twin for twin in twins]
+        least = np.full(len(first), 2**width)
+        for twin in twins:
+            ring = twin.astype(np.int64) @ (1 << places)
+            for k in range(width if self.wrap else 1):
+                np.minimum(least, ring << k & 2**width - 1 | ring >> width - k, out=least)
+        return rows_as_bytes((least[:, None] >> places & 1).astype(np.int8))
 
 
 @cache
@@ -99,15 +123,17 @@ def _known(rows: int) -> Grid:
 
 @njit(cache=True)
 def _rows(first, table, rows, wrap):  # type: ignore[no-untyped-def]
-    """A row of cells 0 and 1 and what follows, int8 (rows, cells)."""
-    width = len(first)
-    states = np.zeros((rows, width), np.int8)
-    states[0] = first
-    for r in range(1, rows):
-        for c in range(width):
-            left = states[r - 1, c - 1] if c or wrap else 0  # index -1 is the last cell
-            right = states[r - 1, (c + 1) % width] if c + 1 < width or wrap else 0
-            states[r, c] = table[4 * left + 2 * states[r - 1, c] + right]
+    """Rows of cells 0 and 1, (starts, cells), and what follows each, int8 (starts, rows, cells)."""
+    count, width = first.shape
+    states = np.zeros((count, rows, width), np.int8)
+    for i in range(count):
+        states[i, 0] = first[i]
+        for r in range(1, rows):
+            above = states[i, r - 1]
+            for c in range(width):
+                left = above[c - 1] if c or wrap else 0  # index -1 is the last cell
+                right = above[c + 1 if c + 1 < width else 0] if c + 1 < width or wrap else 0
+                states[i, r, c] = table[4 * left + 2 * above[c] + right]
     return states
 
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
-from tasks.base import Apart, Example, Grid, Task, UserError, wrong_size
+from tasks.base import Apart, Batch, Example, Grid, Task, UserError, grid_bytes, wrong_size
 
 State = tuple[int, ...]  # the peg 0..2 of each disk, the smallest first
 PEGS = 3
@@ -59,20 +60,45 @@ class Step(Task):
         goal = rng.randrange(PEGS)
         while len(set(state := tuple(rng.randrange(PEGS) for _ in range(self.disks)))) == 1 and state[0] == goal:
             pass
-        question = draw(state, goal)
-        answer = self.solve(question)
-        facts = {"disks": self.disks, "moves_left": distances((goal,) * self.disks)[state]}
-        return Example(question, answer, (question.shape[0], question.shape[1]), (question, answer), facts)
+        return _step(state, goal)
+
+    @property
+    def words(self) -> int:
+        return 4 * (self.disks + 1)  # a number gives a peg in three cases of four
+
+    def batch(self, numbers: npt.NDArray[np.uint32]) -> Batch:
+        asked: list[bytes | None] = []
+        canonical, puzzles = [], []
+        for row in (numbers >> np.uint32(30)).tolist():  # `randrange(3)` takes two bits, again where they are 3
+            goal, *pegs = [peg for peg in row if peg < PEGS][: self.disks + 1] or [0]
+            state = tuple(pegs)
+            alone = len(state) < self.disks or set(state) == {goal}
+            asked.append(None if alone else grid_bytes(draw(state, goal)))
+            canonical.append(bytes(_renamed([goal, *state])))
+            puzzles.append((state, goal))
+        return Batch(asked, canonical, lambda i: _step(*puzzles[i]))
 
     def solve(self, question: Grid) -> Grid:
         state, goal = read(question)
-        left = distances((goal,) * len(state))
-        return draw(min(moves(state), key=left.__getitem__), goal)
+        return _after(state, goal)
 
     def canonical(self, question: Grid) -> bytes:
         """Equal however the pegs are named."""
         state, goal = read(question)
         return bytes(_renamed([goal, *state]))
+
+
+@cache
+def _step(state: State, goal: int) -> Example:
+    question, answer = draw(state, goal), _after(state, goal)
+    facts = {"disks": len(state), "moves_left": distances((goal,) * len(state))[state]}
+    return Example(question, answer, (question.shape[0], question.shape[1]), (question, answer), facts)
+
+
+def _after(state: State, goal: int) -> Grid:
+    """The towers after the one move that leads on."""
+    left = distances((goal,) * len(state))
+    return draw(min(moves(state), key=left.__getitem__), goal)
 
 
 @dataclass(frozen=True)

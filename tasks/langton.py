@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Apart, Example, Grid, Task, UserError
+from tasks.base import Apart, Batch, Example, Grid, Task, UserError, all_grid_bytes
+from tasks.fast import bits
 
 SIDE = 8
 WHITE, BLACK, ANT = range(3)
@@ -47,36 +49,58 @@ class Langton(Task):
         question = np.array([rng.getrandbits(1) for _ in range(SIDE * SIDE)], dtype=np.int8).reshape(SIDE, SIDE)
         question[START] = ANT
         frames = self.frames(question)
-        facts = {"steps": self.steps, "changed": int((frames[-1] != question).sum())}
-        return Example(question, frames[-1], (SIDE, SIDE), tuple(frames), facts)
+        return self._example(tuple(frames), int((frames[-1] != question).sum()))
+
+    def _example(self, frames: tuple[Grid, ...], changed: int) -> Example:
+        facts = {"steps": self.steps, "changed": changed}
+        return Example(frames[0], frames[-1], (SIDE, SIDE), frames, facts)
+
+    @property
+    def words(self) -> int:
+        return SIDE * SIDE
+
+    def batch(self, numbers: npt.NDArray[np.uint32]) -> Batch:
+        questions = bits(numbers).reshape(-1, SIDE, SIDE)
+        questions[:, *START] = ANT
+        frames = _walks(questions, self.steps)
+        changed = (frames[:, -1] != questions).sum((1, 2)).tolist()
+        asked = all_grid_bytes(questions)
+        return Batch(asked, asked, lambda i: self._example(tuple(frames[i]), changed[i]))
 
     def solve(self, question: Grid) -> Grid:
         return self.frames(question)[-1]
 
     def frames(self, question: Grid) -> list[Grid]:
         """The states from the question on, one a step; any size."""
-        return list(_walk(question, self.steps))
+        return list(_walks(question[None], self.steps)[0])
 
 
 @njit(cache=True)
-def _walk(question, steps):  # type: ignore[no-untyped-def]
-    """int8 (steps + 1, rows, cols): the question and the state after each step."""
+def _walks(questions, steps):  # type: ignore[no-untyped-def]
+    """int8 (questions, steps + 1, rows, cols): each question and the state after each step."""
+    frames = np.empty((len(questions), steps + 1, *questions.shape[1:]), np.int8)
+    for i in range(len(questions)):
+        _walk(questions[i], frames[i])
+    return frames
+
+
+@njit(cache=True)
+def _walk(question, frames):  # type: ignore[no-untyped-def]
+    """One question's walk, written to `frames` (steps + 1, rows, cols)."""
     rows, columns = question.shape
-    frames = np.empty((steps + 1, rows, columns), np.int8)
     frames[0] = question
     floor, r, c, heading = question.copy(), 0, 0, 0
     for row in range(rows):
         for column in range(columns):
             if question[row, column] == ANT:
                 r, c, floor[row, column] = row, column, WHITE
-    for k in range(steps):
+    for k in range(len(frames) - 1):
         heading = (heading + (1 if floor[r, c] == WHITE else -1)) % 4
         floor[r, c] = 1 - floor[r, c]
         r = (r + (heading == 2) - (heading == 0)) % rows  # up, right, down, left: a right turn is one further
         c = (c + (heading == 1) - (heading == 3)) % columns
         frames[k + 1] = floor
         frames[k + 1, r, c] = ANT
-    return frames
 
 
 def task(variant: str) -> Langton:

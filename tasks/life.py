@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Apart, Example, Grid, Task, UserError, suggest, twins_key
+from tasks.base import Apart, Batch, Example, Grid, Task, UserError, all_grid_bytes, suggest, twins_key
+from tasks.fast import twins_keys, uniform
 
 SIDE, LARGEST, MOST_STEPS = 8, 30, 20
 DENSITY = 0.4
@@ -70,15 +72,33 @@ class Life(Task):
         alive = [rng.random() < DENSITY for _ in range(self.size[0] * self.size[1])]
         question = np.array(alive, dtype=np.int8).reshape(self.size)
         frames = self.frames(question)
-        facts = {"rule": _rule_text(self.born, self.survives), "changed": int((question != frames[-1]).sum())}
-        return Example(question, frames[-1], self.size, tuple(frames), facts)
+        return self._example(tuple(frames), int((question != frames[-1]).sum()))
+
+    def _example(self, frames: tuple[Grid, ...], changed: int) -> Example:
+        return Example(frames[0], frames[-1], self.size, frames, {"rule": self._rule, "changed": changed})
+
+    @property
+    def words(self) -> int:
+        return 2 * self.size[0] * self.size[1]
+
+    def batch(self, numbers: npt.NDArray[np.uint32]) -> Batch:
+        questions = (uniform(numbers) < DENSITY).astype(np.int8).reshape(-1, *self.size)
+        frames = _generations(questions, self._outcome, self.steps, self.wrap)
+        changed = (frames[:, -1] != questions).sum((1, 2)).tolist()
+        shifts = np.ndindex(self.size) if self.wrap else [(0, 0)]
+        canonical = twins_keys(np.roll(questions, shift, (1, 2)) for shift in shifts)
+        return Batch(all_grid_bytes(questions), canonical, lambda i: self._example(tuple(frames[i]), changed[i]))
 
     def solve(self, question: Grid) -> Grid:
         return self.frames(question)[-1]
 
     def frames(self, question: Grid) -> list[Grid]:
         """The generations from a grid of 0 and 1 on, any size."""
-        return list(_generations(question, self._outcome, self.steps, self.wrap))
+        return list(_generations(question[None], self._outcome, self.steps, self.wrap)[0])
+
+    @cached_property
+    def _rule(self) -> str:
+        return _rule_text(self.born, self.survives)
 
     @cached_property
     def _outcome(self) -> Grid:
@@ -95,20 +115,25 @@ class Life(Task):
 
 
 @njit(cache=True)
-def _generations(question, outcome, steps, wrap):  # type: ignore[no-untyped-def]
-    """int8 (steps + 1, rows, cols): the question and what follows."""
-    rows, cols = question.shape
-    frames = np.empty((steps + 1, rows, cols), np.int8)
-    frames[0] = question
-    for k in range(steps):
-        for r in range(rows):
-            for c in range(cols):
-                alive = -frames[k, r, c]
-                for y in range(r - 1, r + 2):
-                    for x in range(c - 1, c + 2):
-                        if wrap or (0 <= y < rows and 0 <= x < cols):
-                            alive += frames[k, y % rows, x % cols]
-                frames[k + 1, r, c] = outcome[frames[k, r, c], alive]
+def _generations(questions, outcome, steps, wrap):  # type: ignore[no-untyped-def]
+    """int8 (questions, steps + 1, rows, cols): each question and what follows."""
+    count, rows, cols = questions.shape
+    frames = np.empty((count, steps + 1, rows, cols), np.int8)
+    above = np.zeros((rows + 2, cols + 2), np.int8)  # the generation before, with a border: dead, or the opposite edge
+    for i in range(count):
+        frames[i, 0] = questions[i]
+        for k in range(steps):
+            above[1:-1, 1:-1] = frames[i, k]
+            if wrap:
+                above[0], above[-1] = above[-2], above[1]
+                above[:, 0], above[:, -1] = above[:, -2], above[:, 1]
+            for r in range(rows):
+                for c in range(cols):
+                    alive = -above[r + 1, c + 1]
+                    for y in range(r, r + 3):
+                        for x in range(c, c + 3):
+                            alive += above[y, x]
+                    frames[i, k + 1, r, c] = outcome[above[r + 1, c + 1], alive]
     return frames
 
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from tasks import paths
-from tasks.base import MAX_SIDE, Apart, Example, Grid, Task, UserError
-from tasks.fast import below, stream
+from tasks.base import MAX_SIDE, Apart, Batch, Example, Grid, Task, UserError, all_grid_bytes
+from tasks.fast import below, stream, streams, twins_keys
 from tasks.paths import END, PATH, START, WALL, Cell
 
 Room = tuple[int, int]  # (row, col) on the lattice
@@ -64,10 +65,24 @@ class Maze(Task):
         start, end = self._ends(rooms, rng)
         question[start] = START
         question[end] = END
-        way = paths.shortest(question)
-        frames = paths.along(question, way)
-        facts = {"path_cells": len(way) - 2, "rooms": rooms**2}
-        return Example(question, frames[-1], (self.side, self.side), frames, facts)
+        return self._example(question)
+
+    def _example(self, question: Grid) -> Example:
+        frames = paths.solved(question)
+        facts = {"path_cells": len(frames) - 1, "rooms": ((self.side - 1) // 2) ** 2}
+        return Example(frames[0], frames[-1], (self.side, self.side), frames, facts)
+
+    @property
+    def words(self) -> int:
+        return 0 if self.random_ends else 2
+
+    def batch(self, numbers: npt.NDArray[np.uint32]) -> Batch:
+        questions = _all_carved((self.side - 1) // 2, streams(numbers))
+        exchanged = questions.copy()
+        questions[:, 1, 1], questions[:, -2, -2] = START, END
+        exchanged[:, 1, 1], exchanged[:, -2, -2] = END, START
+        canonical = twins_keys([questions, exchanged])
+        return Batch(all_grid_bytes(questions), canonical, lambda i: self._example(questions[i]))
 
     def _ends(self, rooms: int, rng: random.Random) -> tuple[Cell, Cell]:
         if not self.random_ends:
@@ -85,6 +100,15 @@ class Maze(Task):
     def canonical(self, question: Grid) -> bytes:
         """Equal for the eight rotations and reflections, and for start and end exchanged."""
         return paths.canonical(question)
+
+
+@njit(cache=True)
+def _all_carved(side, draws):  # type: ignore[no-untyped-def]
+    """`_carved` for every stream of `draws` (boards, 1): int8 (boards, 2 side + 1, 2 side + 1)."""
+    boards = np.empty((len(draws), 2 * side + 1, 2 * side + 1), np.int8)
+    for i in range(len(draws)):
+        boards[i] = _carved(side, draws[i])
+    return boards
 
 
 @njit(cache=True)
@@ -112,15 +136,13 @@ def spanning_tree(side, draw):  # type: ignore[no-untyped-def]
     root = below(draw, rooms)
     parent[root] = root
     for room in range(rooms):
-        at = room
+        at, r, c = room, room // side, room % side
         while parent[at] < 0:
-            while True:  # a door that there is
-                step = below(draw, 4)
-                r, c = at // side + (step == 0) - (step == 2), at % side + (step == 1) - (step == 3)
-                if 0 <= r < side and 0 <= c < side:
-                    break
-            exits[at] = r * side + c
-            at = exits[at]
+            step = below(draw, 4)
+            y, x = r + (step == 0) - (step == 2), c + (step == 1) - (step == 3)
+            if 0 <= y < side and 0 <= x < side:  # a door that there is
+                exits[at] = y * side + x
+                at, r, c = exits[at], y, x
         at = room
         while parent[at] < 0:
             parent[at] = exits[at]

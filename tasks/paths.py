@@ -22,11 +22,22 @@ def along(question: Grid, way: npt.NDArray[np.int64]) -> tuple[Grid, ...]:
 @njit(cache=True)
 def _along(question, way):  # type: ignore[no-untyped-def]
     frames = np.empty((len(way) - 1, *question.shape), np.int8)
-    frames[:] = question
-    for k in range(1, len(way) - 1):
-        for later in range(k, len(way) - 1):
-            frames[later, way[k, 0], way[k, 1]] = SOLUTION
+    flat = frames.reshape(len(frames), question.size)  # one loop over all cells is the faster copy
+    frames[0] = question
+    for k in range(1, len(frames)):
+        flat[k] = flat[k - 1]
+        frames[k, way[k, 0], way[k, 1]] = SOLUTION
     return frames
+
+
+def solved(question: Grid) -> tuple[Grid, ...]:
+    """`along` the shortest way."""
+    return tuple(_solved(question))
+
+
+@njit(cache=True)
+def _solved(question):  # type: ignore[no-untyped-def]
+    return _along(question, shortest(question))
 
 
 @njit(cache=True)
@@ -40,11 +51,13 @@ def shortest(question):  # type: ignore[no-untyped-def]
     came_from = np.full(rows * columns, -1, np.int64)
     queue = np.empty(rows * columns, np.int64)
     end, first, last = -1, 0, 0
-    for cell in range(rows * columns):
-        if question[cell // columns, cell % columns] == START:
-            came_from[cell], queue[0], last = cell, cell, 1
-        if question[cell // columns, cell % columns] == END:
-            end = cell
+    for r in range(rows):
+        for c in range(columns):
+            cell = r * columns + c
+            if question[r, c] == START:
+                came_from[cell], queue[0], last = cell, cell, 1
+            elif question[r, c] == END:
+                end = cell
     while first < last and came_from[end] < 0:
         cell = queue[first]
         first += 1

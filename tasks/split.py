@@ -8,6 +8,7 @@ would not be: small games repeat.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tasks.base import Example, Split, Task, UserError, grid_bytes
+from tasks.base import Batch, Example, Split, Task, UserError, grid_bytes, split_by
 
+MOST_AT_ONCE = 1024  # draws of a batch: more do not gain speed, and a batch lies in memory whole
 ATTEMPTS = 20  # draws for every far example wanted before giving up, as published
 SPLITS: tuple[Split, Split] = ("train", "test")
 
@@ -146,10 +148,13 @@ class _Stream:
     """A list that is drawn as far as somebody asked."""
 
     def __init__(self, task: Task, split: Split, seed: int):
-        self.task, self.split, self.seed = task, split, seed
+        self.task, self.split = task, split
+        self.name = f"{task.name}/{split}/{seed}"
         self.found: list[Example] = []
         self.seen: set[bytes] = set()
         self.draws = 0
+        self.batch: Batch | None = None
+        self.batch_start = self.batch_end = 0  # the batch holds draws start..end-1, from `draws` on not looked at yet
         self.lock = threading.Lock()  # the page asks from several threads
 
     def take(self, n: int) -> list[Example]:
@@ -161,6 +166,8 @@ class _Stream:
                         f"{self.task.name} gives {len(self.found)} distinct {self.split} examples, {n} were asked for; "
                         + (f"use n <= {len(self.found)}" if self.found else "take a larger puzzle")
                     )
+                if self.draws == self.batch_end and self.task.words:
+                    self._draw_batch(n - len(self.found), self.draws_without_luck - patience)
                 patience -= 1
                 if self._draw():
                     patience = self.draws_without_luck
@@ -171,10 +178,31 @@ class _Stream:
         """So many draws in a row without a new example mean that there are no more, or as good as none."""
         return 2000 + len(self.found) // 4
 
+    def _draw_batch(self, missing: int, in_vain: int) -> None:
+        """So many draws at once as `missing` examples may take, more after many without luck. How many makes no difference
+        to the list."""
+        from tasks import fast  # only now: it needs numba
+
+        likely = (missing + math.isqrt(missing)) * 4 // (3 if self.split == "train" else 1)
+        start, end = self.draws, self.draws + min(max(likely, in_vain), MOST_AT_ONCE)
+        names = [f"{self.name}/{draw}" for draw in range(start, end)]
+        self.batch = self.task.batch(fast.first_numbers(names, self.task.words))
+        self.batch_start, self.batch_end = start, end
+
     def _draw(self) -> bool:
-        rng = random.Random(f"{self.task.name}/{self.split}/{self.seed}/{self.draws}")
+        """Whether the next draw is one more example."""
+        i, batch = self.draws - self.batch_start, self.batch
         self.draws += 1
-        example = self.task.make(rng)
+        if batch is None or (asked := batch.asked[i]) is None:
+            return self._draw_alone()
+        if asked in self.seen or split_by(batch.canonical[i]) != self.split:
+            return False
+        self.seen.add(asked)
+        self.found.append(batch.example(i))
+        return True
+
+    def _draw_alone(self) -> bool:
+        example = self.task.make(random.Random(f"{self.name}/{self.draws - 1}"))
         asked = grid_bytes(example.question)
         if asked in self.seen or self.task.split_of(example.question) != self.split:
             return False
@@ -183,6 +211,6 @@ class _Stream:
         return True
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=32)  # an old list is drawn again in milliseconds; many of them slow down every other object
 def _stream(task: Task, split: Split, seed: int) -> _Stream:
     return _Stream(task, split, seed)

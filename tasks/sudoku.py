@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Apart, Example, Grid, Task, UserError, wrong_size
-from tasks.fast import Stream, below, complete, shuffle, stream
+from tasks.base import Apart, Batch, Example, Grid, Task, UserError, all_grid_bytes, rows_as_bytes, wrong_size
+from tasks.fast import Stream, below, complete, shuffle, stream, streams
 
 EMPTY = 0
 GIVENS = {9: {"": 40, "-medium": 32, "-hard": 24}, 4: {"": 8, "-medium": 6, "-hard": 5}}  # by side and level
@@ -66,7 +66,23 @@ class Sudoku(Task):
             answer = _full(self.side, draw)
             question = answer.copy()
             if _take_away(question, _boxes(self.side), self.givens, draw):
-                return Example(question, answer, (self.side, self.side), (), {"givens": self.givens})
+                return self._example(question, answer)
+
+    def _example(self, question: Grid, answer: Grid) -> Example:
+        return Example(question, answer, (self.side, self.side), (), {"givens": self.givens})
+
+    @property
+    def words(self) -> int:
+        return 2
+
+    def batch(self, numbers: npt.NDArray[np.uint32]) -> Batch:
+        boxes, draws = _boxes(self.side), streams(numbers)
+        if self.side == 4:
+            questions, answers = _small_puzzles(_all_four_by_four(), _unavoidable(), self.givens, draws)
+        else:
+            questions, answers = _puzzles(boxes, self.givens, draws)
+        canonical = rows_as_bytes(_descriptions(questions, boxes, self.givens))
+        return Batch(all_grid_bytes(questions), canonical, lambda i: self._example(questions[i], answers[i]))
 
     def fault(self, proposed: Grid, question: Grid) -> str:
         """The givens stand, and every row, column and box holds each digit once."""
@@ -87,7 +103,8 @@ class Sudoku(Task):
         """Equal for sudokus that are twins: digits renamed; rows or columns exchanged within a band, bands exchanged;
         transposed. Not a normal form but a description that no twin changes: for every given, how many givens its
         row, column and box hold, how many have its digit, and the same of the givens that it sees."""
-        return bytes(_description(question, _boxes(len(question))))
+        givens = np.count_nonzero(question)
+        return bytes(_descriptions(question[None], _boxes(len(question)), givens)[0])
 
 
 def solutions(question: Grid, most: int = 2) -> int:
@@ -129,6 +146,70 @@ def _all_four_by_four() -> Grid:
                     fuller[-1][r, c] = digit
         found = fuller
     return np.stack(found)
+
+
+@cache
+def _unavoidable() -> npt.NDArray[np.int64]:
+    """For every full 4x4 grid the least sets of cells in which another one differs from it, as bits of 16: (288, sets),
+    filled up with sets that no grid has. A puzzle has one solution if and only if some cell of every such set is given."""
+    grids = _all_four_by_four().reshape(288, 16)
+    differ = (grids[:, None] != grids) @ (1 << np.arange(16))  # (288, 288)
+    found = []
+    for sets in differ:
+        sets = np.unique(sets[sets > 0])
+        inside = (sets[:, None] & sets) == sets[:, None]  # whether set i lies in set k
+        found.append(sets[inside.sum(axis=0) == 1])
+    return np.stack([np.pad(sets, (0, max(map(len, found)) - len(sets)), constant_values=1 << 16) for sets in found])
+
+
+@njit(cache=True)
+def _small_puzzles(full, unavoidable, givens, draws):  # type: ignore[no-untyped-def]
+    """What `Sudoku.make` draws from every stream of `draws` (puzzles, 1), for 4x4: questions and answers int8
+    (puzzles, 4, 4). `unavoidable` tells what `complete` would find out."""
+    questions = np.empty((len(draws), 4, 4), np.int8)
+    answers = np.empty((len(draws), 4, 4), np.int8)
+    order = np.empty(16, np.int64)
+    for i in range(len(draws)):
+        standing = 16
+        while standing > givens:
+            which = below(draws[i], 288)
+            order[:] = np.arange(16)
+            shuffle(order, draws[i])
+            standing, empty = 16, np.int64(0)
+            for cell in order:
+                if standing > givens and not _holds_any(empty | 1 << cell, unavoidable[which]):
+                    empty |= 1 << cell
+                    standing -= 1
+        for r in range(4):
+            for c in range(4):
+                answers[i, r, c] = full[which, r, c]
+                questions[i, r, c] = 0 if empty >> 4 * r + c & 1 else full[which, r, c]
+    return questions, answers
+
+
+@njit(cache=True)
+def _holds_any(cells, sets):  # type: ignore[no-untyped-def]
+    """Whether one of `sets` lies in `cells`, both as bits."""
+    for one in sets:
+        if one & ~cells == 0:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _puzzles(boxes, givens, draws):  # type: ignore[no-untyped-def]
+    """What `Sudoku.make` draws from every stream of `draws` (puzzles, 1), for 9x9: questions and answers int8
+    (puzzles, 9, 9)."""
+    questions = np.empty((len(draws), *boxes.shape), np.int8)
+    answers = np.empty((len(draws), *boxes.shape), np.int8)
+    for i in range(len(draws)):
+        done = False
+        while not done:
+            answers[i] = 0
+            complete(answers[i], boxes, 1, draws[i], True)
+            questions[i] = answers[i]
+            done = _take_away(questions[i], boxes, givens, draws[i])
+    return questions, answers
 
 
 @cache
@@ -179,35 +260,40 @@ def _take_away(grid, regions, givens, draw):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _description(question, regions):  # type: ignore[no-untyped-def]
-    """What `Sudoku.canonical` says of every given, sorted: int64 (givens,)."""
-    r, c = np.nonzero(question)
-    count = len(r)
-    digit, box = np.empty(count, np.int64), np.empty(count, np.int64)
-    for i in range(count):
-        digit[i], box[i] = question[r[i], c[i]], regions[r[i], c[i]]
-    code = np.empty(count, np.int64)
-    for i in range(count):
-        in_row = in_column = in_box = alike = 0
-        for k in range(count):
-            in_row += r[k] == r[i]
-            in_column += c[k] == c[i]
-            in_box += box[k] == box[i]
-            alike += digit[k] == digit[i]
-        fewer, more = min(in_row, in_column), max(in_row, in_column)  # a transposed twin has rows for columns
-        code[i] = fewer + 16 * more + 256 * in_box + 4096 * alike
-    description = np.empty(count, np.int64)
-    for i in range(count):
-        around = alike_around = 0
-        for k in range(count):
-            mixed = code[k] * code[k] % 65521
-            if r[k] == r[i] or c[k] == c[i] or box[k] == box[i]:
-                around += mixed
-            if digit[k] == digit[i]:
-                alike_around += mixed
-        description[i] = code[i] + 65536 * (around % 65521) + 65536 * 65536 * (alike_around % 65521)
-    description.sort()
-    return description
+def _descriptions(questions, regions, givens):  # type: ignore[no-untyped-def]
+    """What `Sudoku.canonical` says of every given of every question, sorted: int64 (questions, givens)."""
+    side = questions.shape[1]
+    found = np.empty((len(questions), givens), np.int64)
+    line = np.empty((4, givens), np.int64)  # the row, column, box and digit of every given
+    code, mixed = np.empty(givens, np.int64), np.empty(givens, np.int64)
+    for q in range(len(questions)):
+        held = np.zeros((4, side + 1), np.int64)  # how many givens each of them has
+        i = 0
+        for r in range(side):
+            for c in range(side):
+                if questions[q, r, c]:
+                    line[0, i], line[1, i], line[2, i], line[3, i] = r, c, regions[r, c], questions[q, r, c]
+                    for kind in range(4):
+                        held[kind, line[kind, i]] += 1
+                    i += 1
+        for i in range(givens):
+            in_row, in_column = held[0, line[0, i]], held[1, line[1, i]]
+            fewer, more = min(in_row, in_column), max(in_row, in_column)  # a transposed twin has rows for columns
+            code[i] = fewer + 16 * more + 256 * held[2, line[2, i]] + 4096 * held[3, line[3, i]]
+            mixed[i] = code[i] * code[i] % 65521
+        for i in range(givens):
+            around = alike = 0
+            for k in range(givens):
+                if line[0, k] == line[0, i] or line[1, k] == line[1, i] or line[2, k] == line[2, i]:
+                    around += mixed[k]
+                if line[3, k] == line[3, i]:
+                    alike += mixed[k]
+            said, k = code[i] + 65536 * (around % 65521) + 65536 * 65536 * (alike % 65521), i
+            while k > 0 and found[q, k - 1] > said:  # into its place among those before it
+                found[q, k] = found[q, k - 1]
+                k -= 1
+            found[q, k] = said
+    return found
 
 
 def task(variant: str) -> Sudoku:

@@ -10,11 +10,13 @@ from collections import Counter
 import numpy as np
 import pytest
 from how_many import many
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tasks
 from tasks import eca, hanoi, split
-from tasks.base import Example, Task, UserError, as_grid
-from tasks.fast import stream
+from tasks.base import Example, Task, UserError, as_grid, grid_bytes, twins_key
+from tasks.fast import bits, first_numbers, stream, streams, twins_keys, uniform
 from tasks.maze import Maze, spanning_tree
 from tasks.paths import END, PATH, SOLUTION, START, WALL
 from tasks.render import STYLES, paint, read
@@ -199,6 +201,114 @@ def test_there_and_back_as_picture_and_as_text(name):
             for style in ("video-8", "video-16"):
                 reading = read(paint(grid, STYLES[style], example.canvas), STYLES[style])
                 assert np.array_equal(reading.grid, grid)
+
+
+# --- many draws at once ------------------------------------------------------------------------------------------
+
+OTHERS = [
+    *("life/B3S23-wrap", "life/B3S23-12x7-wrap-3", "life/B0S8-20x20", "eca/110-dead", "eca/30-4x30", "eca/150-3x20"),
+    *("maze/11x11", "maze/29x29", "langton/100", "sudoku/4x4-4", "sudoku/4x4-14", "sudoku/9x9-28"),
+]
+BATCHED = [name for name in [*ENDLESS, *OTHERS] if tasks.get(name).words]
+
+
+def all_of(example):
+    grids = (example.question, example.answer, *example.frames)
+    kinds = [type(value) for value in example.facts.values()]
+    return [grid_bytes(g) for g in grids], {g.dtype for g in grids}, example.canvas, dict(example.facts), kinds
+
+
+def one_by_one(task, part, seed, n):
+    """The list by its definition: draw i is what `make` gives for its name."""
+    found = {}
+    for i in itertools.count():
+        example = task.make(random.Random(f"{task.name}/{part}/{seed}/{i}"))
+        if task.split_of(example.question) == part:
+            found.setdefault(grid_bytes(example.question), example)
+        if len(found) == n:
+            return list(found.values())
+
+
+def test_the_tasks_that_batch():
+    assert {name.partition("/")[0] for name in BATCHED} == {"eca", "hanoi", "langton", "life", "maze", "sudoku"}
+
+
+@pytest.mark.parametrize("part", split.SPLITS)
+@pytest.mark.parametrize("name", BATCHED)
+def test_a_batch_is_what_is_drawn_one_by_one(name, part):
+    task, alone = tasks.get(name), 0
+    for seed in (0, 3):
+        names = [f"{name}/{part}/{seed}/{i}" for i in range(many(120, most=1000))]
+        batch = task.batch(first_numbers(names, task.words))
+        assert len(batch.asked) == len(batch.canonical) == len(names)
+        for i, draw in enumerate(names):
+            if batch.asked[i] is None:
+                alone += 1
+                continue
+            example = task.make(random.Random(draw))
+            assert all_of(batch.example(i)) == all_of(example)
+            assert batch.asked[i] == grid_bytes(example.question)
+            assert batch.canonical[i] == task.canonical(example.question)
+    assert alone < len(names) / 20
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_a_list_does_not_depend_on_the_batches(name):
+    task = tasks.get(name)
+    n = 25 if name.startswith(("sudoku/9x9", "hanoi", "maze/29x29")) else many(100, most=1000)
+    for part, seed in (("train", 0), ("test", 4)):
+        wanted = [all_of(example) for example in one_by_one(task, part, seed, n)]
+        whole, in_parts = split._Stream(task, part, seed), split._Stream(task, part, seed)
+        assert [all_of(example) for example in whole.take(n)] == wanted
+        for k in sorted({1, 2, min(n, 9), n}):
+            assert [all_of(example) for example in in_parts.take(k)] == wanted[:k]
+
+
+@pytest.mark.parametrize("name", ["eca/110-2x4", "eca/30-3x5-dead", "hanoi/4-step"])
+@pytest.mark.parametrize("part", split.SPLITS)
+def test_a_batched_list_ends_where_one_drawn_one_by_one_does(name, part, monkeypatch):
+    task, ends = tasks.get(name), []
+    for alone in (False, True):
+        if alone:
+            monkeypatch.setattr(type(task), "words", 0)
+        drawn = split._Stream(task, part, 1)
+        drawn.take(1)
+        with pytest.raises(UserError) as caught:
+            drawn.take(10**4)
+        ends.append((str(caught.value), drawn.draws, [all_of(example) for example in drawn.found]))
+    assert ends[0] == ends[1]
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=90)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=5))
+def test_random_numbers_of_many_names(names):
+    for count in (1, 2, 130):
+        numbers = first_numbers(names, count)
+        for name, row in zip(names, numbers.tolist(), strict=True):
+            rng = random.Random(name)
+            assert row == [rng.getrandbits(32) for _ in range(count)]
+
+
+def test_random_numbers_and_what_is_made_of_them():
+    names = [f"life/B3S23/train/0/{i}" for i in range(90, 230)]  # more than go side by side, of two lengths
+    numbers = first_numbers(names, 1400)  # the state is renewed twice
+    assert numbers.dtype == np.uint32 and numbers.shape == (140, 1400)
+    for i, name in enumerate(names):
+        words, halves, coins = (random.Random(name) for _ in range(3))
+        assert streams(numbers)[i] == stream(random.Random(name))
+        assert numbers[i].tolist() == [words.getrandbits(32) for _ in range(1400)]
+        assert uniform(numbers)[i].tolist() == [halves.random() for _ in range(700)]
+        assert bits(numbers)[i].tolist() == [coins.getrandbits(1) for _ in range(1400)]
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 7), (7, 3)])
+def test_keys_of_many_twins(shape):
+    grids = np.random.default_rng(0).integers(0, 16, (2, 20, *shape), np.int8)
+    keys = twins_keys([grids[0], grids[1]])
+    assert keys == [twins_key(one, other) for one, other in zip(*grids, strict=True)]
+    assert twins_keys([grids[0]]) == [twins_key(np.rot90(grid)) for grid in grids[0]]
 
 
 # --- names, numbers, bad input -----------------------------------------------------------------------------------
