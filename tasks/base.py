@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Grid = npt.NDArray[np.int8]  # (rows, cols), values 0..15, at most 30 x 30
+Frames = npt.NDArray[np.int8] | tuple[Grid, ...]  # (frames, rows, cols), or as many grids
 Split = Literal["train", "test"]
 
 MAX_SIDE = 30
@@ -84,12 +85,15 @@ class Example:
     question: Grid
     answer: Grid
     canvas: tuple[int, int]  # (rows, cols) of the picture, in cells; known without the answer
-    frames: tuple[Grid, ...] = ()  # the true trajectory, first = question, last = answer; () where there is none
+    frames: Frames = ()  # the true trajectory, first = question, last = answer; of length 0 where there is none
     facts: Mapping[str, Any] = field(default_factory=dict)  # for reports; adapters never read it
 
     def __post_init__(self) -> None:
-        for grid in (self.question, self.answer, *self.frames):
-            grid.setflags(False)  # type: ignore[call-arg]  # by its name, write=False takes twice as long
+        # write=False by position: by its name it takes twice as long, and there are millions of grids.
+        self.question.setflags(False)  # type: ignore[call-arg]
+        self.answer.setflags(False)  # type: ignore[call-arg]
+        for grid in (self.frames,) if isinstance(self.frames, np.ndarray) else self.frames:
+            grid.setflags(False)  # type: ignore[call-arg]
 
     @property
     def key(self) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Apart, Batch, Example, Grid, Task, UserError, all_grid_bytes, rows_as_bytes
+from tasks.base import Apart, Batch, Example, Frames, Grid, Task, UserError, all_grid_bytes, rows_as_bytes
 from tasks.fast import bits
 
 WIDTH = 16
@@ -64,9 +64,9 @@ class Eca(Task):
         question = np.full(self.size, BLANK, dtype=np.int8)
         question[0] = [OFF + rng.getrandbits(1) for _ in range(self.size[1])]
         answer = self.solve(question)
-        return self._example(tuple(answer * _known(self.size[0])))  # blank is 0
+        return self._example(answer * _known(self.size[0]))  # blank is 0
 
-    def _example(self, frames: tuple[Grid, ...]) -> Example:
+    def _example(self, frames: Frames) -> Example:
         return Example(frames[0], frames[-1], self.size, frames, {"rule": self.rule})
 
     @property
@@ -76,7 +76,7 @@ class Eca(Task):
     def batch(self, numbers: npt.NDArray[np.uint32]) -> Batch:
         first = bits(numbers)
         frames = self._answers(first, self.size[0])[:, None] * _known(self.size[0])  # (draws, frames, rows, cells)
-        return Batch(all_grid_bytes(frames[:, 0]), self._canonical(first), lambda i: self._example(tuple(frames[i])))
+        return Batch(all_grid_bytes(frames[:, 0]), self._canonical(first), lambda i: self._example(frames[i]))
 
     def solve(self, question: Grid) -> Grid:
         return self._answers(question[:1] - np.int8(OFF), len(question))[0]

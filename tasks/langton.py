@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Apart, Batch, Example, Grid, Task, UserError, all_grid_bytes
+from tasks.base import Apart, Batch, Example, Frames, Grid, Task, UserError, all_grid_bytes
 from tasks.fast import bits
 
 SIDE = 8
@@ -51,7 +51,7 @@ class Langton(Task):
         frames = self.frames(question)
         return self._example(tuple(frames), int((frames[-1] != question).sum()))
 
-    def _example(self, frames: tuple[Grid, ...], changed: int) -> Example:
+    def _example(self, frames: Frames, changed: int) -> Example:
         facts = {"steps": self.steps, "changed": changed}
         return Example(frames[0], frames[-1], (SIDE, SIDE), frames, facts)
 
@@ -65,7 +65,7 @@ class Langton(Task):
         frames = _walks(questions, self.steps)
         changed = (frames[:, -1] != questions).sum((1, 2)).tolist()
         asked = all_grid_bytes(questions)
-        return Batch(asked, asked, lambda i: self._example(tuple(frames[i]), changed[i]))
+        return Batch(asked, asked, lambda i: self._example(frames[i], changed[i]))
 
     def solve(self, question: Grid) -> Grid:
         return self.frames(question)[-1]

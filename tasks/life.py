@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tasks.base import Apart, Batch, Example, Grid, Task, UserError, all_grid_bytes, suggest, twins_key
+from tasks.base import Apart, Batch, Example, Frames, Grid, Task, UserError, all_grid_bytes, suggest, twins_key
 from tasks.fast import twins_keys, uniform
 
 SIDE, LARGEST, MOST_STEPS = 8, 30, 20
@@ -74,7 +74,7 @@ class Life(Task):
         frames = self.frames(question)
         return self._example(tuple(frames), int((question != frames[-1]).sum()))
 
-    def _example(self, frames: tuple[Grid, ...], changed: int) -> Example:
+    def _example(self, frames: Frames, changed: int) -> Example:
         return Example(frames[0], frames[-1], self.size, frames, {"rule": self._rule, "changed": changed})
 
     @property
@@ -87,7 +87,7 @@ class Life(Task):
         changed = (frames[:, -1] != questions).sum((1, 2)).tolist()
         shifts = np.ndindex(self.size) if self.wrap else [(0, 0)]
         canonical = twins_keys(np.roll(questions, shift, (1, 2)) for shift in shifts)
-        return Batch(all_grid_bytes(questions), canonical, lambda i: self._example(tuple(frames[i]), changed[i]))
+        return Batch(all_grid_bytes(questions), canonical, lambda i: self._example(frames[i], changed[i]))
 
     def solve(self, question: Grid) -> Grid:
         return self.frames(question)[-1]

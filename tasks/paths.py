@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from tasks.base import Grid, twins_key, wrong_size
@@ -14,13 +13,9 @@ NAMES = {WALL: "wall", PATH: "path", END: "end", START: "start", SOLUTION: "way"
 Cell = tuple[int, int]  # (row, col)
 
 
-def along(question: Grid, way: npt.NDArray[np.int64]) -> tuple[Grid, ...]:
-    """The question, then with each further cell of the way between start and end marked: a frame a cell, (rows, cols)."""
-    return tuple(_along(question, way))
-
-
 @njit(cache=True)
-def _along(question, way):  # type: ignore[no-untyped-def]
+def along(question, way):  # type: ignore[no-untyped-def]
+    """The question, then with each further cell of the way between start and end marked: int8 (frames, rows, cols)."""
     frames = np.empty((len(way) - 1, *question.shape), np.int8)
     flat = frames.reshape(len(frames), question.size)  # one loop over all cells is the faster copy
     frames[0] = question
@@ -30,14 +25,10 @@ def _along(question, way):  # type: ignore[no-untyped-def]
     return frames
 
 
-def solved(question: Grid) -> tuple[Grid, ...]:
-    """`along` the shortest way."""
-    return tuple(_solved(question))
-
-
 @njit(cache=True)
-def _solved(question):  # type: ignore[no-untyped-def]
-    return _along(question, shortest(question))
+def solved(question):  # type: ignore[no-untyped-def]
+    """`along` the shortest way."""
+    return along(question, shortest(question))
 
 
 @njit(cache=True)

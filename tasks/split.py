@@ -153,24 +153,26 @@ class _Stream:
         self.found: list[Example] = []
         self.seen: set[bytes] = set()
         self.draws = 0
+        self.in_vain = 0  # draws in a row without a new example
         self.batch: Batch | None = None
         self.batch_start = self.batch_end = 0  # the batch holds draws start..end-1, from `draws` on not looked at yet
         self.lock = threading.Lock()  # the page asks from several threads
 
     def take(self, n: int) -> list[Example]:
         with self.lock:
-            patience = self.draws_without_luck
+            self.in_vain = 0
             while len(self.found) < n:
-                if patience == 0:
+                if self.in_vain >= self.draws_without_luck:
                     raise UserError(
                         f"{self.task.name} gives {len(self.found)} distinct {self.split} examples, {n} were asked for; "
                         + (f"use n <= {len(self.found)}" if self.found else "take a larger puzzle")
                     )
-                if self.draws == self.batch_end and self.task.words:
-                    self._draw_batch(n - len(self.found), self.draws_without_luck - patience)
-                patience -= 1
-                if self._draw():
-                    patience = self.draws_without_luck
+                if not self.task.words:
+                    self._draw_alone()
+                    continue
+                if self.draws == self.batch_end:
+                    self._draw_batch(n - len(self.found))
+                self._sift(n)
             return self.found[:n]
 
     @property
@@ -178,37 +180,52 @@ class _Stream:
         """So many draws in a row without a new example mean that there are no more, or as good as none."""
         return 2000 + len(self.found) // 4
 
-    def _draw_batch(self, missing: int, in_vain: int) -> None:
+    def _draw_batch(self, missing: int) -> None:
         """So many draws at once as `missing` examples may take, more after many without luck. How many makes no difference
         to the list."""
         from tasks import fast  # only now: it needs numba
 
         likely = (missing + math.isqrt(missing)) * 4 // (3 if self.split == "train" else 1)
-        start, end = self.draws, self.draws + min(max(likely, in_vain), MOST_AT_ONCE)
+        start, end = self.draws, self.draws + min(max(likely, self.in_vain), MOST_AT_ONCE)
         names = [f"{self.name}/{draw}" for draw in range(start, end)]
         self.batch = self.task.batch(fast.first_numbers(names, self.task.words))
         self.batch_start, self.batch_end = start, end
 
-    def _draw(self) -> bool:
-        """Whether the next draw is one more example."""
-        i, batch = self.draws - self.batch_start, self.batch
-        self.draws += 1
-        if batch is None or (asked := batch.asked[i]) is None:
-            return self._draw_alone()
-        if asked in self.seen or split_by(batch.canonical[i]) != self.split:
-            return False
-        self.seen.add(asked)
-        self.found.append(batch.example(i))
-        return True
+    def _sift(self, n: int) -> None:
+        """Look at the batch's draws until there are n examples, or the batch or the patience is at its end."""
+        assert self.batch is not None
+        asked, canonical, example = self.batch.asked, self.batch.canonical, self.batch.example
+        most = self.draws_without_luck
+        for i in range(self.draws - self.batch_start, self.batch_end - self.batch_start):
+            question = asked[i]
+            if question is None:
+                self._draw_alone()
+            else:
+                self.draws += 1
+                if question in self.seen or split_by(canonical[i]) != self.split:
+                    self.in_vain += 1
+                else:
+                    self.seen.add(question)
+                    self.found.append(example(i))
+                    self.in_vain = 0
+            if self.in_vain == 0:
+                if len(self.found) == n:
+                    return
+                most = self.draws_without_luck
+            elif self.in_vain >= most:
+                return
 
-    def _draw_alone(self) -> bool:
-        example = self.task.make(random.Random(f"{self.name}/{self.draws - 1}"))
+    def _draw_alone(self) -> None:
+        """The next draw by its definition."""
+        example = self.task.make(random.Random(f"{self.name}/{self.draws}"))
+        self.draws += 1
         asked = grid_bytes(example.question)
         if asked in self.seen or self.task.split_of(example.question) != self.split:
-            return False
-        self.seen.add(asked)
-        self.found.append(example)
-        return True
+            self.in_vain += 1
+        else:
+            self.seen.add(asked)
+            self.found.append(example)
+            self.in_vain = 0
 
 
 @lru_cache(maxsize=32)  # an old list is drawn again in milliseconds; many of them slow down every other object

@@ -185,7 +185,7 @@ def test_answers_of_no_or_another_size_are_wrong(name):
 def test_frames_lead_from_question_to_answer(name):
     for example in tasks.examples(name, "test", 1):
         assert example.question.dtype == example.answer.dtype == np.int8
-        if example.frames:
+        if len(example.frames):
             assert np.array_equal(example.frames[0], example.question)
             assert np.array_equal(example.frames[-1], example.answer)
             assert all(not np.array_equal(a, b) for a, b in zip(example.frames, example.frames[1:], strict=False))

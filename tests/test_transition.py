@@ -13,7 +13,10 @@ STYLE = STYLES["video-8"]
 
 def pictures(name="maze/7x7"):
     example = tasks.examples(name, "train", 1)[0]
-    frames = [paint(grid, STYLE, example.canvas) for grid in (example.frames or (example.question, example.answer))]
+    frames = [
+        paint(grid, STYLE, example.canvas)
+        for grid in (example.frames if len(example.frames) else (example.question, example.answer))
+    ]
     return example, frames
 
 
