@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -34,22 +35,31 @@ def loss(process: Process, net: Net, clean: Tensor, noise: Tensor, time: Tensor)
     return (guess.float() - process.target(clean, noise, time)).square()
 
 
+@dataclass(frozen=True)
 class Flow:
-    """Flow matching on straight lines (Lipman et al. 2023; NExT-Vid eq. 6-8): from noise at time 0 to data at time 1,
-    the network is asked for the velocity."""
+    """Flow matching on straight lines (Lipman et al. 2023; NExT-Vid eq. 6-8): from noise at time 0 to data at time 1.
+
+    The network is asked for the velocity, as published, or for the clean data, from which the velocity follows. Noise
+    fills every dimension of a patch, so a network that is narrower than its patch cannot give the velocity back, while a
+    patch of a picture it can (Li and He 2025, "Back to basics"; docs/log.md).
+    """
+
+    asked_for: Literal["velocity", "clean"] = "velocity"
 
     def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return (1 - time) * noise + time * clean
 
     def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-        return clean - noise
+        return clean if self.asked_for == "clean" else clean - noise
 
     def sample(self, net: Net, noise: Tensor, steps: int) -> Tensor:
         """Euler's method from `noise`, in `steps` equal steps."""
         x = noise
         for k in range(steps):
             time = torch.full((), k / steps, device=x.device)
-            x = x + net(x, time).float() / steps
+            guess = net(x, time).float()
+            velocity = (guess - x) / (1 - time) if self.asked_for == "clean" else guess
+            x = x + velocity / steps
         return x
 
 

@@ -58,12 +58,17 @@ class Share:
 
 
 BatchAt = Callable[[int, Share], Mapping[str, Any]]
-Schedule = Callable[[int, int], Mapping[str, float]]  # (step, updates) -> learning rate by leading part of a weight's name
+Schedule = Callable[
+    [int, int], Mapping[str, float]
+]  # (step, updates) -> learning rate by leading part of a weight's name
 
 
 def trapezoid(lr: float, warmup: int = 100, decay: float = 0.4) -> Schedule:
     """`lr_at` for all weights."""
     return lambda step, updates: {"": lr_at(step, updates, lr, warmup, decay)}
+
+
+CONSTANT_THEN_DOWN = trapezoid(1e-3)
 
 
 def fit(
@@ -73,7 +78,7 @@ def fit(
     *,
     updates: int | None = None,
     minutes: float | None = None,
-    schedule: Schedule = trapezoid(1e-3),
+    schedule: Schedule = CONSTANT_THEN_DOWN,
     weight_decay: float = 0.01,
     decay_vectors: bool = True,
     betas: tuple[float, float] = (0.9, 0.95),
@@ -175,7 +180,9 @@ def _groups(
         if parameter.requires_grad:
             prefix = max((p for p in rates if name.startswith(p)), key=len)
             decay = weight_decay if decay_vectors or parameter.ndim > 1 else 0.0
-            group = groups.setdefault((prefix, decay), {"prefix": prefix, "weight_decay": decay, "params": [], "names": []})
+            group = groups.setdefault(
+                (prefix, decay), {"prefix": prefix, "weight_decay": decay, "params": [], "names": []}
+            )
             group["params"].append(parameter)
             group["names"].append(name)
     return list(groups.values())

@@ -64,7 +64,9 @@ def blocks(
         poor = (~seen.flatten(1).any(1)).nonzero()[:, 0]
         if not len(poor):
             return _evened(seen.flatten(1), generator)
-    raise ValueError(f"{count} blocks of {scale:.0%} hide every place of {rows} x {columns}; take fewer or smaller ones")
+    raise ValueError(
+        f"{count} blocks of {scale:.0%} hide every place of {rows} x {columns}; take fewer or smaller ones"
+    )
 
 
 def _evened(seen: Tensor, generator: Generator) -> Tensor:

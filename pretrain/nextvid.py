@@ -15,16 +15,22 @@ Where the paper is silent the choice is named at its place; they stem from V-JEP
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from pretrain import denoise, masks
+from pretrain.data import clip, named_rng
+from pretrain.loop import Share, fit
 from pretrain.targets import Teacher, meters, normalised
 from pretrain.vit3d import (
     Encoder,
@@ -51,15 +57,18 @@ class Config:
     patch: int = 16
     tubelet: int = 2
     target: str = "pixels"  # or an image VAE in diffusers' layout, a folder or a hub id
-    masks: tuple[tuple[int, float], ...] = ((8, 0.15), (2, 0.7))  # blocks and the share of the frame of each; () for none
+    # Blocks and the share of the frame that each hides; every entry is a pass over each clip. () for no masking.
+    masks: tuple[tuple[int, float], ...] = ((8, 0.15), (2, 0.7))
     plain: bool = False  # one more pass, over an unmasked past and asked for whole frames, as generation asks
-    queries: Literal["hidden", "all"] = "hidden"  # which places are asked for; the paper's figure 2 shows a mask, undefined
-    query_positions: bool = False  # sines added to the queries: by RoPE alone they start all alike, which small models feel
+    # Which places are asked for: figure 2 shows a mask before the decoder, the text does not define it.
+    queries: Literal["hidden", "all"] = "hidden"
+    sines: bool = False  # added to tokens and queries: RoPE alone tells distances and no place, which small models feel
     isolated: bool = True  # the predictor never changes the context (section 3.2)
     frame_isolated: bool = True  # frames are denoised apart (table 5)
     align: float = 1.0  # weights of the two losses (table 8)
     flow: float = 0.5
     momentum: float = 0.99925  # of the reference encoder
+    asked_for: Literal["velocity", "clean"] = "velocity"  # of the decoder: see `denoise.Flow`
 
 
 @dataclass(frozen=True)
@@ -106,8 +115,10 @@ def rates(step: int, updates: int, scale: float = 1.0, stages: Sequence[Stage] =
 
 PREDICTOR = DECODER = Size(384, 12, 12)
 FLAVOURS: dict[str, Config] = {
-    "tiny": Config(Size(24, 2, 2), Size(24, 2, 2), Size(24, 2, 2), patch=4, plain=True, query_positions=True),
-    "small": Config(Size(192, 6, 6), Size(128, 3, 4), Size(192, 4, 6), patch=8, plain=True, query_positions=True),
+    "tiny": Config(Size(24, 2, 2), Size(24, 2, 2), Size(24, 2, 2), patch=4, plain=True, sines=True, asked_for="clean"),
+    "small": Config(
+        Size(160, 6, 5), Size(96, 3, 3), Size(128, 4, 4), patch=8, plain=True, sines=True, asked_for="clean"
+    ),
     "vit-l": Config(Size(1024, 24, 16), PREDICTOR, DECODER),
     "vit-h": Config(Size(1280, 32, 16), PREDICTOR, DECODER),
     "vit-g": Config(Size(1408, 40, 22, 6144), PREDICTOR, DECODER),
@@ -167,7 +178,7 @@ class Target(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A small DiT: noisy target beside z at the input, time by adaLN, velocity at the output."""
+    """A small DiT: noisy target beside z at the input, time by adaLN, velocity or clean target at the output."""
 
     def __init__(self, config: Config, channels: int) -> None:
         super().__init__()
@@ -184,7 +195,7 @@ class Decoder(nn.Module):
             nn.init.zeros_(last.weight)
 
     def forward(self, noisy: Tensor, z: Tensor, time: Tensor, at: Tensor, frames: int) -> Tensor:
-        """Velocity (B, frames * S, channels). `noisy` likewise, `z` (B, frames * S, D), `time` (B, frames), `at` (B, ., 3).
+        """(B, frames * S, channels). `noisy` likewise, `z` (B, frames * S, D), `time` (B, frames), `at` (B, ., 3).
 
         Frame-isolated: frames are folded into the batch. Else every token attends to the tokens of all frames.
         """
@@ -214,9 +225,14 @@ class NextVid(nn.Module):
     def __init__(self, config: Config, *, checkpointing: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.process = denoise.Flow()
+        self.process = denoise.Flow(config.asked_for)
         self.encoder = Encoder(
-            config.encoder, config.patch, config.tubelet, pattern="frame-causal", checkpointing=checkpointing
+            config.encoder,
+            config.patch,
+            config.tubelet,
+            pattern="frame-causal",
+            positions="both" if config.sines else "rope",
+            checkpointing=checkpointing,
         )
         self.predictor = Predictor(config)
         self.target = Target(config)
@@ -234,8 +250,8 @@ class NextVid(nn.Module):
         """z (B, Q, D) at coordinates (B, Q, 3), from the context's frames before each."""
         return self.predictor(*context, at, asked_by)
 
-    def velocity(self, noisy: Tensor, z: Tensor, time: Tensor, at: Tensor) -> Tensor:
-        """The decoder's guess (B, frames * S, channels) for the frames that `time` (B, frames) has a time for."""
+    def guess(self, noisy: Tensor, z: Tensor, time: Tensor, at: Tensor) -> Tensor:
+        """The decoder's guess of the velocity or of the clean target, (B, frames * S, channels); `time` (B, frames)."""
         assert self.decoder is not None
         return self.decoder(noisy, z, time, at, time.shape[1])
 
@@ -283,7 +299,7 @@ class NextVid(nn.Module):
         """Eq. 8, the mean over everything. `time` (B, frames) is each frame's own."""
 
         def net(mixed: Tensor, _: Tensor) -> Tensor:
-            return self.velocity(mixed, z, time, at)
+            return self.guess(mixed, z, time, at)
 
         each = time.repeat_interleave(clean.shape[1] // frames, 1)[..., None]  # (B, frames * S, 1)
         return denoise.loss(self.process, net, clean, noise, each).mean()
@@ -326,7 +342,7 @@ class NextVid(nn.Module):
             noise = torch.randn(batch, at.shape[1], self.target.width, generator=generator)
 
         def net(mixed: Tensor, time: Tensor) -> Tensor:
-            return self.velocity(mixed, z, time.expand(batch, 1), at)
+            return self.guess(mixed, z, time.expand(batch, 1), at)
 
         return self.process.sample(net, noise.to(z.device), steps)
 
@@ -342,7 +358,7 @@ class Predictor(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         size = config.predictor
-        self.size, self.isolated, self.query_positions = size, config.isolated, config.query_positions
+        self.size, self.isolated, self.sines = size, config.isolated, config.sines
         self.embed = nn.Linear(config.encoder.width, size.width)
         self.norm, self.out = nn.LayerNorm(size.width, 1e-6), nn.Linear(size.width, config.encoder.width)
         self.apply(initialise)
@@ -355,7 +371,7 @@ class Predictor(nn.Module):
         head = self.size.width // self.size.heads
         context = self.embed(context)
         x = self.queries[asked_by].expand(*at.shape[:2], -1)
-        if self.query_positions:
+        if self.sines:
             x = x + sincos(at, self.size.width)
         past = may_attend("strictly-past", at[:1, :, 0], at_context[:1, :, 0])  # frames lie alike in every sample
         if self.isolated:
@@ -441,7 +457,207 @@ def everywhere(batch: int, places: int) -> Tensor:
 
 def generator(*name: int) -> Generator:
     """A generator named by whole numbers; different names share nothing."""
-    seed = functools.reduce(lambda so_far, part: (so_far * 6364136223846793005 + part + 1442695040888963407) % 2**64, name, 0)
+    seed = functools.reduce(
+        lambda so_far, part: (so_far * 6364136223846793005 + part + 1442695040888963407) % 2**64, name, 0
+    )
     seed = (seed ^ seed >> 31) * 0x9E3779B97F4A7C15 % 2**64
     return torch.Generator().manual_seed(seed >> 1)
 
+
+# The recipe
+
+# Pictures in patches, (rows, columns), for procedural clips: mostly square, some long, so that distances are learnt.
+SHAPES = ((8, 8),) * 6 + ((7, 7),) * 2 + ((4, 16), (16, 4), (6, 10), (10, 6), (5, 5), (12, 12))
+# The small flavours: one time and noise for a z (table 11 finds no difference), clips twice as long at the end.
+SMALL_STAGES = (*(replace(stage, samples=1) for stage in STAGES[:3]), replace(STAGES[3], frames=2, batch=0.5))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a flavour is trained."""
+
+    frames: int
+    side: int  # pixels; procedural clips have the shapes above, in patches
+    batch: int
+    rate: float  # times the published learning rates
+    stages: tuple[Stage, ...]
+
+
+RECIPES = {
+    "tiny": Recipe(8, 32, 4, 2.0, SMALL_STAGES),
+    "small": Recipe(8, 64, 16, 2.0, SMALL_STAGES),
+    **{name: Recipe(16, 256, 3072, 1.0, STAGES) for name in ("vit-l", "vit-h", "vit-g")},
+}
+
+
+class Batches:
+    """What a step learns from, as a function of the step: clips, masks, noise."""
+
+    def __init__(self, model: NextVid, recipe: Recipe, updates: int, seed: int, videos: Any = None) -> None:
+        self.config, self.channels, self.recipe = model.config, model.target.width, recipe
+        self.updates, self.seed, self.videos = updates, seed, videos
+
+    def __call__(self, step: int, share: Share) -> dict[str, Any]:
+        stage, _ = stage_at(step, self.updates, self.recipe.stages)
+        frames = round(self.recipe.frames * stage.frames)
+        rows, columns = self.shape(step)
+        usual = (self.recipe.side // self.config.patch) ** 2  # places; larger pictures come in smaller batches
+        batch = (
+            max(1, round(self.recipe.batch * stage.batch * min(1.0, usual / (rows * columns)) / share.of)) * share.of
+        )
+        mine = share.rows(batch)
+        grid = (frames // self.config.tubelet, rows, columns)
+        drawn = draw(self.config, self.channels, grid, batch, mine, stage.samples, self.seed, step)
+        numbers = [step * self.recipe.batch + row for row in mine]
+        return {"video": self.clips(numbers, frames, rows, columns), **drawn.batch(), "measure": step % 50 == 0}
+
+    def shape(self, step: int) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        side = self.recipe.side // self.config.patch
+        if self.videos is not None:
+            return side, side
+        shape = SHAPES[int(named_rng("shape", self.seed, step).integers(len(SHAPES)))]
+        return shape[0] * side // 8, shape[1] * side // 8
+
+    def clips(self, numbers: Sequence[int], frames: int, rows: int, columns: int) -> Tensor:
+        """uint8 (len(numbers), frames, H, W, 3)."""
+        if self.videos is not None:
+            return torch.from_numpy(np.stack([self.videos.clip(n, frames) for n in numbers]))
+        size = (rows * self.config.patch, columns * self.config.patch)
+        return torch.from_numpy(np.stack([clip(n, self.seed, frames, size).frames for n in numbers]))
+
+
+def pretrain(
+    out: Path | str,
+    *,
+    minutes: float | None = None,
+    updates: int | None = None,
+    size: str = "small",
+    seed: int = 0,
+    data: str = "",
+    batch: int | None = None,
+    side: int | None = None,
+    fps: float = 4.0,
+    target: str = "pixels",
+    precision: Literal["no", "bf16"] = "no",
+    most_bad: float = 0.1,
+) -> dict[str, Any]:
+    """Train a flavour and write `model.safetensors`, `teacher.safetensors`, `config.json` and a card to `out`.
+
+    `data` is a folder, list or shards of real video (see `pretrain.video`), "" procedural clips. Resumes after a kill: the
+    work lies in `out/work`. Under `accelerate launch` a batch is shared among the processes.
+    """
+    from pretrain.video import Videos
+
+    out = Path(out)
+    recipe = replace(RECIPES[size], batch=batch or RECIPES[size].batch, side=side or RECIPES[size].side)
+    config = replace(FLAVOURS[size], target=target)
+    if recipe.side % config.patch:
+        raise ValueError(f"a picture of {recipe.side} pixels does not divide into patches of {config.patch}")
+    torch.manual_seed(seed)
+    model = NextVid(config, checkpointing=size.startswith("vit"))
+    videos = Videos(data, recipe.frames, recipe.side, fps=fps, seed=seed, most_bad=most_bad) if data else None
+    batches = Batches(model, recipe, updates or 10**9, seed, videos)
+    if target != "pixels":
+        rows = columns = recipe.side // config.patch
+        model.target.measure(to_pixels(batches.clips([2**40 + i for i in range(16)], recipe.frames, rows, columns)))
+
+    def schedule(step: int, total: int) -> dict[str, float]:
+        batches.updates = total  # a budget in minutes becomes a number of updates only once some were timed
+        return rates(step, total, recipe.rate, recipe.stages)
+
+    log = fit(
+        model,
+        batches,
+        out / "work",
+        minutes=minutes,
+        updates=updates,
+        schedule=schedule,
+        weight_decay=0.04,
+        decay_vectors=False,
+        precision=precision,
+        on_checkpoint=lambda step: save(out, model),
+        title=f"nextvid {size}",
+    )
+    save(out, model)
+    budget = f"{minutes:g}m" if minutes else f"{updates}u"
+    command = f"vdmreason pretrain nextvid --budget {budget} --size {size} --seed {seed}" + (
+        f" --data {data}" if data else ""
+    )
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    record = {"command": command, "machine": machine, "size": size, "seed": seed, "data": data or "procedural"}
+    record |= {"recipe": asdict(recipe), "log": log, "bad": videos.bad if videos else {}, "torch": torch.__version__}
+    (out / "pretrain.json").write_text(json.dumps(record, indent=1))
+    (out / "README.md").write_text(card(record, model))
+    return record
+
+
+def save(out: Path, model: NextVid) -> None:
+    """Weights in fp16 with their configuration beside them; the reference encoder, which probes read, in a file of its own."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
+    for file, part in (("model", [n for n in weights if not n.startswith("teacher.")]),
+                       ("teacher", [n for n in weights if n.startswith("teacher.")])):  # fmt: skip
+        if part:
+            fresh = out / f"{file}.tmp"
+            save_file({name: weights[name] for name in part}, fresh, {"format": "pt"})
+            fresh.replace(out / f"{file}.safetensors")
+    (out / "config.json").write_text(json.dumps({"recipe": "nextvid", **asdict(model.config)}, indent=1))
+
+
+def load(folder: Path | str, *, random_weights: bool = False) -> NextVid:
+    """The model in `folder`, in fp32. Without `teacher.safetensors` the reference is the encoder itself."""
+    folder = Path(folder)
+    stored = json.loads((folder / "config.json").read_text())
+    if stored.pop("recipe", None) != "nextvid":
+        raise ValueError(f"{folder} holds no NExT-Vid: its config.json names another recipe")
+    stored |= {part: Size(**stored[part]) for part in ("encoder", "predictor", "decoder")}
+    stored["masks"] = tuple(tuple(mask) for mask in stored["masks"])
+    model = NextVid(Config(**stored))
+    if random_weights:
+        return model
+    weights = load_file(folder / "model.safetensors")
+    if (folder / "teacher.safetensors").exists():
+        weights |= load_file(folder / "teacher.safetensors")
+    elif model.teacher is not None:
+        weights |= {f"teacher.model.{n[8:]}": v for n, v in weights.items() if n.startswith("encoder.")}
+    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    return model
+
+
+def card(record: dict[str, Any], model: NextVid) -> str:
+    """The model card, from the record of the run and the model itself."""
+    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.named_children()}
+    log, recipe, config = record["log"], record["recipe"], model.config
+    own = [
+        "stages in the published proportions",
+        *(["a third pass over the unmasked past, asked for whole frames, as generation asks"] if config.plain else []),
+        *(["sines added to tokens and queries"] if config.sines else []),
+        *(
+            ["a decoder that is asked for the clean target and not for the velocity"]
+            if config.asked_for == "clean"
+            else []
+        ),
+    ]
+    sizes = ", ".join(f"{name} {millions[name]:.2f} M" for name in ("encoder", "predictor", "decoder"))
+    learnt = (
+        "procedural clips (`pretrain/data.py`): moving shapes, blocks that influence each other, a camera that turns"
+    )
+    if record["data"] != "procedural":
+        learnt = f"the videos in `{record['data']}`" + (
+            f", {len(record['bad'])} of them unreadable" if record["bad"] else ""
+        )
+    return f"""# A NExT-Vid of our own, size {record["size"]}
+
+**Not the authors' model**: their code and weights were not to be had. Written and trained by this project after arXiv
+2512.21004: masked frames, a frame-causal encoder, an isolated autoregressive predictor, alignment with an averaged
+encoder, a flow-matching decoder of {"pixels" if model.config.target == "pixels" else "VAE latents"}.
+
+- **Parameters**: {sizes}
+- **Learnt from**: {learnt}. No task of the exam, no puzzle.
+- **Training**: {log["updates"]:,} updates of {recipe["batch"]} clips of {recipe["frames"]} frames, {log["seconds"] / 60:.0f}
+  minutes; last flow loss {log.get("flow", float("nan")):.3f}, alignment {log.get("align", float("nan")):.3f}
+- **Ours, not the paper's**: {"; ".join(own)}
+- **Machine**: {record["machine"]}
+- **Command**: `{record["command"]}`
+"""

@@ -108,7 +108,9 @@ def test_a_budget_in_minutes_becomes_a_plan_that_is_kept(tmp_path: Path) -> None
     loop.fit(_Line(), _batch, tmp_path, minutes=0.02, schedule=loop.trapezoid(0.05))
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["updates"] >= loop.TIMED_UPDATES and plan["minutes"] == 0.02
-    assert loop.fit(_Line(), _batch, tmp_path, minutes=0.02, schedule=loop.trapezoid(0.05))["updates"] == plan["updates"]
+    assert (
+        loop.fit(_Line(), _batch, tmp_path, minutes=0.02, schedule=loop.trapezoid(0.05))["updates"] == plan["updates"]
+    )
 
 
 def test_an_update_that_is_no_number_is_skipped_and_counted(tmp_path: Path) -> None:
@@ -124,10 +126,18 @@ def test_an_update_that_is_no_number_is_skipped_and_counted(tmp_path: Path) -> N
     assert [line["step"] for line in lines if line["norm"] is None] == [4, 8] and lines[-1]["skipped"] == 2
     torch.manual_seed(0)
     other, good = _Line(), [s for s in range(10) if s not in (3, 7)]
-    loop.fit(other, lambda step, share: _batch(good[step], share), tmp_path / "b", updates=8, schedule=lambda s, u: {"": 0.05})
+    loop.fit(
+        other,
+        lambda step, share: _batch(good[step], share),
+        tmp_path / "b",
+        updates=8,
+        schedule=lambda s, u: {"": 0.05},
+    )
     assert torch.equal(module.layer.weight, other.layer.weight)
     with pytest.raises(FloatingPointError, match="step 25"):
-        loop.fit(_Line(), lambda s, _: {"x": torch.full((1, 3), float("nan") if s > 5 else 1.0)}, tmp_path / "c", updates=90)
+        loop.fit(
+            _Line(), lambda s, _: {"x": torch.full((1, 3), float("nan") if s > 5 else 1.0)}, tmp_path / "c", updates=90
+        )
 
 
 _SCRIPT = """

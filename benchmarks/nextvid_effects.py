@@ -1,0 +1,252 @@
+"""What each part of NExT-Vid is good for, at small size on procedural video.
+
+    python benchmarks/nextvid_effects.py run                     # every trial that is not there yet; a killed one resumes
+    python benchmarks/nextvid_effects.py run --arm full --seed 0
+    python benchmarks/nextvid_effects.py report                  # results/nextvid_effects.{json,md,png}
+
+An arm is the published objective with one thing changed; a trial is an arm and a seed. All arms see the same clips in the
+same order (`pretrain/scenes.py`: two or three textured objects over a drifting texture), as many updates, and are read by
+the same frozen probes: what the largest object is, how it moves, where it ends. Two lines give the scale: an encoder that
+was never trained, and one trained on the labels themselves for as many updates. A third reads the pixels.
+
+Masking and joint denoising are compared on the model without alignment, as in the paper's tables 4 and 5; the reference's
+average and the context's isolation on the whole one, as in tables 12 and 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pretrain import loop, masks, nextvid, probe  # noqa: E402
+from pretrain.loop import Share  # noqa: E402
+from pretrain.scenes import CLASSES, scene  # noqa: E402
+from pretrain.vit3d import Encoder, Size  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "nextvid_effects.json"
+LINES = RESULTS.with_suffix(".jsonl")
+WORK = ROOT / "runs" / "nextvid_effects"
+
+SEEDS = (0, 1, 2)
+FRAMES, SIDE, GRID = 8, 32, (4, 8, 8)
+BATCH, UPDATES, RATE = 32, 1500, 2.0  # RATE times the published learning rates
+LABELLED = {"linear": 2000, "attentive": 250}  # labels a probe learns from
+PICK, TEST = 500, 2000
+PROBED = 10**7  # the seed of the labelled clips: no pretraining draws them
+
+FULL = nextvid.Config(Size(96, 4, 4), Size(96, 2, 4), Size(96, 2, 4), patch=4, sines=True, asked_for="clean")
+GENERATE = replace(FULL, align=0.0)
+ARMS: dict[str, nextvid.Config] = {
+    "full": FULL,
+    "no alignment": GENERATE,
+    "no alignment, no masking": replace(GENERATE, masks=()),
+    "no alignment, no masking, equal tokens": replace(GENERATE, masks=()),
+    "no alignment, joint denoising": replace(GENERATE, frame_isolated=False),
+    "no average": replace(FULL, momentum=0.0),
+    "not isolated": replace(FULL, isolated=False),
+}
+LINES_OF_SCALE = ("supervised", "random", "pixels")
+
+
+def clips(numbers: range, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+    scenes = [scene(i, seed, FRAMES, SIDE) for i in numbers]
+    labels = {name: torch.tensor([s.labels[name] for s in scenes]) for name in CLASSES}
+    return torch.from_numpy(np.stack([s.frames for s in scenes])), labels
+
+
+def batch_of(arm: str) -> int:
+    """Clips an update. At equal tokens the encoder without masks sees as many tokens as the two masked passes together."""
+    if "equal tokens" not in arm:
+        return BATCH
+    generator = nextvid.generator(0)
+    kept = [masks.blocks(BATCH, GRID[1:], c, s, generator).shape[1] for _ in range(200) for c, s in FULL.masks]
+    return max(1, round(BATCH * 2 * float(np.mean(kept)) / (GRID[1] * GRID[2])))
+
+
+def pretrained(arm: str, seed: int, updates: int) -> tuple[nextvid.NextVid, dict[str, Any]]:
+    config, batch = ARMS[arm], batch_of(arm)
+    torch.manual_seed(seed)
+    model = nextvid.NextVid(config)
+
+    def batch_at(step: int, share: Share) -> dict[str, Any]:
+        rows = share.rows(batch)
+        video, _ = clips(range(step * BATCH + rows.start, step * BATCH + rows.stop), seed)
+        samples = nextvid.stage_at(step, updates)[0].samples
+        drawn = nextvid.draw(config, model.target.width, GRID, batch, rows, samples, seed, step)
+        return {"video": video, **drawn.batch(), "measure": step % 50 == 0}
+
+    # The cool-down's longer clips are left out: all stages run at one length here.
+    log = loop.fit(
+        model,
+        batch_at,
+        WORK / f"{slug(arm)}-{seed}-{updates}",
+        updates=updates,
+        schedule=lambda step, total: nextvid.rates(step, total, RATE) if config.flow else {"": 0.0},
+        weight_decay=0.04,
+        decay_vectors=False,
+        title=f"{arm}, seed {seed}",
+    )
+    return model, log
+
+
+class Supervised(nn.Module):
+    """The same encoder, trained on the labels through a linear layer on the mean of its tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = encoder()
+        self.heads = nn.ModuleDict({name: nn.Linear(FULL.encoder.width, n) for name, n in CLASSES.items()})
+
+    def forward(self, video: Tensor, labels: dict[str, Tensor]) -> Tensor:
+        pooled = self.encoder(nextvid.to_pixels(video)).mean(1)
+        return torch.stack([F.cross_entropy(head(pooled), labels[n]) for n, head in self.heads.items()]).sum()
+
+
+def encoder() -> Encoder:
+    return Encoder(FULL.encoder, FULL.patch, FULL.tubelet, pattern="frame-causal", positions="both")
+
+
+def supervised(seed: int, updates: int) -> tuple[Encoder, dict[str, Any]]:
+    torch.manual_seed(seed)
+    model = Supervised()
+
+    def batch_at(step: int, share: Share) -> dict[str, Any]:
+        video, labels = clips(range(step * BATCH, (step + 1) * BATCH), seed)
+        return {"video": video, "labels": labels}
+
+    log = loop.fit(
+        model,
+        batch_at,
+        WORK / f"supervised-{seed}-{updates}",
+        updates=updates,
+        schedule=loop.trapezoid(1e-3),
+        title=f"supervised, seed {seed}",
+    )
+    return model.encoder, log
+
+
+def trial(arm: str, seed: int, updates: int) -> dict[str, Any]:
+    began = time.process_time()
+    found: dict[str, Any] = {}
+    if arm == "supervised":
+        backbone, found["log"] = supervised(seed, updates)
+    elif arm == "random":
+        torch.manual_seed(seed)
+        backbone = encoder()
+    elif arm != "pixels":
+        model, found["log"] = pretrained(arm, seed, updates)
+        backbone = model.teacher.model if model.teacher is not None and ARMS[arm].momentum else model.encoder
+        found |= held_out(model)
+    found["training_cpu_seconds"] = time.process_time() - began
+
+    def encode(video: Tensor) -> Tensor:
+        if arm == "pixels":
+            return probe.raw_patches(video, FULL.tubelet, FULL.patch)
+        return backbone(nextvid.to_pixels(video))
+
+    most = max(LABELLED.values())
+    numbers = [range(i, i + 100) for i in range(0, most + PICK + TEST, 100)]
+    features = probe.features(encode, (clips(some, PROBED) for some in numbers), len(numbers))
+    if arm != "pixels":
+        found |= {k: v.item() for k, v in nextvid.meters(features.tokens[:64]).items()}
+    pick, test = features.part(slice(most, most + PICK)), features.part(slice(most + PICK, None))
+    for kind, count in LABELLED.items():
+        pooled = [part.pooled() if kind == "linear" else part for part in (features.part(slice(count)), pick, test)]
+        for label in CLASSES:
+            score = probe.probe(kind, *pooled, label, seed=seed)
+            found[f"{label}, {kind}"] = asdict(score)
+    return {"arm": arm, "seed": seed, "updates": updates, **found}
+
+
+@torch.no_grad()
+def held_out(model: nextvid.NextVid, count: int = 256) -> dict[str, float]:
+    """On clips that no training draws: the flow loss with the whole past given, for all places of the frames after the
+    first, with the same noise for every arm; and how far one drawn last frame is from the true one, beside a copy of the
+    frame before."""
+    model.eval()
+    video, _ = clips(range(count), PROBED + 1)
+    plain = replace(FULL, masks=(), plain=True)
+    drawn = nextvid.draw(plain, model.target.width, GRID, count, range(count), 4, PROBED)
+    token = 0  # a masked model has no query of its own for an unmasked past: it is asked with the first
+    pixels = nextvid.to_pixels(video)
+    asked, everywhere = drawn.asked[0], nextvid.coordinates(GRID)[None]
+    at = nextvid.gather(everywhere, asked)
+    z = model.predict(model.context(pixels), at, token)
+    clean = nextvid.gather(model.target.encode(pixels), asked)
+    losses = [model.flow_loss(clean, z, at, drawn.noises[0][k], drawn.times[0][k], GRID[0] - 1) for k in range(4)]
+    known = video[:, : -FULL.tubelet]
+    drawn_frames = model.rollout(known, FULL.tubelet, generator=nextvid.generator(PROBED))[:, -FULL.tubelet :]
+    true = video[:, -FULL.tubelet :].float()
+    model.train()
+    return {
+        "held_out_flow": torch.stack(losses).mean().item(),
+        "drawn_error": (drawn_frames.float() - true).abs().mean().item(),
+        "copy_error": (video[:, -2 * FULL.tubelet : -FULL.tubelet].float() - true).abs().mean().item(),
+    }
+
+
+def slug(text: str) -> str:
+    return text.replace(",", "").replace(" ", "-")
+
+
+def done() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+
+
+def run(arms: list[str], seeds: list[int], updates: int) -> None:
+    for seed, arm in itertools.product(seeds, arms):  # seed by seed: after a third of the time there is a whole table
+        if any((t["arm"], t["seed"], t["updates"]) == (arm, seed, updates) for t in done()):
+            continue
+        found = trial(arm, seed, updates)
+        found |= {"commit": commit(), "machine": f"{torch.get_num_threads()} CPU thread(s)", "torch": torch.__version__}
+        with LINES.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+        print(
+            arm, seed, {k: round(v["accuracy"], 3) for k, v in found.items() if isinstance(v, dict) and "accuracy" in v}
+        )
+
+
+def commit() -> str:
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def report() -> None:
+    raise SystemExit("not yet")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="run the trials that are not there yet")
+    runs.add_argument("--arm", action="append", choices=(*LINES_OF_SCALE, *ARMS), help="only this; may be repeated")
+    runs.add_argument("--seed", action="append", type=int, help="only this; may be repeated")
+    runs.add_argument("--updates", type=int, default=UPDATES)
+    runs.add_argument("--threads", type=int, default=1)
+    commands.add_parser("report", help="write the table and the plot")
+    given = parser.parse_args()
+    if given.command == "report":
+        report()
+        return
+    torch.set_num_threads(given.threads)
+    run(given.arm or [*LINES_OF_SCALE, *ARMS], given.seed or list(SEEDS), given.updates)
+
+
+if __name__ == "__main__":
+    main()
