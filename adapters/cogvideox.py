@@ -36,6 +36,7 @@ from adapters.base import (
     read_safetensors,
     sample_generator,
 )
+from adapters.pictures import Question, answer_picture, question, style_of
 from tasks.base import Example, UserError, suggest
 from tasks.render import STYLES, NotAPuzzle, Reading, Style, paint, read
 from tasks.transition import MODES, answer_frames, clip
@@ -48,7 +49,6 @@ else:
     diffusers, torch = Lazy("diffusers"), Lazy("torch")
 
 ARM = "video"
-LEAST = 3  # cells a side of the picture: of one or two the small VAE has seen nothing like, and loses colours
 ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "cogvideox"
 
 _SMALL = {"optim.lr": 6e-3, "optim.schedule": "cosine", "options.steps": 4, "options.shift": 8.0}
@@ -121,37 +121,17 @@ class Options:
             raise UserError(f"steps = {self.steps}: give a divisor of 1000, such as 4, 8, 10, 20, 25, 50.")
 
 
-@dataclass(frozen=True, eq=False)
-class Question:
-    """What the arm is asked: a picture. The canvas, which is public, tells how large a cell is drawn."""
-
-    picture: np.ndarray  # uint8 (H, W, 3)
-    canvas: tuple[int, int]  # (rows, cols) of the picture, in cells
-
-
-def style_of(options: Options, canvas: tuple[int, int]) -> Style:
-    """The style, its cells enlarged in whole steps until the longer side is nearest to `options.pixels`."""
-    style = STYLES[options.style]
-    if options.pixels:
-        side = max(canvas) * style.cell
-        style = replace(style, cell=style.cell * max(1, round(options.pixels / side)))
-    return style
-
-
 def frame(example: Example, options: Options) -> Sample:
-    """`given`: the question's picture. `wanted`: the transition clip uint8 (F, H, W, 3), or None where the
-    answer is larger than the picture: the picture's size is fixed without looking at the answer, and nine of the 400
-    puzzles of ARC-AGI-1's evaluation set have an answer larger than all that can be seen before."""
-    rows, cols = example.canvas
-    canvas = options.canvas or (max(rows, LEAST), max(cols, LEAST))
-    style = style_of(options, canvas)
-    first = paint(example.question, style, canvas)
-    given = Question(first, canvas)
-    if any(side > room for side, room in zip(example.answer.shape, canvas, strict=True)):
+    """`given`: the question's picture. `wanted`: the transition clip uint8 (F, H, W, 3), or None where the answer is larger
+    than the picture."""
+    given = question(example, options)
+    last = answer_picture(example, given, options)
+    if last is None:
         return Sample(given, None, example.key)
-    last = paint(example.answer, style, canvas)
-    middle = [paint(grid, style, canvas) for grid in example.frames[1:-1]] if options.transition == "trajectory" else []
-    return Sample(given, clip(first, last, options.frames, options.transition, middle), example.key)
+    style = style_of(options, given.canvas)
+    states = example.frames[1:-1] if options.transition == "trajectory" else ()
+    middle = [paint(grid, style, given.canvas) for grid in states]
+    return Sample(given, clip(given.picture, last, options.frames, options.transition, middle), example.key)
 
 
 def load(
@@ -423,9 +403,9 @@ class CogVideoX(Arm):
                     raise Cancelled("Cancelled.")
         return self.decode(x[:, padding:] / scale)
 
-    def answer(self, frames: np.ndarray, question: Question) -> Answer:
+    def answer(self, frames: np.ndarray, asked: Question) -> Answer:
         """Read the answer grid from a clip uint8 (F, H, W, 3)."""
-        style = style_of(self.options, question.canvas)
+        style = style_of(self.options, asked.canvas)
         shown = frames if len(frames) == 1 else frames[list(answer_frames(len(frames), self.options.transition))]
         try:
             if self.options.readout == "last":
@@ -433,7 +413,7 @@ class CogVideoX(Arm):
             elif self.options.readout == "mean":
                 reading = read(shown.mean(0).round().astype(np.uint8), style)
             elif self.options.readout == "calibrated":  # the first frame shows the question as this clip draws it
-                reading = read(frames[-1], style, reference=(frames[0], read(question.picture, style).grid))
+                reading = read(frames[-1], style, reference=(frames[0], read(asked.picture, style).grid))
             else:
                 reading = _surest(shown, style)
         except NotAPuzzle as error:

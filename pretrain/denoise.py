@@ -16,12 +16,13 @@ from torch import Generator, Tensor
 
 STEPS = 1000  # times are multiples of 1/1000, as published
 Net = Callable[[Tensor, Tensor], Tensor]
+Watch = Callable[[int, int, Tensor], object]  # (step, steps, the clean data as they are guessed now)
 
 
 class Process(Protocol):
     def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor: ...
     def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor: ...
-    def sample(self, net: Net, noise: Tensor, steps: int) -> Tensor: ...
+    def sample(self, net: Net, noise: Tensor, steps: int, watch: Watch | None = None) -> Tensor: ...
 
 
 def times(shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -52,13 +53,15 @@ class Flow:
     def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return clean if self.asked_for == "clean" else clean - noise
 
-    def sample(self, net: Net, noise: Tensor, steps: int) -> Tensor:
+    def sample(self, net: Net, noise: Tensor, steps: int, watch: Watch | None = None) -> Tensor:
         """Euler's method from `noise`, in `steps` equal steps."""
         x = noise
         for k in range(steps):
             time = torch.full((), k / steps, device=x.device)
             guess = net(x, time).float()
             velocity = (guess - x) / (1 - time) if self.asked_for == "clean" else guess
+            if watch:
+                watch(k + 1, steps, x + (1 - time) * velocity)
             x = x + velocity / steps
         return x
 
@@ -79,7 +82,7 @@ class DDPM:
     def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return noise
 
-    def sample(self, net: Net, noise: Tensor, steps: int) -> Tensor:
+    def sample(self, net: Net, noise: Tensor, steps: int, watch: Watch | None = None) -> Tensor:
         """Deterministic sampling (DDIM: Song et al. 2021, eq. 12) from `noise`, in `steps` equal steps."""
         x = noise
         for k in range(steps, 0, -1):
@@ -87,5 +90,7 @@ class DDPM:
             kept, kept_before = self.kept(time), self.kept(before)
             guess = net(x, time).float()
             clean = (x - (1 - kept).sqrt() * guess) / kept.sqrt()
+            if watch:
+                watch(steps - k + 1, steps, clean)
             x = kept_before.sqrt() * clean + (1 - kept_before).sqrt() * guess
         return x

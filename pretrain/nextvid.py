@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
@@ -332,19 +333,23 @@ class NextVid(nn.Module):
         steps: int,
         generator: Generator | None = None,
         noise: Tensor | None = None,
+        watch: denoise.Watch | None = None,
     ) -> Tensor:
         """Draw frame `number` of a clip whose context is known: targets (B, rows * columns, channels)."""
-        batch = len(context[0])
-        at = coordinates((1, *grid), context[0].device).expand(batch, -1, -1).clone()
-        at[..., 0] = number
-        z = self.predict(context, at, len(self.config.masks) if self.config.plain else 0)
+        z, at = self.next_latent(context, grid, number)
         if noise is None:
-            noise = torch.randn(batch, at.shape[1], self.target.width, generator=generator)
+            noise = torch.randn(len(z), z.shape[1], self.target.width, generator=generator)
 
         def net(mixed: Tensor, time: Tensor) -> Tensor:
-            return self.guess(mixed, z, time.expand(batch, 1), at)
+            return self.guess(mixed, z, time.expand(len(z), 1), at)
 
-        return self.process.sample(net, noise.to(z.device), steps)
+        return self.process.sample(net, noise.to(z.device), steps, watch)
+
+    def next_latent(self, context: tuple[Tensor, Tensor], grid: tuple[int, int], number: int) -> tuple[Tensor, Tensor]:
+        """z (B, rows * columns, D) of frame `number`, all of its places, and their coordinates (B, rows * columns, 3)."""
+        at = coordinates((1, *grid), context[0].device).expand(len(context[0]), -1, -1).clone()
+        at[..., 0] = number
+        return self.predict(context, at, len(self.config.masks) if self.config.plain else 0), at
 
 
 class Predictor(nn.Module):
@@ -579,6 +584,8 @@ def pretrain(
         on_checkpoint=lambda step: save(out, model),
         title=f"nextvid {size}",
     )
+    if not PartialState().is_main_process:
+        return {"log": log}
     save(out, model)
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
     command = f"vdmreason pretrain nextvid --budget {budget} --size {size} --seed {seed}" + (
@@ -661,3 +668,51 @@ encoder, a flow-matching decoder of {"pixels" if model.config.target == "pixels"
 - **Machine**: {record["machine"]}
 - **Command**: `{record["command"]}`
 """
+
+
+# For people, and for probes
+
+
+def encode(model: NextVid, video: Tensor) -> Tensor:
+    """What a probe reads: features (B, N, D) of clips uint8 (B, F, H, W, 3), from the averaged encoder as V-JEPA 2 does,
+    where there is one."""
+    backbone = model.teacher.model if model.teacher is not None and model.config.momentum else model.encoder
+    return backbone(to_pixels(video))
+
+
+@torch.no_grad()
+def pictures(model: NextVid, video: Tensor, seed: int = 0, steps: int = 20) -> dict[str, Tensor]:
+    """A clip uint8 (1, F, H, W, 3) as the model meets it, by caption, each uint8 (F, H, W, 3): what each mask leaves of it,
+    what is drawn at the hidden places, and how the clip goes on from its first half."""
+    pixels = to_pixels(video)
+    grid = model.encoder.grid(pixels)
+    places = grid[1] * grid[2]
+    everything = coordinates(grid)[None]
+    shown = {"the clip": video[0]}
+    drawn = draw(model.config, model.target.width, grid, 1, range(1), 1, seed)
+    target = model.target.encode(pixels)
+    for number, (keep, asked) in enumerate(zip(drawn.keeps, drawn.asked, strict=True)):
+        context, at = model.context(pixels, keep), gather(everything, asked)
+        z = model.predict(context, at, number)
+        noise = drawn.noises[number][0]
+
+        def net(mixed: Tensor, time: Tensor, z: Tensor = z, at: Tensor = at) -> Tensor:
+            return model.guess(mixed, z, time.expand(1, grid[0] - 1), at)
+
+        guessed = target.clone()
+        guessed[0, asked[0]] = model.process.sample(net, noise, steps)[0]
+        name = (
+            f"{model.config.masks[number][0]} blocks of {model.config.masks[number][1]:.0%}"
+            if keep is not None
+            else "no mask"
+        )
+        if keep is not None:
+            hidden = masks.complement(keep, grid[0] * places)
+            seen = patchify(pixels, model.config.tubelet, model.config.patch)
+            seen[0, hidden[0]] = 0.0
+            shown[f"{name}: seen"] = to_uint8(unpatchify(seen, grid, model.config.tubelet, model.config.patch))[0]
+        shown[f"{name}: drawn"] = to_uint8(model.target.decode(guessed, grid))[0]
+    half = max(1, grid[0] // 2) * model.config.tubelet
+    rolled = model.rollout(video[:, :half], video.shape[1] - half, steps, generator(seed, 1))
+    shown[f"rollout from frame {half}"] = rolled[0]
+    return shown

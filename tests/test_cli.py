@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tasks.base import UserError
 from vdmreason import __main__ as cli
-from vdmreason import doctor, jobs, store
+from vdmreason import backbones, doctor, jobs, store
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
@@ -160,13 +160,13 @@ def test_usage_errors_exit_with_2() -> None:
     [("90s", (1.5, None)), ("30m", (30, None)), ("2h", (120, None)), ("1.5h", (90, None)), ("2000u", (None, 2000))],
 )
 def test_budget(text: str, meant: tuple) -> None:
-    assert cli.parse_budget(text) == meant
+    assert backbones.parse_budget(text) == meant
 
 
 @pytest.mark.parametrize("text", ["", "30", "m", "-3m", "0u", "3 days"])
 def test_no_budget(text: str) -> None:
     with pytest.raises(UserError, match="--budget"):
-        cli.parse_budget(text)
+        backbones.parse_budget(text)
 
 
 def test_a_port_in_use_is_one_line() -> None:

@@ -1,4 +1,4 @@
-"""The command line: vdmreason tasks | arc | pretrain | train | predict | evaluate | compare | app | doctor.
+"""The command line: vdmreason tasks | arc | pretrain | probe | train | predict | evaluate | compare | app | doctor.
 
 Everything the page does, it does through the functions called here. torch is imported only by the commands that need a
 model, so looking at puzzles and scores starts at once.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import socket
 import sys
 import traceback
@@ -22,7 +21,7 @@ import typer.core
 
 import tasks
 from tasks.base import UserError, suggest
-from vdmreason import jobs, store
+from vdmreason import backbones, jobs, store
 
 
 class OneLine(typer.core.TyperGroup):
@@ -50,6 +49,8 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(no_args_is_help=True, help="Look at puzzles.")
 app.add_typer(tasks_app, name="tasks")
+app.add_typer(backbones.app, name="pretrain")
+app.command("probe")(backbones.probe)
 arc_app = typer.Typer(no_args_is_help=True, help="Score answers to ARC puzzles by the rules in use, and hand them in.")
 app.add_typer(arc_app, name="arc")
 
@@ -256,45 +257,6 @@ def arc_submission(
 
 # ---------------------------------------------------------------------------------------------------------------------
 # models
-
-
-@app.command()
-def pretrain(
-    backbone: Annotated[str, typer.Argument(help="cogvideox or causal-lm")],
-    out: Annotated[Path, typer.Option(help="Where the backbone is written; the same folder resumes.")],
-    budget: Annotated[str, typer.Option(help="30m, 2h (time) or 2000u (updates)")] = "30m",
-    size: Annotated[str, typer.Option(help="small or tiny")] = "small",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-) -> None:
-    """Pretrain a small backbone from scratch, on procedural video or on text. Resumes after a kill.
-
-    vdmreason pretrain cogvideox --budget 2h --out my-backbone
-    vdmreason pretrain causal-lm --budget 2000u --out my-language-model
-    """
-    import importlib
-
-    names = ("cogvideox", "causal_lm")
-    name = backbone.replace("-", "_")
-    if name not in names:
-        from tasks.base import suggest
-
-        raise UserError(f"{backbone}: no such backbone.{suggest(name, names)} There are cogvideox and causal-lm.")
-    minutes, updates = parse_budget(budget)
-    module = importlib.import_module(f"pretrain.{name}")
-    # SIGTERM ends it at once: pretraining keeps its own checkpoints and goes on from the newest
-    with jobs.working(out, listens=False):
-        module.pretrain(out, minutes=minutes, updates=updates, size=size, seed=seed)
-
-
-def parse_budget(text: str) -> tuple[float | None, int | None]:
-    """ "90s", "30m", "2h" -> (minutes, None); "2000u" -> (None, updates)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhu])", text.strip().lower())
-    if not match or float(match[1]) <= 0:
-        raise UserError(f"--budget {text}: must look like 30m, 2h or 2000u (updates).")
-    number, unit = float(match[1]), match[2]
-    if unit == "u":
-        return None, int(number)
-    return number * {"s": 1 / 60, "m": 1, "h": 60}[unit], None
 
 
 @app.command()

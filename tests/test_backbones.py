@@ -1,0 +1,78 @@
+"""Backbones of our own from the command line: made, looked at, probed; and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from test_cli import call, refused
+
+from pretrain import nextvid
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("backbone") / "nv"
+    said = call("pretrain", "nextvid", "--size", "tiny", "--budget", "6u", "--out", str(out)).output
+    assert f"pretrained: {out}" in said
+    return out
+
+
+def test_a_job_is_left_that_the_page_can_read(backbone: Path) -> None:
+    assert json.loads((backbone / "state.json").read_text())["state"] == "done"
+    assert {"config.json", "model.safetensors", "teacher.safetensors", "README.md", "pretrain.json"} <= {
+        p.name for p in backbone.iterdir()
+    }
+
+
+def test_show_draws_masks_and_a_rollout(backbone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "sheet.png"
+    call("pretrain", "show", str(backbone), "--out", str(out))
+    picture, moving = Image.open(out), Image.open(out.with_suffix(".webp"))
+    assert 2 <= moving.n_frames <= 8 and picture.width > 8 * 90  # type: ignore[attr-defined]
+    films = nextvid.pictures(nextvid.load(backbone), nextvid.torch.zeros(1, 8, 32, 32, 3, dtype=nextvid.torch.uint8))
+    assert picture.height > len(films) * 90
+    assert [name.partition(":")[0] for name in films] == [
+        "the clip",
+        *["8 blocks of 15%"] * 2,
+        *["2 blocks of 70%"] * 2,
+        "no mask",
+        "rollout from frame 4",
+    ]
+
+
+def test_show_a_video_of_one_s_own(backbone: Path, tmp_path: Path) -> None:
+    from test_video import SHIPPED
+
+    call("pretrain", "show", str(backbone), "--video", str(SHIPPED / "a.mp4"), "--out", str(tmp_path / "a.png"))
+    assert (tmp_path / "a.png").exists()
+    (tmp_path / "no.mp4").write_text("no")
+    assert "no.mp4: " in refused("pretrain", "show", str(backbone), "--video", str(tmp_path / "no.mp4"))
+
+
+def test_probe_sets_the_backbone_beside_the_untrained_and_the_pixels(backbone: Path) -> None:
+    said = call("probe", str(backbone), "--labels", "40", "--seeds", "2", "--kind", "linear", "--epochs", "2").output
+    kept = json.loads((backbone / "probe.json").read_text())
+    assert [row["features"] for row in kept["rows"]] == [str(backbone), "never trained", "pixels"]
+    for row in kept["rows"]:
+        assert set(row["accuracy"]) == {"shape, linear", "motion, linear", "position, linear"}
+        for score in row["accuracy"].values():
+            assert score["seeds"] == 2 and score["low"] <= score["value"] <= score["high"]
+            assert f"{100 * score['value']:.1f}" in said
+    assert "chance: shape 16.7" in said
+
+
+def test_what_is_refused(backbone: Path, tmp_path: Path) -> None:
+    out = ("--out", str(tmp_path / "x"))
+    assert "Did you mean 'nextvid'" in refused("pretrain", "nextvit", *out)
+    assert "One of tiny, small, vit-l, vit-h, vit-g" in refused("pretrain", "nextvid", "--size", "huge", *out)
+    assert "no or bf16" in refused("pretrain", "nextvid", "--precision", "fp8", *out)
+    assert "no such file or folder" in refused("pretrain", "nextvid", "--size", "tiny", "--data", "nowhere", *out)
+    assert "does not divide" in refused("pretrain", "nextvid", "--size", "tiny", "--side", "33", *out)
+    assert "holds no backbone of ours" in refused("pretrain", "show", str(tmp_path))
+    assert "holds no backbone of ours" in refused("probe", str(tmp_path))
+    assert "--kind" in refused("probe", str(backbone), "--kind", "both-of-them")
+    (tmp_path / "config.json").write_text('{"recipe": "nextvit"}')
+    assert "Did you mean 'nextvid'" in refused("probe", str(tmp_path))

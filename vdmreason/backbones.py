@@ -1,0 +1,305 @@
+"""Backbones of our own from the command line: pretrain one, look at what it does, probe what it has learnt.
+
+A recipe is a module of `pretrain/` that can `load(folder)`; a folder's `config.json` names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+import typer.core
+
+from tasks.base import UserError, suggest
+from vdmreason import jobs, store
+
+RECIPES = ("nextvid",)  # with features to probe and frames to draw
+
+
+class Backbones(typer.core.TyperGroup):
+    """Commands by backbone; a name that is none of them is one line with the nearest."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0].replace("_", "-") if args else ""
+        if name and not name.startswith("-") and name not in self.commands:
+            known = [c for c in self.commands if c != "show"]
+            raise UserError(f"{args[0]}: no such backbone.{suggest(name, known)} There are {', '.join(known)}.")
+        return super().resolve_command(ctx, [name, *args[1:]])
+
+
+app = typer.Typer(
+    cls=Backbones,
+    no_args_is_help=True,
+    help="""Pretrain a backbone from scratch. The same command resumes after a kill.
+
+    vdmreason pretrain nextvid --budget 2h --out my-nextvid
+    vdmreason pretrain show my-nextvid""",
+)
+
+Out = Annotated[Path, typer.Option(help="Where the backbone is written; the same folder resumes.")]
+Budget = Annotated[str, typer.Option(help="30m, 2h (time) or 2000u (updates)")]
+Seed = Annotated[int, typer.Option(min=0)]
+
+
+def parse_budget(text: str) -> tuple[float | None, int | None]:
+    """ "90s", "30m", "2h" -> (minutes, None); "2000u" -> (None, updates)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhu])", text.strip().lower())
+    if not match or float(match[1]) <= 0:
+        raise UserError(f"--budget {text}: must look like 30m, 2h or 2000u (updates).")
+    number, unit = float(match[1]), match[2]
+    if unit == "u":
+        return None, int(number)
+    return number * {"s": 1 / 60, "m": 1, "h": 60}[unit], None
+
+
+def run(name: str, out: Path, budget: str, **given: Any) -> None:
+    """Call a recipe's `pretrain` as a job that the page can see. What the user can mend is one line."""
+    minutes, updates = parse_budget(budget)
+    module = importlib.import_module(f"pretrain.{name}")
+    first = (
+        os.environ.get("RANK", "0") == "0"
+    )  # of the processes that a launcher started: one tells how the job is doing
+    # SIGTERM ends it at once: pretraining keeps its own checkpoints and goes on from the newest
+    with jobs.working(out, listens=False) if first else contextlib.nullcontext():
+        try:
+            module.pretrain(out, minutes=minutes, updates=updates, **given)
+        except (ValueError, FloatingPointError) as error:
+            raise UserError(str(error)) from error
+    if first:
+        print(f"pretrained: {out}")
+
+
+def size_of(name: str, size: str) -> str:
+    known = importlib.import_module(f"pretrain.{name}")
+    sizes = tuple(getattr(known, "SIZES", None) or known.FLAVOURS)
+    if size not in sizes:
+        raise UserError(f"--size {size}: unknown.{suggest(size, sizes)} One of {', '.join(sizes)}.")
+    return size
+
+
+@app.command("cogvideox")
+def cogvideox(
+    out: Out,
+    budget: Budget = "30m",
+    size: Annotated[str, typer.Option(help="small, tiny or medium")] = "small",
+    seed: Seed = 0,
+) -> None:
+    """The video arm's small CogVideoX, on procedural video."""
+    run("cogvideox", out, budget, size=size_of("cogvideox", size), seed=seed)
+
+
+@app.command("causal-lm")
+def causal_lm(
+    out: Out,
+    budget: Budget = "30m",
+    size: Annotated[str, typer.Option(help="small or tiny")] = "small",
+    seed: Seed = 0,
+) -> None:
+    """The language arm's small Qwen3, on the standard library's text and procedural text."""
+    run("causal_lm", out, budget, size=size_of("causal_lm", size), seed=seed)
+
+
+@app.command("nextvid")
+def nextvid(
+    out: Out,
+    budget: Budget = "30m",
+    size: Annotated[str, typer.Option(help="small, tiny, or as published: vit-l, vit-h, vit-g")] = "small",
+    seed: Seed = 0,
+    data: Annotated[
+        str,
+        typer.Option(help="Real video: a folder, a list.csv (path label), or WebDataset shards; default procedural"),
+    ] = "",
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames a second taken from real video")] = 4.0,
+    side: Annotated[int | None, typer.Option(min=8, help="Pixels of a frame's side")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Clips an update, over all processes")] = None,
+    target: Annotated[str, typer.Option(help="pixels, or an image VAE of diffusers by folder or hub id")] = "pixels",
+    precision: Annotated[str, typer.Option(help="no or bf16")] = "no",
+    most_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable videos that stops the run")] = 0.1,
+) -> None:
+    """NExT-Vid: masked next-frame prediction (arXiv 2512.21004).
+
+    vdmreason pretrain nextvid --budget 2h --out my-nextvid
+    vdmreason pretrain nextvid --data videos/ --size vit-l --target THUDM/some-vae --precision bf16 --out big
+    accelerate launch -m vdmreason pretrain nextvid --out my-nextvid          (the same, on any number of devices)
+    """
+    if precision not in ("no", "bf16"):
+        raise UserError(f"--precision {precision}: no or bf16.")
+    given = {"data": data, "fps": fps, "side": side, "batch": batch, "target": target}
+    given |= {"precision": precision, "most_bad": most_bad}
+    run("nextvid", out, budget, size=size_of("nextvid", size), seed=seed, **given)
+
+
+@app.command("show")
+def show(
+    folder: Annotated[Path, typer.Argument(help="A folder that a recipe wrote")],
+    clip: Annotated[int, typer.Option(min=0, help="Which procedural clip")] = 0,
+    video: Annotated[Path | None, typer.Option(help="A video file instead")] = None,
+    out: Annotated[Path | None, typer.Option(help="A PNG; a moving WebP is written beside it")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Draw what a backbone sees and makes: masks, what it draws at hidden places, how it goes on with a clip.
+
+    vdmreason pretrain show my-nextvid --clip 3
+    vdmreason pretrain show my-nextvid --video holiday.mp4
+    """
+    recipe, model, stored = opened(folder)
+    films = recipe.pictures(model, example_clip(model, stored, clip, video), seed)
+    place = out or folder / f"show-{video.stem if video else clip}.png"
+    sheet({name: film.numpy() for name, film in films.items()}, place)
+    print(f"{place}\n{place.with_suffix('.webp')}")
+
+
+def probe(
+    folder: Annotated[Path, typer.Argument(help="A folder that a recipe wrote")],
+    labels: Annotated[int, typer.Option(min=20, help="Labelled clips that a probe learns from")] = 500,
+    seeds: Annotated[int, typer.Option(min=1, help="Probes of other seeds, for the interval")] = 3,
+    kind: Annotated[str, typer.Option(help="linear, attentive or both")] = "both",
+    epochs: Annotated[int, typer.Option(min=1)] = 20,
+) -> None:
+    """What a frozen backbone has learnt: probes on what the largest object is, how it moves and where it ends.
+
+    Beside it the same probes on an encoder that was never trained, and on the pixels: what they read, no one had to learn.
+    The learning rate and weight decay are picked on one part of the held-out clips, the accuracy is told of another.
+
+    vdmreason probe my-nextvid --labels 250
+    """
+    if kind not in ("linear", "attentive", "both"):
+        raise UserError(f"--kind {kind}: linear, attentive or both.")
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = probed(folder, labels, seeds, ("linear", "attentive") if kind == "both" else (kind,), epochs)
+    store.write_json(folder / "probe.json", {"labels": labels, "seeds": seeds, "rows": rows, **store.versions()})
+    table = Table(title=f"accuracy in %, {labels} labelled clips, [95 % interval]", title_justify="left")
+    columns = list(rows[0]["accuracy"])
+    for column in ("features", *columns):
+        table.add_column(column)
+    for row in rows:
+        scores = [row["accuracy"][c] for c in columns]
+        table.add_row(
+            row["features"], *(f"{100 * s['value']:.1f} [{100 * s['low']:.0f}, {100 * s['high']:.0f}]" for s in scores)
+        )
+    Console(width=140).print(table)
+    print(
+        f"chance: {', '.join(f'{n} {100 / k:.1f}' for n, k in _classes().items())}    kept in {folder / 'probe.json'}"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def opened(folder: Path) -> tuple[ModuleType, Any, dict[str, Any]]:
+    """The recipe's module, the model, and its stored configuration."""
+    try:
+        stored = json.loads((folder / "config.json").read_text())
+        name = stored["recipe"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"{folder} holds no backbone of ours (no config.json that names a recipe). Make one: vdmreason pretrain --help"
+        ) from None
+    if name not in RECIPES:
+        raise UserError(f"{folder}: its recipe {name!r} is unknown here.{suggest(str(name), RECIPES)}")
+    recipe = importlib.import_module(f"pretrain.{name}")
+    return recipe, recipe.load(folder).eval(), stored
+
+
+def example_clip(model: Any, stored: Mapping[str, Any], number: int, file: Path | None) -> Any:
+    """A clip uint8 (1, F, H, W, 3) of eight frames and eight patches a side."""
+    import torch
+
+    from pretrain import data, video
+
+    side, frames = 8 * stored["patch"], 4 * stored["tubelet"]
+    if file is None:
+        return torch.from_numpy(data.clip(number, 10**6, frames, (side, side)).frames)[None]
+    try:
+        seconds = video.duration(str(file))
+        times = video.sample_times(np.random.default_rng(0), seconds, frames, 4.0, "dense")
+        return torch.from_numpy(video.cropped(video.read_clip(str(file), times), side, None))[None]
+    except video.Unreadable as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def sheet(films: Mapping[str, np.ndarray], place: Path) -> None:
+    """Clips (F, H, W, 3) one below the other, a frame beside the next, with captions: a PNG, and all at once as a WebP."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = next(iter(films.values())).shape[1:3]
+    scale = max(1, 96 // height)
+    left, tall, wide = 190, height * scale + 8, width * scale + 4
+    most = max(len(film) for film in films.values())
+    font = ImageFont.load_default(14)
+
+    def page(columns: int, pick: Any) -> Image.Image:
+        made = Image.new("RGB", (left + columns * wide + 8, len(films) * tall + 8), "white")
+        pen = ImageDraw.Draw(made)
+        for row, (name, film) in enumerate(films.items()):
+            pen.text((8, 8 + row * tall + height * scale // 2), name, "black", font, anchor="lm")
+            for column, frame in enumerate(pick(film)):
+                picture = Image.fromarray(frame).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+                made.paste(picture, (left + column * wide, 8 + row * tall))
+        return made
+
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        page(most, lambda film: film).save(place)
+        moving = [page(1, lambda film, k=k: film[min(k, len(film) - 1)][None]) for k in range(most)]
+        moving[0].save(place.with_suffix(".webp"), save_all=True, append_images=moving[1:], duration=300, loop=0)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {place}: cannot be written ({error}).") from None
+
+
+def _classes() -> dict[str, int]:
+    from pretrain.scenes import CLASSES
+
+    return CLASSES
+
+
+def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs: int) -> list[dict[str, Any]]:
+    """Rows of accuracies for the backbone, one never trained, and the pixels."""
+    import torch
+
+    from pretrain import probe as probes
+    from pretrain.scenes import scene
+
+    recipe, model, stored = opened(folder)
+    fresh = recipe.load(folder, random_weights=True).eval()
+    side, frames, pick, test = 8 * stored["patch"], 4 * stored["tubelet"], max(100, labels // 4), 1000
+
+    def clips(seed: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+        total = labels + pick + test
+        for start in range(0, total, 50):
+            scenes = [scene(i, 10**7 + seed, frames, side) for i in range(start, min(start + 50, total))]
+            told = {name: torch.tensor([s.labels[name] for s in scenes]) for name in _classes()}
+            yield torch.from_numpy(np.stack([s.frames for s in scenes])), told
+
+    ways = {
+        str(folder): lambda video: recipe.encode(model, video),
+        "never trained": lambda video: recipe.encode(fresh, video),
+        "pixels": lambda video: probes.raw_patches(video, stored["tubelet"], stored["patch"]),
+    }
+    rows = []
+    for name, encode in ways.items():
+        found: dict[str, list[float]] = {}
+        for seed in range(seeds):
+            features = probes.features(encode, clips(seed), -(-(labels + pick + test) // 50))
+            for kind in kinds:
+                read = features.pooled() if kind == "linear" else features
+                learn, choose = read.part(slice(labels)), read.part(slice(labels, labels + pick))
+                told = read.part(slice(labels + pick, None))
+                for label in _classes():
+                    score = probes.probe(kind, learn, choose, told, label, epochs=epochs, seed=seed)  # type: ignore[arg-type]
+                    found.setdefault(f"{label}, {kind}", []).append(score.accuracy)
+        rows.append(
+            {"features": name, "accuracy": {column: probes.interval(values) for column, values in found.items()}}
+        )
+    return rows
