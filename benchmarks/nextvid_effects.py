@@ -37,6 +37,7 @@ from pretrain import loop, masks, nextvid, probe  # noqa: E402
 from pretrain.loop import Share  # noqa: E402
 from pretrain.scenes import CLASSES, scene  # noqa: E402
 from pretrain.vit3d import Encoder, Size  # noqa: E402
+from vdmreason import store  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "nextvid_effects.json"
 LINES = RESULTS.with_suffix(".jsonl")
@@ -227,8 +228,114 @@ def commit() -> str:
     ).stdout.strip()
 
 
+# What is compared with what, and what the paper found (average of its two read-outs, ImageNet-1K and SSv2, in points).
+EFFECTS = {
+    "masking, at equal updates": ("no alignment", "no alignment, no masking", "table 4: +44.0"),
+    "masking, at equal encoder tokens": ("no alignment", "no alignment, no masking, equal tokens", "table 4: +44.0"),
+    "alignment": ("full", "no alignment", "table 2: +2.6"),
+    "averaged reference": ("full", "no average", "table 12: collapses without"),
+    "context isolation": ("full", "not isolated", "not in the paper"),
+    "frame-isolated denoising": ("no alignment", "no alignment, joint denoising", "table 5: +3.5"),
+}
+READ = [f"{label}, {kind}" for kind in LABELLED for label in CLASSES]
+
+
 def report() -> None:
-    raise SystemExit("not yet")
+    """Tables of means over seeds with Student's interval, paired differences for the effects, and a plot."""
+    trials = done()
+    if not trials:
+        raise SystemExit("no trials yet: run them first")
+    by_arm = {arm: [t for t in trials if t["arm"] == arm] for arm in (*LINES_OF_SCALE, *ARMS)}
+    rows = {
+        arm: {column: probe.interval([t[column]["accuracy"] for t in some]) for column in READ}
+        | {
+            name: probe.interval([t[name] for t in some])
+            for name in ("deviation", "rank", "held_out_flow", "drawn_error", "copy_error")
+            if all(name in t for t in some)
+        }
+        for arm, some in by_arm.items()
+        if some
+    }
+    effects = {}
+    for name, (one, other, paper) in EFFECTS.items():
+        seeds = sorted({t["seed"] for t in by_arm[one]} & {t["seed"] for t in by_arm[other]})
+        if seeds:
+            found = {arm: {t["seed"]: t for t in by_arm[arm]} for arm in (one, other)}
+            effects[name] = {"paper": paper} | {
+                c: probe.interval([found[one][s][c]["accuracy"] - found[other][s][c]["accuracy"] for s in seeds])
+                for c in READ
+            }
+    table = {
+        "command": "python benchmarks/nextvid_effects.py run && python benchmarks/nextvid_effects.py report",
+        "trials": len(trials),
+        "of": len(SEEDS) * (len(ARMS) + len(LINES_OF_SCALE)),
+        "commits": sorted({t["commit"] for t in trials}),
+        "machine": sorted({t["machine"] for t in trials}),
+        "updates": sorted({t["updates"] for t in trials}),
+        "labels": LABELLED,
+        "chance": {name: 1 / count for name, count in CLASSES.items()},
+        "rows": rows,
+        "effects": effects,
+    }
+    store.write_json(RESULTS, table)
+    RESULTS.with_suffix(".md").write_text(markdown(table))
+    plot(table)
+    print(markdown(table))
+
+
+def markdown(table: dict[str, Any]) -> str:
+    def cell(value: dict[str, float] | None, scale: float = 100, sign: str = "") -> str:
+        if value is None:
+            return ""
+        middle = f"{scale * value['value']:{sign}.1f}"
+        return middle if value["seeds"] < 2 else f"{middle} [{scale * value['low']:.0f}, {scale * value['high']:.0f}]"
+
+    heads = [f"{c} ({LABELLED[c.partition(', ')[2]]})" for c in READ]
+    chance = ", ".join(f"{n} {100 * c:.1f}" for n, c in table["chance"].items())
+    lines = [
+        f"{table['trials']} of {table['of']} trials. Accuracy of frozen probes in %, mean over seeds [95 % interval, Student's "
+        f"t]; in brackets behind a read-out the labels it learns from. Chance: {chance}. Small encoders, procedural video, "
+        f"{table['updates'][0]:,} updates.",
+        "",
+        f"| features | seeds | {' | '.join(heads)} | held-out flow loss | drawn frame's error (a copy's) | rank |",
+        "|---" * (len(heads) + 5) + "|",
+    ]
+    for arm, row in table["rows"].items():
+        error = f"{row['drawn_error']['value']:.1f} ({row['copy_error']['value']:.1f})" if "drawn_error" in row else ""
+        flow = f"{row['held_out_flow']['value']:.3f}" if "held_out_flow" in row else ""
+        rank = f"{row['rank']['value']:.0f}" if "rank" in row else ""
+        cells = " | ".join(cell(row[c]) for c in READ)
+        lines.append(f"| {arm} | {row[READ[0]]['seeds']} | {cells} | {flow} | {error} | {rank} |")
+    lines += ["", "Differences in points, paired by seed:", "", "| effect | " + " | ".join(READ) + " | the paper's |"]
+    lines.append("|---" * (len(READ) + 2) + "|")
+    for name, effect in table["effects"].items():
+        lines.append(f"| {name} | " + " | ".join(cell(effect[c], sign="+") for c in READ) + f" | {effect['paper']} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(table: dict[str, Any]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    arms = list(table["rows"])
+    figure, axes = plt.subplots(len(LABELLED), len(CLASSES), figsize=(12, 6.5), sharey=True, layout="constrained")
+    for axis, column in zip(axes.flat, READ, strict=True):
+        for place, arm in enumerate(arms):
+            value = table["rows"][arm][column]
+            middle, low, high = (100 * value[k] for k in ("value", "low", "high"))
+            colour = "0.55" if arm in LINES_OF_SCALE else "C1" if "no masking" in arm else "C0"
+            axis.plot([low, high], [place, place], color=colour, linewidth=2)
+            axis.plot(middle, place, "o", color=colour)
+        label, _, kind = column.partition(", ")
+        axis.axvline(100 * table["chance"][label], color="0.8", linestyle="--", zorder=0)
+        axis.set_title(f"{label}: {kind}, {LABELLED[kind]} labels", fontsize=10)
+        axis.set_yticks(range(len(arms)), arms, fontsize=8)
+    axes[0, 0].invert_yaxis()
+    figure.supxlabel("accuracy, %; dashed: chance; bars: 95 % interval over seeds", fontsize=9)
+    for suffix in (".png", ".svg"):
+        figure.savefig(RESULTS.with_suffix(suffix), dpi=130)
 
 
 def main() -> None:

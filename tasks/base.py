@@ -75,7 +75,10 @@ def _kind(x: Any) -> str:
     return text if len(text) <= 30 else text[:27] + "..."
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+_NO_FACTS: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, eq=False, slots=True, init=False)
 class Example:
     """One puzzle with one right answer, which is not always the only one. Compare examples by `key`.
 
@@ -85,20 +88,38 @@ class Example:
     question: Grid
     answer: Grid
     canvas: tuple[int, int]  # (rows, cols) of the picture, in cells; known without the answer
-    frames: Frames = ()  # the true trajectory, first = question, last = answer; of length 0 where there is none
-    facts: Mapping[str, Any] = field(default_factory=dict)  # for reports; adapters never read it
+    frames: Frames  # the true trajectory, first = question, last = answer; of length 0 where there is none
+    facts: Mapping[str, Any]  # for reports; adapters never read it
 
-    def __post_init__(self) -> None:
-        # write=False by position: by its name it takes twice as long, and there are millions of grids.
-        self.question.setflags(False)  # type: ignore[call-arg]
-        self.answer.setflags(False)  # type: ignore[call-arg]
-        for grid in (self.frames,) if isinstance(self.frames, np.ndarray) else self.frames:
+    def __init__(
+        self,
+        question: Grid,
+        answer: Grid,
+        canvas: tuple[int, int],
+        frames: Frames = (),
+        facts: Mapping[str, Any] = _NO_FACTS,
+    ) -> None:
+        # By hand, for what a frozen dataclass generates takes twice as long, which for simple puzzles is most of drawing
+        # one. So does write=False by its name.
+        question.setflags(False)  # type: ignore[call-arg]
+        answer.setflags(False)  # type: ignore[call-arg]
+        for grid in (frames,) if type(frames) is np.ndarray else frames:
             grid.setflags(False)  # type: ignore[call-arg]
+        _put_question(self, question)
+        _put_answer(self, answer)
+        _put_canvas(self, canvas)
+        _put_frames(self, frames)
+        _put_facts(self, facts)
 
     @property
     def key(self) -> str:
         """16 hex digits of the sha256 over question and answer."""
         return hashlib.sha256(grid_bytes(self.question) + grid_bytes(self.answer)).hexdigest()[:16]
+
+
+_put_question, _put_answer, _put_canvas, _put_frames, _put_facts = (
+    getattr(Example, slot).__set__ for slot in ("question", "answer", "canvas", "frames", "facts")
+)
 
 
 @dataclass(frozen=True)

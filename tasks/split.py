@@ -195,17 +195,17 @@ class _Stream:
         """Look at the batch's draws until there are n examples, or the batch or the patience is at its end."""
         assert self.batch is not None
         asked, canonical, example = self.batch.asked, self.batch.canonical, self.batch.example
-        most = self.draws_without_luck
+        seen, split, most = self.seen, self.split, self.draws_without_luck
         for i in range(self.draws - self.batch_start, self.batch_end - self.batch_start):
             question = asked[i]
             if question is None:
                 self._draw_alone()
             else:
                 self.draws += 1
-                if question in self.seen or split_by(canonical[i]) != self.split:
+                if question in seen or split_by(canonical[i]) != split:
                     self.in_vain += 1
                 else:
-                    self.seen.add(question)
+                    seen.add(question)
                     self.found.append(example(i))
                     self.in_vain = 0
             if self.in_vain == 0:

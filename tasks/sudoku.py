@@ -66,10 +66,7 @@ class Sudoku(Task):
             answer = _full(self.side, draw)
             question = answer.copy()
             if _take_away(question, _boxes(self.side), self.givens, draw):
-                return self._example(question, answer)
-
-    def _example(self, question: Grid, answer: Grid) -> Example:
-        return Example(question, answer, (self.side, self.side), (), {"givens": self.givens})
+                return Example(question, answer, (self.side, self.side), (), {"givens": self.givens})
 
     @property
     def words(self) -> int:
@@ -82,7 +79,10 @@ class Sudoku(Task):
         else:
             questions, answers = _puzzles(boxes, self.givens, draws)
         canonical = rows_as_bytes(_descriptions(questions, boxes, self.givens))
-        return Batch(all_grid_bytes(questions), canonical, lambda i: self._example(questions[i], answers[i]))
+        canvas, facts = (self.side, self.side), {"givens": self.givens}
+        return Batch(
+            all_grid_bytes(questions), canonical, lambda i: Example(questions[i], answers[i], canvas, (), facts)
+        )
 
     def fault(self, proposed: Grid, question: Grid) -> str:
         """The givens stand, and every row, column and box holds each digit once."""
