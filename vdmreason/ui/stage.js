@@ -44,6 +44,7 @@ function draw(name) {
     pen.fillRect(x, y, pitch + 1, pitch + 1);
     pen.fillStyle = heat && certainty ? `color-mix(in oklab, ${css("--heat-low")}, ${css("--heat-high")} ${Math.round(100 * sure)}%)` : scene.palette[value];
     pen.fillRect(x + gap, y + gap, pitch - gap, pitch - gap);
+    number(pen, value, x, y, pitch);
     if (certainty && !heat && sure < 0.75) hatch(pen, x + gap, y + gap, pitch - gap, 1 - sure);
     if (marks && truth && r < truth.length && c < truth[0].length && truth[r][c] !== value) cross(pen, x, y, pitch);
   }));
@@ -55,6 +56,17 @@ function draw(name) {
     pen.setLineDash([]);
   }
   if (cell && cell.r < rows && cell.c < cols && !canvas.dataset.small) spot(pen, cell.c * pitch, cell.r * pitch, pitch, pitch);
+}
+
+function number(pen, value, x, y, pitch) { // where values stand for numbers (sudoku, hitori), the cell says which
+  const name = (scene.names[value] || "").split(",")[0];
+  if (!/^\d+$/.test(name) || pitch < 12) return;
+  const [r, g, b] = scene.palette[value].match(/\w\w/g).map((part) => parseInt(part, 16));
+  pen.fillStyle = r + g + b > 300 ? "#000" : "#fff";
+  pen.font = `${Math.round(0.65 * pitch)}px system-ui, sans-serif`;
+  pen.textAlign = "center";
+  pen.textBaseline = "middle";
+  pen.fillText(name, x + pitch / 2 + 0.5, y + pitch / 2 + 1);
 }
 
 function hatch(pen, x, y, size, doubt) { // an unsure cell is hatched; more doubt, heavier lines
