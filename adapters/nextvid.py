@@ -46,7 +46,7 @@ class Options:
     style: str = "video-8"  # how a grid is drawn; video-8 puts one cell on one token of the small backbone
     pixels: int = 0  # >0: enlarge cells in whole tokens until the longer side comes nearest to this
     canvas: tuple[int, int] | None = None  # a fixed picture size in cells
-    shift: float = 4.0  # training times: 1 uniform, above 1 drawn towards noise
+    shift: float = 10.0  # training times: 1 uniform, above 1 drawn towards noise, where the answer has to be thought of
     steps: int = 8  # of Euler's method
     batch: int = 16  # answers drawn at once
 
@@ -176,9 +176,8 @@ class NextVidArm(Arm):
         return {name: value.to(self.device) for name, value in batch.items()}
 
     def training_times(self, u: Tensor) -> Tensor:
-        """Uniform u in 0..1 -> times, shifted towards noise, which is at 0 (Esser et al. 2024, eq. 23)."""
-        noise = self.options.shift * u / (1 + (self.options.shift - 1) * u)
-        return (1 - noise).clamp(0, 0.999)
+        """Uniform u in 0..1 -> times, shifted towards noise, which is at 0."""
+        return replace(self.model.process, shift=self.options.shift).shifted(u).clamp(max=0.999)
 
     def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The flow loss of the one frame (NExT-Vid eq. 8), in fp32."""

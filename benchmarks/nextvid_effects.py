@@ -50,7 +50,7 @@ LABELLED = {"linear": 2000, "attentive": 250}  # labels a probe learns from
 PICK, TEST = 500, 2000
 PROBED = 10**7  # the seed of the labelled clips: no pretraining draws them
 
-FULL = nextvid.Config(Size(96, 4, 4), Size(96, 2, 4), Size(96, 2, 4), patch=4, sines=True, asked_for="clean")
+FULL = nextvid.Config(Size(96, 4, 4), Size(96, 2, 4), Size(96, 2, 4), patch=4, sines=True, asked_for="clean", shift=4.0)
 GENERATE = replace(FULL, align=0.0)
 ARMS: dict[str, nextvid.Config] = {
     "full": FULL,

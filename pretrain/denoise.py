@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
@@ -20,14 +21,10 @@ Watch = Callable[[int, int, Tensor], object]  # (step, steps, the clean data as 
 
 
 class Process(Protocol):
+    def times(self, shape: tuple[int, ...], generator: Generator) -> Tensor: ...
     def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor: ...
     def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor: ...
     def sample(self, net: Net, noise: Tensor, steps: int, watch: Watch | None = None) -> Tensor: ...
-
-
-def times(shape: tuple[int, ...], generator: Generator) -> Tensor:
-    """Uniform times of {0, 1/1000, ..., 999/1000}."""
-    return torch.randint(STEPS, shape, generator=generator) / STEPS
 
 
 def loss(process: Process, net: Net, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -43,9 +40,21 @@ class Flow:
     The network is asked for the velocity, as published, or for the clean data, from which the velocity follows. Noise
     fills every dimension of a patch, so a network that is narrower than its patch cannot give the velocity back, while a
     patch of a picture it can (Li and He 2025, "Back to basics"; docs/log.md).
+
+    `shift` draws times towards noise, in training and in sampling (Esser et al. 2024, eq. 23): the more pixels say the
+    same, the more noise it takes to hide what they say, about the square root of their number. 1 is uniform, as published.
     """
 
     asked_for: Literal["velocity", "clean"] = "velocity"
+    shift: float = 1.0
+
+    def times(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        """Times of {0, 1/1000, ..., 999/1000}, uniform but for the shift."""
+        return self.shifted(torch.randint(STEPS, shape, generator=generator) / STEPS)
+
+    def shifted(self, time: Tensor) -> Tensor:
+        """Uniform times 0..1 drawn towards noise, 0; the ends stay where they are."""
+        return time / (time + self.shift * (1 - time))
 
     def mixed(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return (1 - time) * noise + time * clean
@@ -54,21 +63,25 @@ class Flow:
         return clean if self.asked_for == "clean" else clean - noise
 
     def sample(self, net: Net, noise: Tensor, steps: int, watch: Watch | None = None) -> Tensor:
-        """Euler's method from `noise`, in `steps` equal steps."""
+        """Euler's method from `noise`, in `steps` steps, equal but for the shift."""
         x = noise
-        for k in range(steps):
-            time = torch.full((), k / steps, device=x.device)
+        ends = self.shifted(torch.linspace(0, 1, steps + 1, device=x.device))
+        for k, (time, later) in enumerate(pairwise(ends), 1):
             guess = net(x, time).float()
             velocity = (guess - x) / (1 - time) if self.asked_for == "clean" else guess
             if watch:
-                watch(k + 1, steps, x + (1 - time) * velocity)
-            x = x + velocity / steps
+                watch(k, steps, x + (1 - time) * velocity)
+            x = x + (later - time) * velocity
         return x
 
 
 class DDPM:
     """Denoising diffusion with the cosine schedule (Ho et al. 2020; Nichol and Dhariwal 2021, eq. 17): data at time 0,
     noise at time 1, the network is asked for the noise."""
+
+    def times(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
+        """Uniform times of {1/1000, ..., 1}."""
+        return (torch.randint(STEPS, shape, generator=generator) + 1) / STEPS
 
     def kept(self, time: Tensor) -> Tensor:
         """How much of the signal's variance is left at `time`, alpha-bar; never quite none, for the way back divides."""

@@ -70,6 +70,11 @@ class Config:
     flow: float = 0.5
     momentum: float = 0.99925  # of the reference encoder
     asked_for: Literal["velocity", "clean"] = "velocity"  # of the decoder: see `denoise.Flow`
+    shift: float = 1.0  # of the flow's times towards noise
+
+    @property
+    def process(self) -> denoise.Flow:
+        return denoise.Flow(self.asked_for, self.shift)
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,9 @@ def rates(step: int, updates: int, scale: float = 1.0, stages: Sequence[Stage] =
 
 PREDICTOR = DECODER = Size(384, 12, 12)
 FLAVOURS: dict[str, Config] = {
-    "tiny": Config(Size(24, 2, 2), Size(24, 2, 2), Size(24, 2, 2), patch=4, plain=True, sines=True, asked_for="clean"),
+    "tiny": Config(
+        Size(24, 2, 2), Size(24, 2, 2), Size(24, 2, 2), patch=4, plain=True, sines=True, asked_for="clean", shift=4.0
+    ),
     "small": Config(
         Size(160, 6, 5), Size(96, 3, 3), Size(128, 4, 4), patch=8, plain=True, sines=True, asked_for="clean"
     ),
@@ -226,7 +233,7 @@ class NextVid(nn.Module):
     def __init__(self, config: Config, *, checkpointing: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.process = denoise.Flow(config.asked_for)
+        self.process = config.process
         self.encoder = Encoder(
             config.encoder,
             config.patch,
@@ -449,7 +456,7 @@ def draw(
         drawn.asked.append(masks.over_time(everywhere(len(rows), places), later, places))
     for number, asked in enumerate(drawn.asked):
         own = [generator(*name, number, row) for row in rows]
-        times = [denoise.times((samples, 1, len(later)), g) for g in own]
+        times = [config.process.times((samples, 1, len(later)), g) for g in own]
         noises = [torch.randn(samples, 1, asked.shape[1], channels, generator=g) for g in own]
         drawn.times.append(torch.cat(times, 1))
         drawn.noises.append(torch.cat(noises, 1))

@@ -248,15 +248,15 @@ def test_importance_takes_the_best_and_leaves_out_what_is_seen() -> None:
 # denoise
 
 
-@pytest.mark.parametrize("process", [denoise.Flow(), denoise.Flow("clean"), denoise.DDPM()])
+@pytest.mark.parametrize("process", [denoise.Flow(), denoise.Flow("clean"), denoise.Flow("clean", 4.0), denoise.DDPM()])
 def test_a_perfect_net_has_no_loss_and_draws_the_data(process: denoise.Process) -> None:
     """With one clean sample the best guess is known: the loss is nothing and sampling ends at that sample."""
     clean = torch.randn(1, 6, generator=seeded(1))
     noise = torch.randn(500, 6, generator=seeded(2))
-    time = denoise.times((500, 1), seeded(3)) * 0.998 + 0.001
+    time = process.times((500, 1), seeded(3)) * 0.998 + 0.001
 
     def net(mixed: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        if process == denoise.Flow("clean"):
+        if isinstance(process, denoise.Flow) and process.asked_for == "clean":
             return clean.expand(len(mixed), -1)
         if isinstance(process, denoise.Flow):  # mixed = (1 - t) noise + t clean
             return (clean - mixed) / (1 - t)
@@ -272,6 +272,16 @@ def test_flow_against_the_paper() -> None:
     assert denoise.Flow().mixed(h1, h0, tau).item() == 1.5 and denoise.Flow().target(h1, h0, tau).item() == 2.0
     zero = denoise.loss(denoise.Flow(), lambda x, t: torch.zeros_like(x), h1, h0, tau)
     assert zero.item() == 4.0
+
+
+def test_shifted_times_are_esser_s() -> None:
+    """Eq. 23 on noise levels 1 - t; the ends stay; 1 changes nothing."""
+    t, flow = torch.linspace(0, 1, 11), denoise.Flow(shift=3.0)
+    noise = 1 - t
+    assert torch.allclose(1 - flow.shifted(t), 3 * noise / (1 + 2 * noise))
+    assert flow.shifted(t)[0] == 0 and flow.shifted(t)[-1] == 1 and torch.equal(denoise.Flow().shifted(t), t)
+    drawn = flow.times((4000,), seeded())
+    assert drawn.max() < 1 and drawn.median().item() == pytest.approx(0.25, abs=0.02)
 
 
 def test_ddpm_schedule_against_the_paper() -> None:
