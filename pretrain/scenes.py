@@ -21,7 +21,7 @@ from numpy.random import Generator
 
 from pretrain.data import named_rng
 
-SHAPES = ("disc", "square", "triangle", "cross", "ring", "bar")
+SHAPES = ("disc", "cross", "ring", "bar")
 MOTIONS = ("right", "left", "down", "up", "clockwise", "anticlockwise", "to and fro", "up and down")
 CELLS = 9
 CLASSES = {"shape": len(SHAPES), "motion": len(MOTIONS), "position": CELLS}
@@ -89,15 +89,11 @@ def _path(rng: Generator, motion: int, frames: int, side: int, cell: int | None)
 def _inside(shape: int, dy: npt.NDArray[np.float32], dx: npt.NDArray[np.float32], r: float) -> npt.NDArray[np.bool_]:
     """Where a shape of radius `r` is, given the distances from its centre. All cover about the same area."""
     if shape == 0:
-        return dy * dy + dx * dx <= r * r
+        return dy * dy + dx * dx <= 0.92 * r * r
     if shape == 1:
-        return np.maximum(np.abs(dy), np.abs(dx)) <= 0.88 * r
+        return (np.minimum(np.abs(dy), np.abs(dx)) <= 0.4 * r) & (np.maximum(np.abs(dy), np.abs(dx)) <= 1.1 * r)
     if shape == 2:
-        return (dy <= 0.8 * r) & (dy >= 2 * np.abs(dx) - 1.1 * r)
-    if shape == 3:
-        return (np.minimum(np.abs(dy), np.abs(dx)) <= 0.38 * r) & (np.maximum(np.abs(dy), np.abs(dx)) <= 1.1 * r)
-    if shape == 4:
-        return (dy * dy + dx * dx <= 1.2 * r * r) & (dy * dy + dx * dx >= 0.35 * r * r)
+        return (dy * dy + dx * dx <= 1.25 * r * r) & (dy * dy + dx * dx >= 0.33 * r * r)
     return (np.abs(dy) <= 0.55 * r) & (np.abs(dx) <= 1.3 * r)
 
 
@@ -122,6 +118,6 @@ def _background(rng: Generator, frames: int, side: int) -> npt.NDArray[np.float3
 
 
 def _two_colours(rng: Generator) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Two colours that differ in brightness."""
+    """Two colours that differ by 80 or more in red, green or blue."""
     one, two = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
     return one, np.where(np.abs(one - two).max() < 80, 255 - one, two)

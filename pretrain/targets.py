@@ -45,13 +45,19 @@ def normalised(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def meters(features: Tensor, most: int = 512) -> dict[str, Tensor]:
-    """How alive features (B, N, D) are: `deviation`, the mean over channels of the standard deviation over tokens, and
-    `rank`, the effective rank (exp of the entropy of the normalised singular values: Roy and Vetterli 2007).
+    """How much features (B, N, D) tell of their clip, B at least 2: of what is left after the mean over the clips is taken
+    from every place, `deviation` is the mean over channels of the standard deviation, and `rank` the effective rank (exp of
+    the entropy of the normalised singular values: Roy and Vetterli 2007). Positions alone give neither.
 
-    Both fall to nothing where a model collapses, long before its loss tells.
+    Both fall to nothing where a model collapses, long before its loss tells. Not a number where the features are none.
     """
-    flat = features.detach().float().flatten(0, -2)
-    flat = flat[:: max(1, len(flat) // most)][:most]
-    values = torch.linalg.svdvals(flat - flat.mean(0))
+    features = features.detach().float()
+    flat = (features - features.mean(0)).flatten(0, -2)
+    some = torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:most].to(flat.device)
+    flat = flat[some]
+    if not torch.isfinite(flat).all():
+        nothing = flat.new_tensor(torch.nan)
+        return {"deviation": nothing, "rank": nothing}
+    values = torch.linalg.svdvals(flat)
     share = values / values.sum().clamp_min(1e-12)
     return {"deviation": flat.std(0).mean(), "rank": torch.exp(-(share * (share + 1e-12).log()).sum())}

@@ -93,7 +93,8 @@ def may_attend(pattern: Pattern, queries: Tensor, keys: Tensor) -> Tensor | None
     q, k = queries[..., None, :, None], keys[..., None, None, :]
     if pattern == "full":
         return None
-    return {"frame-causal": k <= q, "strictly-past": k < q, "within-frame": k == q}[pattern]
+    compare = {"frame-causal": torch.le, "strictly-past": torch.lt, "within-frame": torch.eq}[pattern]
+    return compare(k, q)
 
 
 # The transformer
@@ -126,9 +127,9 @@ class Attention(nn.Module):
         k, v = self.kv(given).view(b, given.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k = self.norm_q(q), self.norm_k(k)
         if turn is not None:
-            q, k = rotate(q, turn), rotate(k, turn if context is None or turn_context is None else turn_context)
-        if mask is not None:
-            mask = mask.expand(b, -1, -1, -1)
+            if context is not None and turn_context is None:
+                raise ValueError("a context needs its own positions")
+            q, k = rotate(q, turn), rotate(k, turn if turn_context is None else turn_context)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(mixed.transpose(1, 2).reshape(b, n, d))
 
@@ -284,7 +285,7 @@ class Encoder(nn.Module):
         if self.positions != "rope":
             x = x + sincos(at, self.size.width).to(x.dtype)
         turn = rope(at, self.size.width // self.size.heads) if self.positions != "sincos" else None
-        mask = may_attend(self.pattern, at[..., 0], at[..., 0])
+        mask = may_attend(self.pattern, at[:1, :, 0], at[:1, :, 0])  # tokens lie in the same frames in every sample
         if layers:
             return torch.cat([self.norm(kept) for kept in self.blocks(x, turn, mask, keep=layers)], -1)
         return self.norm(self.blocks(x, turn, mask))

@@ -61,7 +61,7 @@ def test_probe_sets_the_backbone_beside_the_untrained_and_the_pixels(backbone: P
         for score in row["accuracy"].values():
             assert score["seeds"] == 2 and score["low"] <= score["value"] <= score["high"]
             assert f"{100 * score['value']:.1f}" in said
-    assert "chance: shape 16.7" in said
+    assert "chance: shape 25.0" in said
 
 
 def test_what_is_refused(backbone: Path, tmp_path: Path) -> None:
