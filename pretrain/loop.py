@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +85,8 @@ def fit(
     betas: tuple[float, float] = (0.9, 0.95),
     clip: float = 1.0,
     precision: Literal["no", "bf16"] = "no",
+    settings: Mapping[str, Any] | None = None,
+    ahead: bool = False,
     checkpoint_minutes: float = 3.0,
     on_checkpoint: Callable[[int], None] | None = None,
     title: str = "",
@@ -93,7 +96,8 @@ def fit(
     `module(**batch)` returns a scalar loss, or a dict with "loss" and further scalars to log; `module.after_step()`, if
     there is one, is called after every update. Give `updates`, or `minutes`: the first updates are timed, the number that
     fits is written to `plan.json`, and a resumed run keeps it. `decay_vectors=False` spares biases and norms from weight
-    decay. Under `accelerate launch` every process gets its share of the same batches.
+    decay. Under `accelerate launch` every process gets its share of the same batches; `ahead` makes the next one in a thread.
+    A folder that was begun with other `settings` is refused with a ValueError.
 
     An update whose loss or gradient is not finite is skipped by all processes and counted; SKIPS in a row stop the run.
     Returns the last metrics with `updates`, `skipped` and `seconds` spent.
@@ -101,6 +105,9 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=precision)
     share = Share(accelerator.process_index, accelerator.num_processes)
+    if accelerator.is_main_process:
+        _check_settings(folder, settings or {})
+    batches = _Ahead(batch_at, share, ahead)
     groups = _groups(module, schedule(0, 1), weight_decay, decay_vectors)
     names = [name for group in groups for name in group.pop("names")]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas)
@@ -111,8 +118,11 @@ def fit(
     plan = json.loads((folder / "plan.json").read_text()) if (folder / "plan.json").exists() else {}
     if updates is None and "updates" in plan and plan.get("minutes") == minutes:
         updates = plan["updates"]
-    timing = updates is None  # the plan is made once the first updates have been timed
-    total = updates if updates is not None else TIMED_UPDATES + 1
+    elif updates is None and "seconds_an_update" in plan:  # another budget than before
+        updates = max(step, int((minutes or 0) * 60 / plan["seconds_an_update"]))
+    first = step
+    timing = updates is None  # the plan is made once some updates have been timed
+    total = updates if updates is not None else first + TIMED_UPDATES + 1
     if accelerator.is_main_process:
         _cut_metrics(folder / "metrics.jsonl", step)
 
@@ -121,9 +131,9 @@ def fit(
     last: dict[str, Any] = {}
     in_a_row = 0
     while step < total:
-        if timing and step == TIMED_UPDATES:
-            seconds = (time.monotonic() - began) / max(1, step - 2)
-            planned = [max(TIMED_UPDATES + 1, int((minutes or 0) * 60 / seconds))]
+        if timing and step == first + TIMED_UPDATES:
+            seconds = (time.monotonic() - began) / (TIMED_UPDATES - 2)  # the first two are slower
+            planned = [max(total, int((minutes or 0) * 60 / seconds))]
             total, timing = broadcast_object_list(planned)[0], False
             if accelerator.is_main_process:
                 _write_json(folder / "plan.json", {"updates": total, "minutes": minutes, "seconds_an_update": seconds})
@@ -132,9 +142,12 @@ def fit(
         rate = schedule(step, total if not timing else 10**9)
         for group in optimizer.param_groups:
             group["lr"] = rate[group["prefix"]]
-        output = prepared(**send_to_device(batch_at(step, share), accelerator.device))
-        logs = output if isinstance(output, Mapping) else {"loss": output}
-        norm = _backward(accelerator, logs["loss"], parameters, clip)
+        output = prepared(**send_to_device(batches(step, step + 1 < total and not timing), accelerator.device))
+        loss = output["loss"] if isinstance(output, Mapping) else output
+        logs = _over_processes(accelerator, output if isinstance(output, Mapping) else {"loss": output})
+        norm = (
+            _backward(accelerator, loss, parameters, clip) if math.isfinite(logs["loss"]) else _skip(accelerator, loss)
+        )
         if math.isfinite(norm):
             optimizer_.step()
             in_a_row = 0
@@ -149,7 +162,7 @@ def fit(
                 )
         optimizer_.zero_grad(set_to_none=True)
         step += 1
-        last = {"step": step, "lr": rate[""], "norm": norm, **{k: v.item() for k, v in logs.items()}}
+        last = {"step": step, "lr": rate[""], "norm": norm, **logs}
         if skipped:
             last["skipped"] = skipped
         if accelerator.is_main_process:
@@ -165,6 +178,7 @@ def fit(
                 on_checkpoint(step)
             saved = time.monotonic()
     bar.close()
+    batches.close()
     accelerator.wait_for_everyone()
     if not last and (folder / "metrics.jsonl").exists():  # the run had already ended
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
@@ -188,16 +202,61 @@ def _groups(
     return list(groups.values())
 
 
+def _over_processes(accelerator: Accelerator, logs: Mapping[str, Tensor]) -> dict[str, float]:
+    """The logged numbers as means over the processes; not finite where one process's is not."""
+    means = accelerator.reduce(torch.stack([value.detach().float() for value in logs.values()]), "mean")
+    return dict(zip(logs, means.tolist(), strict=True))
+
+
 def _backward(accelerator: Accelerator, loss: Tensor, parameters: Sequence[Tensor], clip: float) -> float:
-    """Gradients, clipped to a norm of `clip`; their norm before that, the same in every process, "nan" where the loss of
-    any process is not finite."""
-    finite = torch.isfinite(loss.detach()).float()
-    if accelerator.reduce(finite, "mean").item() < 1:
-        # Every process still has to walk backward, or the others would wait for its gradients forever.
-        accelerator.backward(loss * 0)
-        return math.nan
+    """Gradients, clipped to a norm of `clip`; their norm before that, the same in every process."""
     accelerator.backward(loss)
     return float(accelerator.clip_grad_norm_(parameters, clip))
+
+
+def _skip(accelerator: Accelerator, loss: Tensor) -> float:
+    """Walk backward all the same, or the other processes would wait for these gradients forever."""
+    accelerator.backward(loss * 0)
+    return math.nan
+
+
+class _Ahead:
+    """Batches, the next of them made by a thread while this one is learned from. They are functions of the step, so when
+    they are made is no matter."""
+
+    def __init__(self, batch_at: BatchAt, share: Share, ahead: bool) -> None:
+        self.batch_at, self.share = batch_at, share
+        self.thread = ThreadPoolExecutor(1) if ahead else None
+        self.next: tuple[int, Future[Mapping[str, Any]]] | None = None
+
+    def __call__(self, step: int, more: bool) -> Mapping[str, Any]:
+        """The batch of a step; `more`: there is one after it."""
+        if self.thread is None:
+            return self.batch_at(step, self.share)
+        if self.next is None or self.next[0] != step:
+            self.next = (step, self.thread.submit(self.batch_at, step, self.share))
+        batch = self.next[1].result()
+        self.next = (step + 1, self.thread.submit(self.batch_at, step + 1, self.share)) if more else None
+        return batch
+
+    def close(self) -> None:
+        if self.thread is not None:
+            self.thread.shutdown(cancel_futures=True)
+
+
+def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where the folder holds a training of other settings; notes those of a new one."""
+    path, wanted = folder / "settings.json", json.loads(json.dumps(settings))
+    if not path.exists():
+        _write_json(path, wanted)
+        return
+    known = json.loads(path.read_text())
+    for key in {**known, **wanted}:
+        if known.get(key) != wanted.get(key):
+            raise ValueError(
+                f"{folder.parent} holds a training with {key} = {known.get(key)!r}, not {wanted.get(key)!r}; "
+                "name another folder, or ask for the same"
+            )
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

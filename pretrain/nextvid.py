@@ -145,8 +145,7 @@ class Target(nn.Module):
         self.patch, self.tubelet = config.patch, config.tubelet
         # Not a part of this module: it is frozen, lies elsewhere and is not saved with the model.
         object.__setattr__(self, "vae", None if config.target == "pixels" else load_vae(config.target))
-        channels = 3 if self.vae is None else int(self.vae.config.latent_channels)
-        stride = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        channels, stride = (3, 1) if self.vae is None else shape_of(self.vae)
         if config.patch % stride:
             raise ValueError(f"the VAE's stride of {stride} does not divide the patch of {config.patch} pixels")
         self.cell = config.patch // stride  # latents along a side of a patch
@@ -165,8 +164,10 @@ class Target(nn.Module):
         z = unpatchify(tokens, grid, self.tubelet, self.cell) * self.deviation + self.mean
         if self.vae is None:
             return z
-        frames = z.transpose(1, 2).flatten(0, 1)  # (B * F, C, h, w)
-        return self.vae.to(frames.device).decode(frames).sample.unflatten(0, (len(z), -1)).transpose(1, 2)
+        frames = z.transpose(1, 2).flatten(0, 1).to(self.vae.dtype)  # (B * F, C, h, w)
+        vae = self.vae.to(frames.device)
+        pictures = torch.cat([vae.decode(some).sample for some in frames.split(AT_ONCE)])
+        return pictures.to(tokens.dtype).unflatten(0, (len(z), -1)).transpose(1, 2)
 
     @torch.no_grad()
     def measure(self, video: Tensor) -> None:
@@ -180,15 +181,16 @@ class Target(nn.Module):
         """(B, C, F, h, w): frame by frame."""
         if self.vae is None:
             return video
-        frames = video.transpose(1, 2).flatten(0, 1)
-        z = self.vae.to(frames.device).encode(frames).latent_dist.mode()
+        frames = video.transpose(1, 2).flatten(0, 1).to(self.vae.dtype)
+        vae = self.vae.to(frames.device)
+        z = torch.cat([latents_of(vae, some) for some in frames.split(AT_ONCE)])
         return z.unflatten(0, (len(video), -1)).transpose(1, 2).float()
 
 
 class Decoder(nn.Module):
     """A small DiT: noisy target beside z at the input, time by adaLN, velocity or clean target at the output."""
 
-    def __init__(self, config: Config, channels: int) -> None:
+    def __init__(self, config: Config, channels: int, checkpointing: bool = False) -> None:
         super().__init__()
         size = config.decoder
         self.size, self.frame_isolated = size, config.frame_isolated
@@ -198,7 +200,7 @@ class Decoder(nn.Module):
         self.modulation = nn.Linear(size.width, 2 * size.width)
         self.out = nn.Linear(size.width, channels)
         self.apply(initialise)
-        self.blocks = Stack(size, condition=size.width)
+        self.blocks = Stack(size, checkpointing=checkpointing, condition=size.width)
         for last in (self.modulation, self.out):  # the first guess is 0, as in DiT
             nn.init.zeros_(last.weight)
 
@@ -243,9 +245,9 @@ class NextVid(nn.Module):
             positions="both" if config.sines else "rope",
             checkpointing=checkpointing,
         )
-        self.predictor = Predictor(config)
+        self.predictor = Predictor(config, checkpointing)
         self.target = Target(config)
-        self.decoder = Decoder(config, self.target.width) if config.flow else None
+        self.decoder = Decoder(config, self.target.width, checkpointing) if config.flow else None
         self.teacher = Teacher(self.encoder, config.momentum) if config.align else None
 
     # The three steps
@@ -293,9 +295,8 @@ class NextVid(nn.Module):
             if reference is not None:
                 alignments.append((z.float() - gather(reference, wanted)).square().mean())  # eq. 5
             if clean is not None:
-                draws = [
-                    self.flow_loss(gather(clean, wanted), z, at, noise[k], time[k], frames) for k in range(len(noise))
-                ]
+                drawn = gather(clean, wanted)
+                draws = [self.flow_loss(drawn, z, at, noise[k], time[k], frames) for k in range(len(noise))]
                 flows.append(torch.stack(draws).mean())
         parts = {name: torch.stack(found).mean() for name, found in (("flow", flows), ("align", alignments)) if found}
         weights = {"flow": self.config.flow, "align": self.config.align}
@@ -368,14 +369,14 @@ class Predictor(nn.Module):
     context before its frame and to its frame's queries, and each layer changes both.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, checkpointing: bool = False) -> None:
         super().__init__()
         size = config.predictor
         self.size, self.isolated, self.sines = size, config.isolated, config.sines
         self.embed = nn.Linear(config.encoder.width, size.width)
         self.norm, self.out = nn.LayerNorm(size.width, 1e-6), nn.Linear(size.width, config.encoder.width)
         self.apply(initialise)
-        self.blocks = Stack(size, cross=config.isolated)
+        self.blocks = Stack(size, checkpointing=checkpointing, cross=config.isolated)
         # One query token a kind of mask, zero at first, as in V-JEPA 2.
         self.queries = nn.Parameter(torch.zeros(max(1, len(config.masks) + config.plain), size.width))
 
@@ -409,13 +410,40 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 4, 1)
 
 
-def load_vae(name: str) -> nn.Module:
-    """An image VAE of diffusers, frozen, from a folder or a hub id."""
+AT_ONCE = 16  # frames through an image VAE
+
+
+def load_vae(name: str) -> Any:
+    """An image autoencoder of diffusers, frozen, from a folder or a hub id; of a whole pipeline its "vae". Raises ValueError
+    in one line where there is none."""
     import diffusers
 
-    vae = diffusers.AutoModel.from_pretrained(name, trust_remote_code=False)
+    try:
+        try:
+            vae = diffusers.AutoModel.from_pretrained(name, trust_remote_code=False)
+        except (OSError, ValueError):
+            vae = diffusers.AutoModel.from_pretrained(name, subfolder="vae", trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: no image VAE of diffusers could be loaded ({' '.join(str(error).split())[:200]})"
+        ) from None
     vae.eval().requires_grad_(False)
     return vae
+
+
+def latents_of(vae: Any, pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) in -1..1 -> (B, C, h, w): a distribution's mode, or what the autoencoder gives without one."""
+    found = vae.encode(pictures)
+    if hasattr(found, "latent_dist"):
+        return found.latent_dist.mode()
+    return found.latents if hasattr(found, "latents") else found.latent
+
+
+@torch.no_grad()
+def shape_of(vae: Any) -> tuple[int, int]:
+    """Channels and stride of an image autoencoder's latents, by trying."""
+    z = latents_of(vae, torch.zeros(1, 3, 64, 64, dtype=vae.dtype))
+    return z.shape[1], 64 // z.shape[-1]
 
 
 # What a step learns from
@@ -480,6 +508,7 @@ def generator(*name: int) -> Generator:
 # The recipe
 
 # Pictures in patches, (rows, columns), for procedural clips: mostly square, some long, so that distances are learnt.
+LEAST = 4  # patches a side: of fewer no masks can be drawn
 SHAPES = ((8, 8),) * 6 + ((7, 7),) * 2 + ((4, 16), (16, 4), (6, 10), (10, 6), (5, 5), (12, 12))
 # The small flavours: one time and noise for a z (table 11 finds no difference), clips twice as long at the end.
 SMALL_STAGES = (*(replace(stage, samples=1) for stage in STAGES[:3]), replace(STAGES[3], frames=2, batch=0.5))
@@ -565,13 +594,17 @@ def pretrain(
     out = Path(out)
     recipe = replace(RECIPES[size], batch=batch or RECIPES[size].batch, side=side or RECIPES[size].side)
     config = replace(FLAVOURS[size], target=target)
-    if recipe.side % config.patch:
-        raise ValueError(f"a picture of {recipe.side} pixels does not divide into patches of {config.patch}")
+    if recipe.side % config.patch or recipe.side < LEAST * config.patch:
+        raise ValueError(
+            f"a picture of {recipe.side} pixels does not divide into at least {LEAST} patches of {config.patch} a side"
+        )
+    given = {"size": size, "seed": seed, "data": str(data), "batch": recipe.batch, "side": recipe.side, "fps": fps}
+    given |= {"target": target, "precision": precision}
     torch.manual_seed(seed)
     model = NextVid(config, checkpointing=size.startswith("vit"))
     videos = Videos(data, recipe.frames, recipe.side, fps=fps, seed=seed, most_bad=most_bad) if data else None
     batches = Batches(model, recipe, updates or 10**9, seed, videos)
-    if target != "pixels":
+    if target != "pixels" and not (out / "work" / "checkpoint").exists():  # else they come with the weights
         rows = columns = recipe.side // config.patch
         model.target.measure(to_pixels(batches.clips([2**40 + i for i in range(16)], recipe.frames, rows, columns)))
 
@@ -589,6 +622,8 @@ def pretrain(
         weight_decay=0.04,
         decay_vectors=False,
         precision=precision,
+        settings=given,
+        ahead=videos is not None,
         on_checkpoint=lambda step: save(out, model),
         title=f"nextvid {size}",
     )
@@ -596,9 +631,18 @@ def pretrain(
         return {"log": log}
     save(out, model)
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
-    command = f"vdmreason pretrain nextvid --budget {budget} --size {size} --seed {seed}" + (
-        f" --data {data}" if data else ""
-    )
+    options = {**given, "batch": batch, "side": side, "most_bad": most_bad}
+    usual = {
+        "data": "",
+        "batch": None,
+        "side": None,
+        "fps": 4.0,
+        "target": "pixels",
+        "precision": "no",
+        "most_bad": 0.1,
+    }
+    said = [f"--{k.replace('_', '-')} {v}" for k, v in options.items() if k not in usual or v != usual[k]]
+    command = f"vdmreason pretrain nextvid --budget {budget} {' '.join(said)}"
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     record = {"command": command, "machine": machine, "size": size, "seed": seed, "data": data or "procedural"}
     record |= {"recipe": asdict(recipe), "log": log, "bad": videos.bad if videos else {}, "torch": torch.__version__}

@@ -26,7 +26,7 @@ import json
 import os
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -40,6 +40,7 @@ import torch.nn.functional as F
 from pretrain.data import named_rng
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
+ATTEMPTS = 50  # at one clip
 Frames = npt.NDArray[np.uint8]  # (F, H, W, 3)
 
 
@@ -129,11 +130,15 @@ def braces(text: str) -> list[str]:
 
 
 def members(shard: str) -> list[Source]:
-    """The videos of a tar shard and their places in it, with the labels beside them. Only headers are read."""
+    """The videos of a tar shard and their places in it, with the labels beside them. Headers are read and labels, no video,
+    and of what lies elsewhere only once: the list is kept."""
+    kept = _cached(shard, ".json")
+    if kept is not None and kept.exists():
+        return [Source(**found) for found in json.loads(kept.read_text())]
     label: dict[str, int] = {}
     videos: list[tuple[str, tarfile.TarInfo]] = []
     try:
-        with tarfile.open(local(shard), "r:") as tar:
+        with _far(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 stem, suffix = os.path.splitext(member.name)
                 if suffix.lower() in SUFFIXES:
@@ -146,25 +151,48 @@ def members(shard: str) -> list[Source]:
                         label[stem] = read["label"]
     except (tarfile.TarError, OSError, ValueError) as error:
         raise BadData(f"{shard}: not a readable tar shard ({error})") from None
-    return [Source(f"{shard}:{m.name}", shard, m.offset_data, m.size, label.get(stem)) for stem, m in videos]
+    found = [Source(f"{shard}:{m.name}", shard, m.offset_data, m.size, label.get(stem)) for stem, m in videos]
+    if kept is not None:
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps([asdict(source) for source in found]))
+        os.replace(fresh, kept)
+    return found
+
+
+def _far(path: str) -> Any:
+    """A seekable file, on this disk or at an address, of which only what is asked for is fetched."""
+    if "://" not in path:
+        return open(path, "rb")
+    import fsspec
+
+    return fsspec.open(path, "rb", block_size=1 << 16).open()
+
+
+def _cached(path: str, suffix: str) -> Path | None:
+    """Where something about an address is kept; None for what lies on this disk."""
+    if "://" not in path:
+        return None
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vdmreason" / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(path.encode()).hexdigest()[:16]}{suffix}"
 
 
 def local(path: str, keep: int = 8) -> str:
     """The path itself, or that of a copy on this disk of what lies at an address; the `keep` newest copies stay."""
-    if "://" not in path:
+    copy = _cached(path, ".tar")
+    if copy is None:
         return path
-    import fsspec
-
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vdmreason" / "shards"
-    folder.mkdir(parents=True, exist_ok=True)
-    copy = folder / f"{hashlib.sha256(path.encode()).hexdigest()[:16]}.tar"
     if not copy.exists():
-        for old in sorted(folder.glob("*.tar"), key=lambda p: p.stat().st_mtime)[: -keep + 1]:
+        for old in sorted(copy.parent.glob("*.tar"), key=lambda p: p.stat().st_mtime)[: -keep + 1]:
             old.unlink(missing_ok=True)
         fresh = copy.with_suffix(f".{os.getpid()}")
-        with fsspec.open(path, "rb") as far, fresh.open("wb") as near:
-            while chunk := far.read(1 << 22):
-                near.write(chunk)
+        try:
+            with _far(path) as far, fresh.open("wb") as near:
+                while chunk := far.read(1 << 22):
+                    near.write(chunk)
+        except Exception as error:  # every protocol has errors of its own
+            fresh.unlink(missing_ok=True)
+            raise Unreadable(f"it cannot be fetched ({type(error).__name__}: {error})") from None
         os.replace(fresh, copy)
     os.utime(copy)
     return str(copy)
@@ -173,14 +201,23 @@ def local(path: str, keep: int = 8) -> str:
 # Reading
 
 
+def _pyav() -> Any:
+    try:
+        import av
+    except ModuleNotFoundError:
+        raise BadData(
+            "real video is read through PyAV, which is not installed: pip install 'vdmreason[video]'"
+        ) from None
+    return av
+
+
 def read_clip(file: str | IO[bytes], times: Sequence[float]) -> Frames:
     """The frames shown at `times`, in seconds from the video's start, ascending: uint8 (len(times), H, W, 3).
 
     Frames are told by their time stamps, so a varying frame rate is no matter. Raises Unreadable where the video ends
     before the last of the times, as a truncated one does.
     """
-    import av
-
+    av = _pyav()
     try:
         with av.open(file, "r") as container:
             stream = container.streams.video[0]
@@ -214,8 +251,7 @@ def read_clip(file: str | IO[bytes], times: Sequence[float]) -> Frames:
 
 def duration(file: str | IO[bytes]) -> float:
     """Seconds, by the header; by decoding where the header is silent."""
-    import av
-
+    av = _pyav()
     try:
         with av.open(file, "r") as container:
             stream = container.streams.video[0]
@@ -288,16 +324,18 @@ class Videos:
         self.bad: dict[str, str] = {}  # name -> why
 
     def clip(self, i: int, frames: int | None = None) -> Frames:
-        rng = named_rng("real video", self.seed, i)
-        place = i
-        while True:
+        """What is met before has no part in it: a bad file is tried again whenever its turn comes, and another takes its
+        place, the same one each time."""
+        epoch = i - i % len(self.sources)
+        for attempt in range(ATTEMPTS):
+            rng = named_rng("real video", self.seed, i, attempt)
+            place = i if attempt == 0 else epoch + int(rng.integers(len(self.sources)))
             source = self.sources[self.order(place)]
-            if source.name not in self.bad:
-                try:
-                    return self._read(source, rng, frames or self.frames)
-                except Unreadable as error:
-                    self._count(source, str(error))
-            place = int(rng.integers(2**62))  # another one, at random, the same whenever this clip is asked for
+            try:
+                return self._read(source, rng, frames or self.frames)
+            except Unreadable as error:
+                self._count(source, str(error))
+        raise BadData(f"{self.where}: {ATTEMPTS} videos in a row cannot be read")
 
     def order(self, i: int) -> int:
         """Which source clip `i` is of: every one once an epoch, in an order of the epoch's own.
@@ -330,6 +368,8 @@ class Videos:
         return cropped(read_clip(_opened(source), times), self.side, rng if self.augment else None)
 
     def _count(self, source: Source, why: str) -> None:
+        if source.name in self.bad:
+            return
         self.bad[source.name] = why
         print(f"skipped {source.name}: {why}", flush=True)
         allowed = max(3, self.most_bad * len(self.sources)) if self.most_bad else 0  # a few never stop a small set

@@ -63,11 +63,12 @@ def test_the_clip_is_the_question_then_the_answer() -> None:
 
 
 def test_the_loss_is_pretraining_s_for_that_frame() -> None:
-    """What `NextVid.forward` gives for the whole clip with nothing hidden, at the one frame, times and noises alike."""
+    """What pretraining's own steps give for the whole clip with nothing hidden, at that frame, times and noises alike: no
+    later frame and no other frame's noise has a part in it."""
     one, some, seeds = arm(), samples(), [1, 2, 3]
     batch = one.collate(some, seeds)
     model, config = one.model, one.model.config
-    assert not (model.state_dict().keys() & {"teacher"}) and model.teacher is None
+    assert model.teacher is None and not [name for name in model.state_dict() if "teacher" in name]
     clips = torch.from_numpy(np.stack([s.wanted for s in some]))
     bare = replace(config, masks=(), align=0.0, plain=True)
     other = nextvid.NextVid(bare)
@@ -106,6 +107,18 @@ def test_answers_depend_on_the_seed_and_not_on_the_batch() -> None:
         assert a.raw.shape == (6, 64, 64, 3) and np.abs(a.raw.astype(int) - b.raw).max() <= 1
         assert np.array_equal(a.raw[0], a.raw[3])
     assert not np.array_equal(one.predict(givens[:1], [9])[0].raw, together[0].raw)
+
+
+def test_it_answers_and_learns_in_bf16(folder: Path) -> None:
+    """As on a GPU: weights in bf16, noise and loss in fp32."""
+    one = arm(Options(steps=2), base=str(folder), dtype="bfloat16")
+    one.attach(Lora(rank=2))
+    loss = one.loss(one.collate(samples(), [1, 2, 3]))
+    loss.backward()
+    whole = arm(Options(steps=2), base=str(folder))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(whole.loss(whole.collate(samples(), [1, 2, 3])).item(), rel=0.05)
+    assert one.predict([samples(1)[0].given], [0])[0].raw.shape == (6, 64, 64, 3)
 
 
 def test_watching_and_cancelling() -> None:

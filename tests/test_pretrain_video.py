@@ -113,6 +113,39 @@ def test_a_budget_in_minutes_becomes_a_plan_that_is_kept(tmp_path: Path) -> None
     )
 
 
+def test_another_budget_in_the_same_folder_is_planned_anew(tmp_path: Path) -> None:
+    first = loop.fit(_Line(), _batch, tmp_path, minutes=0.01, schedule=loop.trapezoid(0.05))
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    more = loop.fit(_Line(), _batch, tmp_path, minutes=0.02, schedule=loop.trapezoid(0.05))
+    assert more["updates"] == int(0.02 * 60 / plan["seconds_an_update"]) >= first["updates"]
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    loop.fit(_Line(), _batch, tmp_path / "work", updates=3, settings={"seed": 0, "size": "tiny"})
+    loop.fit(_Line(), _batch, tmp_path / "work", updates=4, settings={"seed": 0, "size": "tiny"})
+    with pytest.raises(ValueError, match="holds a training with seed = 0, not 7"):
+        loop.fit(_Line(), _batch, tmp_path / "work", updates=4, settings={"seed": 7, "size": "tiny"})
+
+
+def test_batches_made_ahead_are_the_same(tmp_path: Path) -> None:
+    weights = []
+    for ahead in (False, True):
+        torch.manual_seed(0)
+        module = _Line()
+        loop.fit(module, _batch, tmp_path / str(ahead), updates=12, ahead=ahead)
+        weights.append(module.layer.weight)
+    assert torch.equal(*weights)
+
+    def fails(step: int, share: loop.Share) -> dict[str, torch.Tensor]:
+        if step == 3:
+            raise ValueError("no more")
+        return _batch(step, share)
+
+    with pytest.raises(ValueError, match="no more"):
+        loop.fit(_Line(), fails, tmp_path / "fails", updates=12, ahead=True)
+    assert len((tmp_path / "fails" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
 def test_an_update_that_is_no_number_is_skipped_and_counted(tmp_path: Path) -> None:
     """The weights are those of a run that never saw the bad batch; and twenty in a row stop the run."""
 

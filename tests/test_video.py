@@ -45,7 +45,7 @@ def numbers(frames: np.ndarray) -> list[int]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whole files, some of our own and some that a library ships, one level down too, and three kinds of broken ones."""
+    """Whole files, some of our own and some that a library ships, one level down too, and four kinds of broken ones."""
     root = tmp_path_factory.mktemp("videos")
     (root / "more").mkdir()
     for i in range(5):
@@ -54,6 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).write_bytes((SHIPPED / name).read_bytes())
     whole = write(root / "counted.mp4", counted(24)).read_bytes()
     (root / "truncated.mp4").write_bytes(whole[: len(whole) // 2])
+    noisy = np.random.default_rng(0).integers(0, 255, (60, 48, 48, 3), dtype=np.uint8)
+    early = write(root / "early.mp4", noisy, rate=10, faststart=True).read_bytes()
+    (root / "early.mp4").write_bytes(early[: len(early) // 3])  # its header says 6 s, its data end after 2
     (root / "empty.mp4").write_bytes(b"")
     (root / "text.mp4").write_text("this is no video\n" * 100)
     (root / "notes.txt").write_text("not looked at")
@@ -138,7 +141,7 @@ def test_crops_are_squares(size: tuple[int, int]) -> None:
 
 def test_a_folder_a_list_and_shards_hold_the_same(folder: Path, tmp_path: Path) -> None:
     found = video.sources(folder)
-    assert [s.name for s in found] == sorted(s.name for s in found) and len(found) == 12
+    assert [s.name for s in found] == sorted(s.name for s in found) and len(found) == 13
     assert not any("notes" in s.name for s in found)
 
     lines = ["# a comment", "", *(f"{s.name} {i}" for i, s in enumerate(found)), "counted.mp4"]
@@ -161,7 +164,7 @@ def test_a_folder_a_list_and_shards_hold_the_same(folder: Path, tmp_path: Path) 
                 tar.addfile(info, io.BytesIO(label))
     for where in (tmp_path, str(tmp_path / "set-{000..001}.tar"), str(tmp_path / "*.tar")):
         shards = video.sources(where)
-        assert len(shards) == 12 and [s.label for s in shards] == [*range(6), *range(6)]
+        assert len(shards) == 13 and [s.label for s in shards] == [*range(7), *range(6)]
     for source, original in zip(shards, found[0::2] + found[1::2], strict=True):
         opened = video._opened(source)
         assert not isinstance(opened, str) and opened.read() == Path(original.path).read_bytes()
@@ -178,12 +181,20 @@ def test_shards_that_lie_elsewhere(folder: Path, tmp_path: Path, monkeypatch: py
             tar.add(folder / "counted.mp4", "000.mp4")
     address = f"file://{tmp_path}/{{0..2}}.tar"
     videos = video.Videos(address, 3, 16, augment=False)
-    assert len(videos.sources) == 3 and videos.clip(0).shape == (3, 16, 16, 3)
     kept = tmp_path / "cache" / "vdmreason" / "shards"
-    assert len(list(kept.glob("*.tar"))) == 3
+    assert len(videos.sources) == 3 and not list(kept.glob("*.tar"))  # to list them no shard is fetched
+    assert videos.clip(0).shape == (3, 16, 16, 3) and len(list(kept.glob("*.tar"))) == 1
+    assert [videos.clip(i).shape for i in range(3)] and len(list(kept.glob("*.tar"))) == 3
     (tmp_path / "9.tar").write_bytes((tmp_path / "0.tar").read_bytes())
     video.local(f"file://{tmp_path}/9.tar", keep=2)
-    assert len(list(kept.glob("*"))) == 2
+    assert len(list(kept.glob("*.tar"))) == 2
+    for shard in range(3):
+        (tmp_path / f"{shard}.tar").unlink()
+    assert len(video.sources(address)) == 3  # listed once
+    with pytest.raises(video.BadData, match="cannot be read"):
+        gone = video.Videos(address, 3, 16, augment=False, most_bad=0)
+        for i in range(3):
+            gone.clip(i)
 
 
 @pytest.mark.parametrize(
@@ -208,32 +219,33 @@ def test_what_cannot_be_found_is_one_line(tmp_path: Path, make, said: str) -> No
 
 
 def test_a_clip_is_a_function_of_its_number(folder: Path) -> None:
-    one, two = video.Videos(folder, 4, 32, seed=1), video.Videos(folder, 4, 32, seed=1)
-    backwards = {i: two.clip(i) for i in reversed(range(20))}  # whatever was met before
-    for i in range(20):
+    one, two = (video.Videos(folder, 4, 32, seed=1, most_bad=0.5) for _ in range(2))
+    backwards = {i: two.clip(i) for i in reversed(range(40))}  # whatever was met before
+    for i in range(40):
         assert np.array_equal(one.clip(i), backwards[i])
     assert one.clip(0, 6).shape == (6, 32, 32, 3)
 
 
 def test_every_video_once_an_epoch(folder: Path) -> None:
     videos = video.Videos(folder, 4, 32)
-    first, second = ([videos.order(e * 12 + k) for k in range(12)] for e in range(2))
-    assert sorted(first) == sorted(second) == list(range(12)) and first != second
+    first, second = ([videos.order(e * 13 + k) for k in range(13)] for e in range(2))
+    assert sorted(first) == sorted(second) == list(range(13)) and first != second
 
 
 def test_broken_files_are_named_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    videos = video.Videos(folder, 4, 32)
-    for i in range(24):
+    videos = video.Videos(folder, 4, 32, most_bad=0.5)
+    for i in range(60):
         assert videos.clip(i).shape == (4, 32, 32, 3)
-    assert set(videos.bad) == {"truncated.mp4", "empty.mp4", "text.mp4"} and videos.bad["empty.mp4"] == "it is empty"
+    assert set(videos.bad) == {"truncated.mp4", "empty.mp4", "text.mp4", "early.mp4"}
+    assert videos.bad["empty.mp4"] == "it is empty" and "it ends after" in videos.bad["early.mp4"]
     said = capsys.readouterr().out
     assert all(said.count(name) == 1 for name in videos.bad)
 
 
 def test_too_many_broken_files_stop_the_run(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(video.BadData, match="1 of 12 videos cannot be read"):
+    with pytest.raises(video.BadData, match="1 of 13 videos cannot be read"):
         strict = video.Videos(folder, 4, 32, most_bad=0)
-        for i in range(12):
+        for i in range(13):
             strict.clip(i)
     for i in range(5):
         (tmp_path / f"{i}.mp4").write_text("no")
@@ -242,7 +254,11 @@ def test_too_many_broken_files_stop_the_run(folder: Path, tmp_path: Path) -> Non
 
 
 def test_it_trains_on_a_folder_with_broken_files(folder: Path, tmp_path: Path) -> None:
-    record = nextvid.pretrain(tmp_path, updates=8, size="tiny", data=str(folder), batch=3, side=32)
+    given = {"size": "tiny", "data": str(folder), "batch": 3, "side": 32, "most_bad": 0.5}
+    record = nextvid.pretrain(tmp_path, updates=8, **given)  # type: ignore[arg-type]
     assert record["log"]["updates"] == 8 and np.isfinite(record["log"]["loss"])
-    assert set(record["bad"]) == {"truncated.mp4", "empty.mp4", "text.mp4"}
-    assert "3 of them unreadable" in (tmp_path / "README.md").read_text()
+    assert {"truncated.mp4", "empty.mp4", "text.mp4"} <= set(record["bad"])
+    card = (tmp_path / "README.md").read_text()
+    assert f"{len(record['bad'])} of them unreadable" in card and "--batch 3 --side 32 --most-bad 0.5" in card
+    with pytest.raises(ValueError, match="holds a training with side = 32, not 48"):
+        nextvid.pretrain(tmp_path, updates=8, **{**given, "side": 48})  # type: ignore[arg-type]
