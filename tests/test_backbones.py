@@ -71,8 +71,20 @@ def test_what_is_refused(backbone: Path, tmp_path: Path) -> None:
     assert "no or bf16" in refused("pretrain", "nextvid", "--precision", "fp8", *out)
     assert "no such file or folder" in refused("pretrain", "nextvid", "--size", "tiny", "--data", "nowhere", *out)
     assert "does not divide" in refused("pretrain", "nextvid", "--size", "tiny", "--side", "33", *out)
+    assert "at least 4 patches" in refused("pretrain", "nextvid", "--size", "tiny", "--side", "8", *out)
+    assert "no image VAE" in refused("pretrain", "nextvid", "--size", "tiny", "--target", str(tmp_path / "no"), *out)
     assert "holds no backbone of ours" in refused("pretrain", "show", str(tmp_path))
     assert "holds no backbone of ours" in refused("probe", str(tmp_path))
     assert "--kind" in refused("probe", str(backbone), "--kind", "both-of-them")
+    for file in ("config.json", "teacher.safetensors"):
+        (tmp_path / file).write_bytes((backbone / file).read_bytes())
+    assert str(tmp_path) in refused("probe", str(tmp_path))  # no weights
+    (tmp_path / "model.safetensors").write_bytes((backbone / "model.safetensors").read_bytes()[:5000])
+    assert "damaged" in refused("pretrain", "show", str(tmp_path))
+    (tmp_path / "config.json").write_text('{"recipe": "nextvid"}')
+    assert str(tmp_path) in refused("probe", str(tmp_path))
+    assert "holds a training with seed = 0, not 7" in refused(
+        "pretrain", "nextvid", "--size", "tiny", "--budget", "6u", "--seed", "7", "--out", str(backbone)
+    )
     (tmp_path / "config.json").write_text('{"recipe": "nextvit"}')
     assert "Did you mean 'nextvid'" in refused("probe", str(tmp_path))

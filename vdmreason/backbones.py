@@ -19,6 +19,7 @@ import numpy as np
 import typer
 import typer.core
 
+from adapters.base import load_errors
 from tasks.base import UserError, suggest
 from vdmreason import jobs, store
 
@@ -209,7 +210,8 @@ def opened(folder: Path) -> tuple[ModuleType, Any, dict[str, Any]]:
     if name not in RECIPES:
         raise UserError(f"{folder}: its recipe {name!r} is unknown here.{suggest(str(name), RECIPES)}")
     recipe = importlib.import_module(f"pretrain.{name}")
-    return recipe, recipe.load(folder).eval(), stored
+    with load_errors(str(folder)):
+        return recipe, recipe.load(folder).eval(), stored
 
 
 def example_clip(model: Any, stored: Mapping[str, Any], number: int, file: Path | None) -> Any:
@@ -272,7 +274,10 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
     from pretrain.scenes import scene
 
     recipe, model, stored = opened(folder)
+    torch.manual_seed(0)  # of the one that was never trained
     fresh = recipe.load(folder, random_weights=True).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, fresh = model.to(device), fresh.to(device)
     side, frames, pick, test = 8 * stored["patch"], 4 * stored["tubelet"], max(100, labels // 4), 1000
 
     def clips(seed: int) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -283,8 +288,8 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
             yield torch.from_numpy(np.stack([s.frames for s in scenes])), told
 
     ways = {
-        str(folder): lambda video: recipe.encode(model, video),
-        "never trained": lambda video: recipe.encode(fresh, video),
+        str(folder): lambda video: recipe.encode(model, video.to(device)),
+        "never trained": lambda video: recipe.encode(fresh, video.to(device)),
         "pixels": lambda video: probes.raw_patches(video, stored["tubelet"], stored["patch"]),
     }
     rows = []
