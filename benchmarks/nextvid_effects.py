@@ -55,7 +55,15 @@ PROBED = 10**7  # the seed of the labelled clips: no pretraining draws them
 
 # The published objective at a size where it needs help (docs/log.md): sines, the clean patch asked for, a shorter average.
 FULL = nextvid.Config(
-    Size(96, 4, 4), Size(96, 2, 4), Size(96, 2, 4), patch=4, sines=True, asked_for="clean", shift=4.0, momentum=0.99
+    Size(96, 4, 4),
+    Size(96, 2, 4),
+    Size(96, 2, 4),
+    patch=4,
+    sines=True,
+    asked_for="clean",
+    shift=4.0,
+    flow=2.0,
+    momentum=0.99,
 )
 GENERATE, ALIGN = replace(FULL, align=0.0), replace(FULL, flow=0.0)
 ARMS: dict[str, nextvid.Config] = {

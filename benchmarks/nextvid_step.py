@@ -13,6 +13,7 @@ H200's peak is 989 TFLOP/s in bf16 (dense).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import subprocess
@@ -49,8 +50,8 @@ def measure(size: str, frames: int, batch: int, precision: str, checkpointing: b
     given = send_to_device({"video": video, **drawn.batch()}, device)
     mixed = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
-    def step() -> float:
-        with mixed:
+    def step(counter: Any = None) -> float:
+        with mixed, counter or contextlib.nullcontext():
             loss = model(**given)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -59,13 +60,11 @@ def measure(size: str, frames: int, batch: int, precision: str, checkpointing: b
         model.after_step()
         return loss.item()
 
-    with torch.no_grad(), mixed:
-        with FlopCounterMode(display=False) as whole:
-            model(**given)
-        with FlopCounterMode(display=False) as reference:
-            model.teacher(nextvid.to_pixels(given["video"]))
+    whole, reference = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    first = step(whole)
+    with mixed, reference:  # the reference encoder's share, which has no way back
+        model.encoder(nextvid.to_pixels(given["video"]))
     operations = 3 * whole.get_total_flops() - 2 * reference.get_total_flops()
-    first = step()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()

@@ -15,8 +15,10 @@ Where the paper is silent the choice is named at its place; they stem from V-JEP
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -63,7 +65,8 @@ class Config:
     plain: bool = False  # one more pass, over an unmasked past and asked for whole frames, as generation asks
     # Which places are asked for: figure 2 shows a mask before the decoder, the text does not define it.
     queries: Literal["hidden", "all"] = "hidden"
-    sines: bool = False  # added to tokens and queries: RoPE alone tells distances and no place, which small models feel
+    # Added to tokens, context and queries: RoPE alone tells distances and no place, which small models feel.
+    sines: bool = False
     isolated: bool = True  # the predictor never changes the context (section 3.2)
     frame_isolated: bool = True  # frames are denoised apart (table 5)
     align: float = 1.0  # weights of the two losses (table 8)
@@ -123,7 +126,8 @@ def rates(step: int, updates: int, scale: float = 1.0, stages: Sequence[Stage] =
 
 PREDICTOR = DECODER = Size(384, 12, 12)
 # What a narrow model with a short training and pixels for a target needs (docs/log.md); the published ones are as published.
-_SMALL: dict[str, Any] = {"plain": True, "sines": True, "asked_for": "clean", "momentum": 0.99}
+# The error of a clean patch is a fraction of the velocity's, so its weight is larger.
+_SMALL: dict[str, Any] = {"plain": True, "sines": True, "asked_for": "clean", "flow": 2.0, "momentum": 0.99}
 FLAVOURS: dict[str, Config] = {
     "tiny": Config(Size(24, 2, 2), Size(24, 2, 2), Size(24, 2, 2), patch=4, shift=4.0, **_SMALL),
     "small": Config(Size(160, 6, 5), Size(96, 3, 3), Size(128, 4, 4), patch=8, shift=10.0, **_SMALL),
@@ -384,6 +388,8 @@ class Predictor(nn.Module):
         """`context` (B, K, D) at (B, K, 3), queries at (B, Q, 3) -> z (B, Q, D). No query is of frame 0."""
         head = self.size.width // self.size.heads
         context = self.embed(context)
+        if self.sines:  # so that a query finds its own place in the past without having to learn where that is
+            context = context + sincos(at_context, self.size.width).to(context.dtype)
         x = self.queries[asked_by].expand(*at.shape[:2], -1)
         if self.sines:
             x = x + sincos(at, self.size.width).to(x.dtype)
@@ -645,6 +651,7 @@ def pretrain(
     command = f"vdmreason pretrain nextvid --budget {budget} {' '.join(said)}"
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     record = {"command": command, "machine": machine, "size": size, "seed": seed, "data": data or "procedural"}
+    record |= {"weights": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()}
     record |= {"recipe": asdict(recipe), "log": log, "bad": videos.bad if videos else {}, "torch": torch.__version__}
     (out / "pretrain.json").write_text(json.dumps(record, indent=1))
     (out / "README.md").write_text(card(record, model))
@@ -691,8 +698,9 @@ def card(record: dict[str, Any], model: NextVid) -> str:
     ours = {
         "stages in the published proportions": True,
         "a third pass over the unmasked past, asked for whole frames, as generation asks": config.plain,
-        "sines added to tokens and queries": config.sines,
+        "sines added to tokens, context and queries": config.sines,
         "a decoder that is asked for the clean target and not for the velocity": config.asked_for == "clean",
+        f"the flow's weight ({config.flow:g})": config.flow != 0.5,
         f"times drawn towards noise (shift {config.shift:g})": config.shift != 1,
         f"a shorter average for the reference encoder (momentum {config.momentum:g})": config.momentum != 0.99925,
     }
@@ -704,19 +712,28 @@ def card(record: dict[str, Any], model: NextVid) -> str:
         learnt = f"the videos in `{record['data']}`" + (
             f", {len(record['bad'])} of them unreadable" if record["bad"] else ""
         )
-    return f"""# A NExT-Vid of our own, size {record["size"]}
+    points = [
+        f"**Parameters**: {sizes}.",
+        f"**Learnt from**: {learnt}. No task of the exam, no puzzle.",
+        f"**Training**: {log['updates']:,} updates of {recipe['batch']} clips of {recipe['frames']} frames, "
+        f"{log['seconds'] / 60:.0f} minutes; last flow loss {log.get('flow', float('nan')):.3f}, alignment "
+        f"{log.get('align', float('nan')):.3f}.",
+        f"**Ours, not the paper's**: {'; '.join(text for text, differs in ours.items() if differs)}.",
+        f"**Machine**: {record['machine']}, torch {record['torch']}. fp32, saved in fp16.",
+        f"**Command**: `{record['command']}`",
+        f"**Weights**: sha256 of `model.safetensors` {record['weights'][:16]}",
+        "**Limits**: pictures of a few hundred pixels, clips of 8 frames and, at the end of the training, 16."
+        if record["size"] in ("tiny", "small")
+        else "",
+    ]
+    lines = [textwrap.fill(f"- {point}", 118, subsequent_indent="  ") for point in points if point]
+    return f"""# A NExT-Vid, size {record["size"]}, pretrained by us
 
 **Not the authors' model**: their code and weights were not to be had. Written and trained by this project after arXiv
 2512.21004: masked frames, a frame-causal encoder, an isolated autoregressive predictor, alignment with an averaged
-encoder, a flow-matching decoder of {"pixels" if model.config.target == "pixels" else "VAE latents"}.
+encoder, a flow-matching decoder of {"pixels" if config.target == "pixels" else "VAE latents"}.
 
-- **Parameters**: {sizes}
-- **Learnt from**: {learnt}. No task of the exam, no puzzle.
-- **Training**: {log["updates"]:,} updates of {recipe["batch"]} clips of {recipe["frames"]} frames, {log["seconds"] / 60:.0f}
-  minutes; last flow loss {log.get("flow", float("nan")):.3f}, alignment {log.get("align", float("nan")):.3f}
-- **Ours, not the paper's**: {"; ".join(text for text, differs in ours.items() if differs)}
-- **Machine**: {record["machine"]}
-- **Command**: `{record["command"]}`
+{chr(10).join(lines)}
 """
 
 
