@@ -64,6 +64,7 @@ FULL = nextvid.Config(
     shift=4.0,
     flow=2.0,
     momentum=0.99,
+    base=100.0,
 )
 GENERATE, ALIGN = replace(FULL, align=0.0), replace(FULL, flow=0.0)
 ARMS: dict[str, nextvid.Config] = {
@@ -134,7 +135,7 @@ class Supervised(nn.Module):
 
 
 def encoder() -> Encoder:
-    return Encoder(FULL.encoder, FULL.patch, FULL.tubelet, pattern="frame-causal", positions="both")
+    return Encoder(FULL.encoder, FULL.patch, FULL.tubelet, pattern="frame-causal", positions="both", base=FULL.base)
 
 
 def supervised(seed: int, updates: int) -> tuple[Encoder, dict[str, Any]]:

@@ -67,6 +67,7 @@ class Config:
     queries: Literal["hidden", "all"] = "hidden"
     # Added to tokens, context and queries: RoPE alone tells distances and no place, which small models feel.
     sines: bool = False
+    base: float = 10_000.0  # of the positions' frequencies
     isolated: bool = True  # the predictor never changes the context (section 3.2)
     frame_isolated: bool = True  # frames are denoised apart (table 5)
     align: float = 1.0  # weights of the two losses (table 8)
@@ -127,7 +128,14 @@ def rates(step: int, updates: int, scale: float = 1.0, stages: Sequence[Stage] =
 PREDICTOR = DECODER = Size(384, 12, 12)
 # What a narrow model with a short training and pixels for a target needs (docs/log.md); the published ones are as published.
 # The error of a clean patch is a fraction of the velocity's, so its weight is larger.
-_SMALL: dict[str, Any] = {"plain": True, "sines": True, "asked_for": "clean", "flow": 2.0, "momentum": 0.99}
+_SMALL: dict[str, Any] = {
+    "plain": True,
+    "sines": True,
+    "asked_for": "clean",
+    "flow": 2.0,
+    "momentum": 0.99,
+    "base": 100.0,
+}
 FLAVOURS: dict[str, Config] = {
     "tiny": Config(Size(24, 2, 2), Size(24, 2, 2), Size(24, 2, 2), patch=4, shift=4.0, **_SMALL),
     "small": Config(Size(160, 6, 5), Size(96, 3, 3), Size(128, 4, 4), patch=8, shift=10.0, **_SMALL),
@@ -197,7 +205,7 @@ class Decoder(nn.Module):
     def __init__(self, config: Config, channels: int, checkpointing: bool = False) -> None:
         super().__init__()
         size = config.decoder
-        self.size, self.frame_isolated = size, config.frame_isolated
+        self.size, self.frame_isolated, self.base = size, config.frame_isolated, config.base
         self.embed = nn.Linear(channels + config.encoder.width, size.width)
         self.time = nn.Sequential(nn.Linear(256, size.width), nn.SiLU(), nn.Linear(size.width, size.width))
         self.norm = nn.LayerNorm(size.width, 1e-6, elementwise_affine=False)
@@ -221,7 +229,7 @@ class Decoder(nn.Module):
             condition = condition.flatten(0, 1)  # (B * frames, 1, width)
         else:
             condition = condition.expand(-1, -1, x.shape[1] // frames, -1).flatten(1, 2)
-        turn = rope(at, self.size.width // self.size.heads)
+        turn = rope(at, self.size.width // self.size.heads, self.base)
         x = self.blocks(x, turn, None, None, None, condition)
         shift, scale = self.modulation(F.silu(condition)).chunk(2, -1)
         return self.out(self.norm(x) * (1 + scale) + shift).reshape(len(noisy), -1, noisy.shape[-1])
@@ -247,6 +255,7 @@ class NextVid(nn.Module):
             config.tubelet,
             pattern="frame-causal",
             positions="both" if config.sines else "rope",
+            base=config.base,
             checkpointing=checkpointing,
         )
         self.predictor = Predictor(config, checkpointing)
@@ -376,7 +385,7 @@ class Predictor(nn.Module):
     def __init__(self, config: Config, checkpointing: bool = False) -> None:
         super().__init__()
         size = config.predictor
-        self.size, self.isolated, self.sines = size, config.isolated, config.sines
+        self.size, self.isolated, self.sines, self.base = size, config.isolated, config.sines, config.base
         self.embed = nn.Linear(config.encoder.width, size.width)
         self.norm, self.out = nn.LayerNorm(size.width, 1e-6), nn.Linear(size.width, config.encoder.width)
         self.apply(initialise)
@@ -389,20 +398,20 @@ class Predictor(nn.Module):
         head = self.size.width // self.size.heads
         context = self.embed(context)
         if self.sines:  # so that a query finds its own place in the past without having to learn where that is
-            context = context + sincos(at_context, self.size.width).to(context.dtype)
+            context = context + sincos(at_context, self.size.width, self.base).to(context.dtype)
         x = self.queries[asked_by].expand(*at.shape[:2], -1)
         if self.sines:
-            x = x + sincos(at, self.size.width).to(x.dtype)
+            x = x + sincos(at, self.size.width, self.base).to(x.dtype)
         past = may_attend("strictly-past", at[:1, :, 0], at_context[:1, :, 0])  # frames lie alike in every sample
         if self.isolated:
-            x = self.blocks(x, rope(at, head), past, context, rope(at_context, head))
+            x = self.blocks(x, rope(at, head, self.base), past, context, rope(at_context, head, self.base))
             return self.out(self.norm(x))
         upto = may_attend("frame-causal", at_context[:1, :, 0], at_context[:1, :, 0])
         beside = may_attend("within-frame", at[:1, :, 0], at[:1, :, 0])
         assert past is not None and upto is not None and beside is not None
         blind = torch.zeros_like(past).transpose(-1, -2)
         mask = torch.cat([torch.cat([upto, blind], -1), torch.cat([past, beside], -1)], -2)
-        together = self.blocks(torch.cat([context, x], 1), rope(torch.cat([at_context, at], 1), head), mask)
+        together = self.blocks(torch.cat([context, x], 1), rope(torch.cat([at_context, at], 1), head, self.base), mask)
         return self.out(self.norm(together[:, context.shape[1] :]))
 
 
@@ -699,6 +708,7 @@ def card(record: dict[str, Any], model: NextVid) -> str:
         "stages in the published proportions": True,
         "a third pass over the unmasked past, asked for whole frames, as generation asks": config.plain,
         "sines added to tokens, context and queries": config.sines,
+        f"positions' frequencies down to 1/{config.base:g}": config.base != 10_000,
         "a decoder that is asked for the clean target and not for the velocity": config.asked_for == "clean",
         f"the flow's weight ({config.flow:g})": config.flow != 0.5,
         f"times drawn towards noise (shift {config.shift:g})": config.shift != 1,

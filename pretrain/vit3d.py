@@ -55,23 +55,26 @@ def gather(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-def sincos(at: Tensor, width: int) -> Tensor:
+BASE = 10_000.0  # of the frequencies 1 ... 1 / base; of a grid of 8 x 8 most of these tell nothing, see `Encoder`
+
+
+def sincos(at: Tensor, width: int, base: float = BASE) -> Tensor:
     """Fixed embeddings (..., N, width) of coordinates (..., N, 3): a third of the channels each for t, y and x, the rest 0
     (Vaswani et al. 2017, section 3.5, on three axes)."""
     pairs = width // 6
-    frequency = 10_000.0 ** -(torch.arange(pairs, dtype=torch.float32, device=at.device) / max(pairs, 1))
+    frequency = base ** -(torch.arange(pairs, dtype=torch.float32, device=at.device) / max(pairs, 1))
     angle = (at[..., None] * frequency).flatten(-2)  # (..., N, 3 * pairs)
     return F.pad(torch.cat([angle.sin(), angle.cos()], -1), (0, width - 6 * pairs))
 
 
-def rope(at: Tensor, head_dim: int) -> Rope:
+def rope(at: Tensor, head_dim: int, base: float = BASE) -> Rope:
     """Rotary tables for coordinates (..., N, 3): three even parts of the head for t, y and x, the remainder is not turned.
 
     Neighbouring channels (2i, 2i + 1) form a pair and share one frequency. (V-JEPA 2 pairs them so too but repeats the
     frequencies in another order, so that its products depend on more than the distance; ours do not.)
     """
     pairs = head_dim // 6
-    frequency = 10_000.0 ** -(torch.arange(pairs, dtype=torch.float32, device=at.device) / max(pairs, 1))
+    frequency = base ** -(torch.arange(pairs, dtype=torch.float32, device=at.device) / max(pairs, 1))
     angle = (at[..., None] * frequency).flatten(-2).repeat_interleave(2, -1)  # (..., N, 6 * pairs)
     angle = F.pad(angle, (0, head_dim - 6 * pairs))[..., None, :, :]
     return angle.cos(), angle.sin()
@@ -243,7 +246,8 @@ class Encoder(nn.Module):
     """The backbone: tubelets in, features out.
 
     Positions are 3-axis rotary ("rope"), fixed sines added to the tokens ("sincos"), or "both"; `pattern` says which frames
-    a token sees, "full" or "frame-causal".
+    a token sees, "full" or "frame-causal". `base` is that of the positions' frequencies: a few hundred places apart they are
+    all of use with 10,000, a few places apart with 100.
     """
 
     def __init__(
@@ -254,12 +258,14 @@ class Encoder(nn.Module):
         *,
         pattern: Pattern = "full",
         positions: Literal["rope", "sincos", "both"] = "rope",
+        base: float = BASE,
         channels: int = 3,
         checkpointing: bool = False,
         qk_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.size, self.patch, self.tubelet, self.pattern, self.positions = size, patch, tubelet, pattern, positions
+        self.size, self.patch, self.tubelet, self.pattern = size, patch, tubelet, pattern
+        self.positions, self.base = positions, base
         self.embed = nn.Linear(channels * tubelet * patch * patch, size.width)
         # Its weights are small beside sqrt(fan-in), so the tokens would start much smaller than what the blocks add.
         nn.init.xavier_uniform_(self.embed.weight)
@@ -283,8 +289,8 @@ class Encoder(nn.Module):
             tokens, at = gather(tokens, keep), gather(at, keep)
         x = self.embed(tokens)
         if self.positions != "rope":
-            x = x + sincos(at, self.size.width).to(x.dtype)
-        turn = rope(at, self.size.width // self.size.heads) if self.positions != "sincos" else None
+            x = x + sincos(at, self.size.width, self.base).to(x.dtype)
+        turn = rope(at, self.size.width // self.size.heads, self.base) if self.positions != "sincos" else None
         mask = may_attend(self.pattern, at[:1, :, 0], at[:1, :, 0])  # tokens lie in the same frames in every sample
         if layers:
             return torch.cat([self.norm(kept) for kept in self.blocks(x, turn, mask, keep=layers)], -1)

@@ -76,7 +76,15 @@ def choices(arm: str) -> list[tuple[str, str]]:
     """The backbones that can be trained here, as (label, key); the shipped one first."""
     able = [(key, f) for key, f in backbones(arm).items() if not obstacle(f)]
     able.sort(key=lambda item: not item[0].endswith("/small"))
-    return [(f"{f.name.rpartition('/')[2]}: {f.about}" + _size(f), key) for key, f in able]
+    several = len({key.partition("/")[0] for key, _ in able}) > 1  # then a backbone's name alone does not tell it
+    return [(f"{_named(key, several)}: {f.about}" + _size(f), key) for key, f in able]
+
+
+def _named(key: str, with_family: bool) -> str:
+    """ "cogvideox/small" -> "small", or "cogvideox, small"."""
+    family, _, flavour = key.partition("/")
+    name = flavour.rpartition("/")[2]
+    return f"{family}, {name}" if with_family else name
 
 
 def _size(flavour: Flavour) -> str:
