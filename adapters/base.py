@@ -10,9 +10,10 @@ import hashlib
 import importlib
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -298,6 +299,22 @@ def load_errors(base: str) -> Iterator[None]:
                 "Download it where there is a network (`hf download`), or use the backbone 'small', which ships."
             ) from error
         raise UserError(f"'{base}' could not be loaded: {text[:300]}") from error
+
+
+def sampled_answers(
+    arm: Any, givens: Sequence[Any], seeds: Sequence[int], batch: int, watch: Watch | None = None
+) -> list[Answer]:
+    """`predict` of an arm that draws clips: `arm.sample` for `batch` pictures at a time, `arm.answer` for each clip, and the
+    seconds that one took."""
+    answers: list[Answer] = []
+    arm.model.eval()
+    for start in range(0, len(givens), batch):
+        began = time.monotonic()
+        part = slice(start, start + batch)
+        clips = arm.sample(np.stack([g.picture for g in givens[part]]), seeds[part], watch)
+        seconds = (time.monotonic() - began) / len(clips)
+        answers += [replace(arm.answer(c, g), seconds=seconds) for c, g in zip(clips, givens[part], strict=True)]
+    return answers
 
 
 def sample_generator(seed: int) -> torch.Generator:

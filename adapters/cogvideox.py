@@ -16,9 +16,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ from adapters.base import (
     load_errors,
     read_safetensors,
     sample_generator,
+    sampled_answers,
 )
 from adapters.pictures import Question, answer_picture, question, style_of
 from tasks.base import Example, UserError, suggest
@@ -371,15 +371,7 @@ class CogVideoX(Arm):
     def predict(self, givens: Sequence[Question], seeds: Sequence[int], watch: Watch | None = None) -> list[Answer]:
         """Sample a clip for each picture (deterministic DDIM, noise from `seeds`) and read its answer. `watch` may decode
         the estimate of the clean clip at every step."""
-        answers: list[Answer] = []
-        self.model.eval()
-        for start in range(0, len(givens), self.options.batch):
-            began = time.monotonic()
-            part = slice(start, start + self.options.batch)
-            clips = self.sample(np.stack([g.picture for g in givens[part]]), seeds[part], watch)
-            seconds = (time.monotonic() - began) / len(clips)
-            answers += [replace(self.answer(c, g), seconds=seconds) for c, g in zip(clips, givens[part], strict=True)]
-        return answers
+        return sampled_answers(self, givens, seeds, self.options.batch, watch)
 
     def sample(self, images: np.ndarray, seeds: Sequence[int], watch: Watch | None = None) -> np.ndarray:
         """uint8 pictures (B, H, W, 3) -> uint8 clips (B, F, H, W, 3)."""

@@ -7,7 +7,6 @@ pretraining taught, for that one frame: no mask, no alignment, all places asked 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapters.base import Answer, Arm, Cancelled, Flavour, Lazy, Sample, Watch, load_errors, sample_generator
+from adapters.base import (
+    Answer,
+    Arm,
+    Cancelled,
+    Flavour,
+    Lazy,
+    Sample,
+    Watch,
+    load_errors,
+    sample_generator,
+    sampled_answers,
+)
 from adapters.pictures import Question, answer_picture, question, style_of
 from tasks.base import Example, UserError, suggest
 from tasks.render import STYLES, NotAPuzzle, read
@@ -153,11 +163,8 @@ class NextVidArm(Arm):
 
     def asked(self, pictures: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The question as a clip (B, 3, context, H, W), from pictures (B, 3, 1, H, W), and the grid of a frame's tokens."""
-        patch = self.model.config.patch
-        return pictures.expand(-1, -1, self.options.context, -1, -1), (
-            pictures.shape[3] // patch,
-            pictures.shape[4] // patch,
-        )
+        clip = pictures.expand(-1, -1, self.options.context, -1, -1)
+        return clip, self.model.encoder.grid(clip)[1:]
 
     # The five verbs
 
@@ -190,15 +197,7 @@ class NextVidArm(Arm):
 
     def predict(self, givens: Sequence[Question], seeds: Sequence[int], watch: Watch | None = None) -> list[Answer]:
         """Draw the next frame of each question, noise from `seeds`, and read it. `watch` may see it form."""
-        answers: list[Answer] = []
-        self.model.eval()
-        for start in range(0, len(givens), self.options.batch):
-            began = time.monotonic()
-            part = slice(start, start + self.options.batch)
-            clips = self.sample(np.stack([g.picture for g in givens[part]]), seeds[part], watch)
-            seconds = (time.monotonic() - began) / len(clips)
-            answers += [replace(self.answer(c, g), seconds=seconds) for c, g in zip(clips, givens[part], strict=True)]
-        return answers
+        return sampled_answers(self, givens, seeds, self.options.batch, watch)
 
     def sample(self, images: np.ndarray, seeds: Sequence[int], watch: Watch | None = None) -> np.ndarray:
         """uint8 pictures (B, H, W, 3) -> uint8 clips (B, context + 2, H, W, 3)."""
@@ -239,7 +238,6 @@ class NextVidArm(Arm):
                 )
                 continue
             last = self.pixels(sample.wanted[None, -self.model.config.tubelet :])
-            patch = self.model.config.patch
-            drawn = self.drawn(self.model.target.encode(last), (last.shape[3] // patch, last.shape[4] // patch))
+            drawn = self.drawn(self.model.target.encode(last), self.model.encoder.grid(last)[1:])
             answers.append(self.answer(self._whole(sample.given.picture[None], drawn)[0], sample.given))
         return answers

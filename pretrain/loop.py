@@ -59,9 +59,8 @@ class Share:
 
 
 BatchAt = Callable[[int, Share], Mapping[str, Any]]
-Schedule = Callable[
-    [int, int], Mapping[str, float]
-]  # (step, updates) -> learning rate by leading part of a weight's name
+# (step, updates) -> learning rate by leading part of a weight's name
+Schedule = Callable[[int, int], Mapping[str, float]]
 
 
 def trapezoid(lr: float, warmup: int = 100, decay: float = 0.4) -> Schedule:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import math
 import textwrap
@@ -522,8 +523,8 @@ def generator(*name: int) -> Generator:
 
 # The recipe
 
-# Pictures in patches, (rows, columns), for procedural clips: mostly square, some long, so that distances are learnt.
 LEAST = 4  # patches a side: of fewer no masks can be drawn
+# Pictures in patches, (rows, columns), for procedural clips: mostly square, some long, so that distances are learnt.
 SHAPES = ((8, 8),) * 6 + ((7, 7),) * 2 + ((4, 16), (16, 4), (6, 10), (10, 6), (5, 5), (12, 12))
 # The small flavours: one time and noise for a z (table 11 finds no difference), clips twice as long at the end.
 SMALL_STAGES = (*(replace(stage, samples=1) for stage in STAGES[:3]), replace(STAGES[3], frames=2, batch=0.5))
@@ -648,13 +649,7 @@ def pretrain(
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
     options = {**given, "batch": batch, "side": side, "most_bad": most_bad}
     usual = {
-        "data": "",
-        "batch": None,
-        "side": None,
-        "fps": 4.0,
-        "target": "pixels",
-        "precision": "no",
-        "most_bad": 0.1,
+        name: p.default for name, p in inspect.signature(pretrain).parameters.items() if name not in ("size", "seed")
     }
     said = [f"--{k.replace('_', '-')} {v}" for k, v in options.items() if k not in usual or v != usual[k]]
     command = f"vdmreason pretrain nextvid --budget {budget} {' '.join(said)}"
