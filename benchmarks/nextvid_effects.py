@@ -232,11 +232,12 @@ def done() -> list[dict[str, Any]]:
 
 
 def run(arms: list[str], seeds: list[int], updates: int) -> None:
+    made = {"commit": commit()}  # of the code that runs, which a later commit does not change
     for seed, arm in itertools.product(seeds, arms):  # seed by seed: after a third of the time there is a whole table
         if any((t["arm"], t["seed"], t["updates"]) == (arm, seed, updates) for t in done()):
             continue
         found = trial(arm, seed, updates)
-        found |= {"commit": commit(), "machine": f"{torch.get_num_threads()} CPU thread(s)", "torch": torch.__version__}
+        found |= made | {"machine": f"{torch.get_num_threads()} CPU thread(s)", "torch": torch.__version__}
         with LINES.open("a") as file:
             file.write(json.dumps(found) + "\n")
         print(
