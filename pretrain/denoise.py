@@ -75,13 +75,21 @@ class Flow:
         return x
 
 
+@dataclass(frozen=True)
 class DDPM:
     """Denoising diffusion with the cosine schedule (Ho et al. 2020; Nichol and Dhariwal 2021, eq. 17): data at time 0,
-    noise at time 1, the network is asked for the noise."""
+    noise at time 1. The network is asked for the noise, as published, or for the clean data; `shift` as in `Flow`."""
+
+    asked_for: Literal["noise", "clean"] = "noise"
+    shift: float = 1.0
 
     def times(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
-        """Uniform times of {1/1000, ..., 1}."""
-        return (torch.randint(STEPS, shape, generator=generator) + 1) / STEPS
+        """Times of {1/1000, ..., 1}, uniform but for the shift."""
+        return self.shifted((torch.randint(STEPS, shape, generator=generator) + 1) / STEPS)
+
+    def shifted(self, time: Tensor) -> Tensor:
+        """Uniform times 0..1 drawn towards noise, 1; the ends stay where they are."""
+        return self.shift * time / (1 + (self.shift - 1) * time)
 
     def kept(self, time: Tensor) -> Tensor:
         """How much of the signal's variance is left at `time`, alpha-bar; never quite none, for the way back divides."""
@@ -93,17 +101,27 @@ class DDPM:
         return kept.sqrt() * clean + (1 - kept).sqrt() * noise
 
     def target(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-        return noise
+        return clean if self.asked_for == "clean" else noise
 
     def sample(self, net: Net, noise: Tensor, steps: int, watch: Watch | None = None) -> Tensor:
-        """Deterministic sampling (DDIM: Song et al. 2021, eq. 12) from `noise`, in `steps` equal steps."""
+        """Deterministic sampling (DDIM: Song et al. 2021, eq. 12) from `noise`, in `steps` steps, equal but for the shift."""
         x = noise
-        for k in range(steps, 0, -1):
-            time, before = (torch.full((), i / steps, device=x.device) for i in (k, k - 1))
+        ends = self.shifted(torch.linspace(1, 0, steps + 1, device=x.device))
+        for k, (time, before) in enumerate(pairwise(ends), 1):
             kept, kept_before = self.kept(time), self.kept(before)
             guess = net(x, time).float()
-            clean = (x - (1 - kept).sqrt() * guess) / kept.sqrt()
+            if self.asked_for == "clean":
+                clean, noisy = guess, (x - kept.sqrt() * guess) / (1 - kept).sqrt()
+            else:
+                clean, noisy = (x - (1 - kept).sqrt() * guess) / kept.sqrt(), guess
             if watch:
-                watch(steps - k + 1, steps, clean)
-            x = kept_before.sqrt() * clean + (1 - kept_before).sqrt() * guess
+                watch(k, steps, clean)
+            x = kept_before.sqrt() * clean + (1 - kept_before).sqrt() * noisy
         return x
+
+
+def waves(time: Tensor, width: int = 256) -> Tensor:
+    """Sines and cosines of 1000 * time, (..., width) (as in DiT)."""
+    frequency = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=time.device) / (width // 2))
+    angle = 1000 * time[..., None].float() * frequency
+    return torch.cat([angle.cos(), angle.sin()], -1)

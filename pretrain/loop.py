@@ -81,6 +81,7 @@ def fit(
     schedule: Schedule = CONSTANT_THEN_DOWN,
     weight_decay: float = 0.01,
     decay_vectors: bool = True,
+    spared: Sequence[str] = (),
     betas: tuple[float, float] = (0.9, 0.95),
     clip: float = 1.0,
     precision: Literal["no", "bf16"] = "no",
@@ -95,7 +96,8 @@ def fit(
     `module(**batch)` returns a scalar loss, or a dict with "loss" and further scalars to log; `module.after_step()`, if
     there is one, is called after every update. Give `updates`, or `minutes`: the first updates are timed, the number that
     fits is written to `plan.json`, and a resumed run keeps it. `decay_vectors=False` spares biases and norms from weight
-    decay. Under `accelerate launch` every process gets its share of the same batches; `ahead` makes the next one in a thread.
+    decay, `spared` weights whose name has one of these parts. Under `accelerate launch` every process gets its share of the
+    same batches; `ahead` makes the next one in a thread.
     A folder that was begun with other `settings` is refused with a ValueError.
 
     An update whose loss or gradient is not finite is skipped by all processes and counted; SKIPS in a row stop the run.
@@ -107,7 +109,7 @@ def fit(
     if accelerator.is_main_process:
         _check_settings(folder, settings or {})
     batches = _Ahead(batch_at, share, ahead)
-    groups = _groups(module, schedule(0, 1), weight_decay, decay_vectors)
+    groups = _groups(module, schedule(0, 1), weight_decay, decay_vectors, spared)
     names = [name for group in groups for name in group.pop("names")]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas)
     step, spent, skipped = _resume(module, optimizer, names, folder)
@@ -185,14 +187,15 @@ def fit(
 
 
 def _groups(
-    module: nn.Module, rates: Mapping[str, float], weight_decay: float, decay_vectors: bool
+    module: nn.Module, rates: Mapping[str, float], weight_decay: float, decay_vectors: bool, spared: Sequence[str]
 ) -> list[dict[str, Any]]:
     """The optimiser's groups: by the longest of the schedule's prefixes that a name starts with, and by weight decay."""
     groups: dict[tuple[str, float], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             prefix = max((p for p in rates if name.startswith(p)), key=len)
-            decay = weight_decay if decay_vectors or parameter.ndim > 1 else 0.0
+            decays = (decay_vectors or parameter.ndim > 1) and not any(part in name for part in spared)
+            decay = weight_decay if decays else 0.0
             group = groups.setdefault(
                 (prefix, decay), {"prefix": prefix, "weight_decay": decay, "params": [], "names": []}
             )

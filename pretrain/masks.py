@@ -6,6 +6,8 @@ all frames with `over_time`, a "tube"; what is hidden is the `complement`.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Generator, Tensor
 
@@ -45,6 +47,46 @@ def blocks(
     until all have as many as the poorest (V-JEPA's multi-block masks; there the last indices are cut, which hides the end
     of the clip). A sample whose rectangles hide everything is drawn again.
     """
+    return _evened(seen_past_blocks(batch, grid, count, scale, generator, aspect), generator)
+
+
+def tubes_of_blocks(
+    batch: int,
+    grid: tuple[int, int, int],
+    count: int,
+    scale: float,
+    generator: Generator,
+    most: int | None = None,
+    cut: Literal["tail", "random"] = "random",
+) -> Tensor:
+    """`blocks` laid over all frames of a clip of `grid` (t, y, x): (batch, K), at most `most`.
+
+    As many stay as the poorest sample has. `cut` "tail" takes them from the front, so that what is cut are the last frames
+    (V-JEPA and InternVideo-Next: the end of the clip is hidden whole, and has to be foreseen); "random" takes places at
+    random, the same in all frames.
+    """
+    frames, places = grid[0], grid[1] * grid[2]
+    seen = seen_past_blocks(batch, grid[1:], count, scale, generator)
+    if cut == "random":
+        keep = _evened(seen, generator)
+        count_kept = min(keep.shape[1], max(1, (most or frames * places) // frames))
+        chosen = torch.rand(keep.shape, generator=generator).argsort(1)[:, :count_kept].sort(1).values
+        return over_time(keep.gather(1, chosen), range(frames), places)
+    least = min(int(seen.sum(1).min()) * frames, most or frames * places)
+    tokens = seen[:, None].expand(-1, frames, -1).flatten(1)
+    # stable: tokens that are seen come first, in their order
+    return tokens.int().argsort(dim=1, descending=True, stable=True)[:, :least].sort(1).values
+
+
+def seen_past_blocks(
+    batch: int,
+    grid: tuple[int, int],
+    count: int,
+    scale: float,
+    generator: Generator,
+    aspect: tuple[float, float] = (0.75, 1.5),
+) -> Tensor:
+    """What the rectangles of `blocks` leave of a frame: bool (batch, rows * columns), at least one place of each."""
     rows, columns = grid
     low, high = aspect
     ratio = low + (high - low) * torch.rand((), generator=generator).item()
@@ -63,7 +105,7 @@ def blocks(
         seen[poor] = ~hidden.any(1)
         poor = (~seen.flatten(1).any(1)).nonzero()[:, 0]
         if not len(poor):
-            return _evened(seen.flatten(1), generator)
+            return seen.flatten(1)
     raise ValueError(
         f"{count} blocks of {scale:.0%} hide every place of {rows} x {columns}; take fewer or smaller ones"
     )
@@ -76,13 +118,14 @@ def _evened(seen: Tensor, generator: Generator) -> Tensor:
     return order[:, :least].sort(1).values
 
 
-def sampled(weights: Tensor, count: int, generator: Generator) -> Tensor:
-    """`count` different tokens, each drawn in proportion to its weight >= 0 in (B, N): (B, count).
+def sampled(weights: Tensor, count: int, uniform: Tensor) -> Tensor:
+    """`count` different tokens, one after the other in proportion to their weights >= 0 in (B, N): (B, count).
 
-    UMT and InternVideo-Next draw so from a teacher's attention. Where fewer than `count` have a weight the others follow
-    in random order.
+    UMT and InternVideo-Next draw so from a teacher's attention. `uniform` (B, N) in 0..1 is what chance there is, so that a
+    batch can bring it along: the largest u ** (1 / w) are such a draw (Efraimidis and Spirakis 2006).
     """
-    return torch.multinomial(weights.double() + 1e-12, count, generator=generator).sort(1).values
+    keys = uniform.double().clamp(1e-300).log() / weights.double().clamp_min(1e-12)
+    return keys.topk(count, 1).indices.sort(1).values
 
 
 def importance(scores: Tensor, top: int, extra: int, generator: Generator, without: Tensor | None = None) -> Tensor:

@@ -14,27 +14,20 @@ Where the paper is silent the choice is named at its place; they stem from V-JEP
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import inspect
 import json
-import math
-import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
-from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from pretrain import denoise, masks
-from pretrain.data import clip, named_rng
+from pretrain import recipe as recipes
 from pretrain.loop import Share, fit
+from pretrain.recipe import Clips, check_side, everywhere, generator, is_main, record_of, to_pixels, to_uint8
 from pretrain.targets import Teacher, meters, normalised
 from pretrain.vit3d import (
     Encoder,
@@ -224,7 +217,7 @@ class Decoder(nn.Module):
         """
         dtype = self.embed.weight.dtype  # noise and times are fp32, the weights may be bf16
         x = self.embed(torch.cat([noisy.to(dtype), z.to(dtype)], -1))
-        condition = self.time(_waves(time).to(dtype))[:, :, None]  # (B, frames, 1, width)
+        condition = self.time(denoise.waves(time).to(dtype))[:, :, None]  # (B, frames, 1, width)
         if self.frame_isolated:
             x, at = (v.unflatten(1, (frames, -1)).flatten(0, 1) for v in (x, at))
             condition = condition.flatten(0, 1)  # (B * frames, 1, width)
@@ -234,13 +227,6 @@ class Decoder(nn.Module):
         x = self.blocks(x, turn, None, None, None, condition)
         shift, scale = self.modulation(F.silu(condition)).chunk(2, -1)
         return self.out(self.norm(x) * (1 + scale) + shift).reshape(len(noisy), -1, noisy.shape[-1])
-
-
-def _waves(time: Tensor, width: int = 256) -> Tensor:
-    """Sines and cosines of 1000 * time, (..., width) (as in DiT)."""
-    frequency = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=time.device) / (width // 2))
-    angle = 1000 * time[..., None].float() * frequency
-    return torch.cat([angle.cos(), angle.sin()], -1)
 
 
 class NextVid(nn.Module):
@@ -416,16 +402,6 @@ class Predictor(nn.Module):
         return self.out(self.norm(together[:, context.shape[1] :]))
 
 
-def to_pixels(video: Tensor) -> Tensor:
-    """uint8 (B, F, H, W, 3) -> float (B, 3, F, H, W) in -1..1 (mean and deviation .5)."""
-    return video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-
-
-def to_uint8(pixels: Tensor) -> Tensor:
-    """The inverse of `to_pixels`."""
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 4, 1)
-
-
 AT_ONCE = 16  # frames through an image VAE
 
 
@@ -508,24 +484,8 @@ def draw(
     return drawn
 
 
-def everywhere(batch: int, places: int) -> Tensor:
-    return torch.arange(places).expand(batch, -1)
-
-
-def generator(*name: int) -> Generator:
-    """A generator named by whole numbers. (torch seeds with 32 bits: two of some hundred thousand names may be alike.)"""
-    seed = functools.reduce(
-        lambda so_far, part: (so_far * 6364136223846793005 + part + 1442695040888963407) % 2**64, name, 0
-    )
-    seed = (seed ^ seed >> 31) * 0x9E3779B97F4A7C15 % 2**64
-    return torch.Generator().manual_seed(seed >> 1)
-
-
 # The recipe
 
-LEAST = 4  # patches a side: of fewer no masks can be drawn
-# Pictures in patches, (rows, columns), for procedural clips: mostly square, some long, so that distances are learnt.
-SHAPES = ((8, 8),) * 6 + ((7, 7),) * 2 + ((4, 16), (16, 4), (6, 10), (10, 6), (5, 5), (12, 12))
 # The small flavours: one time and noise for a z (table 11 finds no difference), clips twice as long at the end.
 SMALL_STAGES = (*(replace(stage, samples=1) for stage in STAGES[:3]), replace(STAGES[3], frames=2, batch=0.5))
 
@@ -553,36 +513,19 @@ class Batches:
 
     def __init__(self, model: NextVid, recipe: Recipe, updates: int, seed: int, videos: Any = None) -> None:
         self.config, self.channels, self.recipe = model.config, model.target.width, recipe
-        self.updates, self.seed, self.videos = updates, seed, videos
+        self.updates, self.seed = updates, seed
+        self.clips = Clips(model.config.patch, recipe.side, seed, videos)
 
     def __call__(self, step: int, share: Share) -> dict[str, Any]:
         stage, _ = stage_at(step, self.updates, self.recipe.stages)
         frames = round(self.recipe.frames * stage.frames)
-        rows, columns = self.shape(step)
-        usual = (self.recipe.side // self.config.patch) ** 2  # places; larger pictures come in smaller batches
-        wanted = self.recipe.batch * stage.batch * min(1.0, usual / (rows * columns))
-        # In whole eights where there are as many, so that up to eight processes share what one would see.
-        batch = round(wanted / 8) * 8 if wanted >= 8 else max(1, round(wanted))
+        rows, columns = self.clips.shape(step)
+        batch = self.clips.batch(self.recipe.batch * stage.batch, rows, columns)
         mine = share.rows(batch)
         grid = (frames // self.config.tubelet, rows, columns)
         drawn = draw(self.config, self.channels, grid, batch, mine, stage.samples, self.seed, step)
         numbers = [step * self.recipe.batch + row for row in mine]
         return {"video": self.clips(numbers, frames, rows, columns), **drawn.batch(), "measure": step % 50 == 0}
-
-    def shape(self, step: int) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        side = self.recipe.side // self.config.patch
-        if self.videos is not None:
-            return side, side
-        shape = SHAPES[int(named_rng("shape", self.seed, step).integers(len(SHAPES)))]
-        return shape[0] * side // 8, shape[1] * side // 8
-
-    def clips(self, numbers: Sequence[int], frames: int, rows: int, columns: int) -> Tensor:
-        """uint8 (len(numbers), frames, H, W, 3)."""
-        if self.videos is not None:
-            return torch.from_numpy(np.stack([self.videos.clip(n, frames) for n in numbers]))
-        size = (rows * self.config.patch, columns * self.config.patch)
-        return torch.from_numpy(np.stack([clip(n, self.seed, frames, size).frames for n in numbers]))
 
 
 def pretrain(
@@ -610,10 +553,7 @@ def pretrain(
     out = Path(out)
     recipe = replace(RECIPES[size], batch=batch or RECIPES[size].batch, side=side or RECIPES[size].side)
     config = replace(FLAVOURS[size], target=target)
-    if recipe.side % config.patch or recipe.side < LEAST * config.patch:
-        raise ValueError(
-            f"a picture of {recipe.side} pixels does not divide into at least {LEAST} patches of {config.patch} a side"
-        )
+    check_side(recipe.side, config.patch)
     given = {"size": size, "seed": seed, "data": str(data), "batch": recipe.batch, "side": recipe.side, "fps": fps}
     given |= {"target": target, "precision": precision}
     torch.manual_seed(seed)
@@ -643,61 +583,41 @@ def pretrain(
         on_checkpoint=lambda step: save(out, model),
         title=f"nextvid {size}",
     )
-    if not PartialState().is_main_process:
+    if not is_main():
         return {"log": log}
     save(out, model)
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
     options = {**given, "batch": batch, "side": side, "most_bad": most_bad}
-    usual = {
-        name: p.default for name, p in inspect.signature(pretrain).parameters.items() if name not in ("size", "seed")
-    }
-    said = [f"--{k.replace('_', '-')} {v}" for k, v in options.items() if k not in usual or v != usual[k]]
-    command = f"vdmreason pretrain nextvid --budget {budget} {' '.join(said)}"
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    record = {"command": command, "machine": machine, "size": size, "seed": seed, "data": data or "procedural"}
-    record |= {"weights": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()}
-    record |= {"recipe": asdict(recipe), "log": log, "bad": videos.bad if videos else {}, "torch": torch.__version__}
+    record = record_of("nextvid", recipe, out, budget, options, pretrain)
+    record |= {"log": log, "bad": videos.bad if videos else {}}
     (out / "pretrain.json").write_text(json.dumps(record, indent=1))
     (out / "README.md").write_text(card(record, model))
     return record
 
 
 def save(out: Path, model: NextVid) -> None:
-    """Weights in fp16 with their configuration beside them; the reference encoder, which probes read, in a file of its own."""
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
-    for file, part in (("model", [n for n in weights if not n.startswith("teacher.")]),
-                       ("teacher", [n for n in weights if n.startswith("teacher.")])):  # fmt: skip
-        if part:
-            fresh = out / f"{file}.tmp"
-            save_file({name: weights[name] for name in part}, fresh, {"format": "pt"})
-            fresh.replace(out / f"{file}.safetensors")
-    (out / "config.json").write_text(json.dumps({"recipe": "nextvid", **asdict(model.config)}, indent=1))
+    """`model.safetensors`, and the reference encoder, which probes read, in a file of its own."""
+    recipes.save(out, "nextvid", model, model.config, beside=["teacher"])
 
 
 def load(folder: Path | str, *, random_weights: bool = False) -> NextVid:
     """The model in `folder`, in fp32. Without `teacher.safetensors` the reference is the encoder itself."""
     folder = Path(folder)
-    stored = json.loads((folder / "config.json").read_text())
-    if stored.pop("recipe", None) != "nextvid":
-        raise ValueError(f"{folder} holds no NExT-Vid: its config.json names another recipe")
+    stored = recipes.stored_config(folder, "nextvid", "NExT-Vid")
     stored |= {part: Size(**stored[part]) for part in ("encoder", "predictor", "decoder")}
     stored["masks"] = tuple(tuple(mask) for mask in stored["masks"])
     model = NextVid(Config(**stored))
     if random_weights:
         return model
-    weights = load_file(folder / "model.safetensors")
-    if (folder / "teacher.safetensors").exists():
-        weights |= load_file(folder / "teacher.safetensors")
-    elif model.teacher is not None:
+    weights = recipes.stored_weights(folder, beside=["teacher"])
+    if model.teacher is not None and not any(name.startswith("teacher.") for name in weights):
         weights |= {f"teacher.model.{n[8:]}": v for n, v in weights.items() if n.startswith("encoder.")}
-    model.load_state_dict({name: value.float() for name, value in weights.items()})
+    model.load_state_dict(weights)
     return model
 
 
 def card(record: dict[str, Any], model: NextVid) -> str:
     """The model card, from the record of the run and the model itself."""
-    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.named_children()}
     log, recipe, config = record["log"], record["recipe"], model.config
     ours = {
         "stages in the published proportions": True,
@@ -709,37 +629,26 @@ def card(record: dict[str, Any], model: NextVid) -> str:
         f"times drawn towards noise (shift {config.shift:g})": config.shift != 1,
         f"a shorter average for the reference encoder (momentum {config.momentum:g})": config.momentum != 0.99925,
     }
-    sizes = ", ".join(f"{name} {millions[name]:.2f} M" for name in ("encoder", "predictor", "decoder"))
-    learnt = (
-        "procedural clips (`pretrain/data.py`): moving shapes, blocks that influence each other, a camera that turns"
-    )
-    if record["data"] != "procedural":
-        learnt = f"the videos in `{record['data']}`" + (
-            f", {len(record['bad'])} of them unreadable" if record["bad"] else ""
-        )
+    parts = recipes.millions(model)
+    sizes = ", ".join(f"{name} {parts[name]:.2f} M" for name in ("encoder", "predictor", "decoder"))
     points = [
         f"**Parameters**: {sizes}.",
-        f"**Learnt from**: {learnt}. No task of the exam, no puzzle.",
         f"**Training**: {log['updates']:,} updates of {recipe['batch']} clips of {recipe['frames']} frames, "
         f"{log['seconds'] / 60:.0f} minutes; last flow loss {log.get('flow', float('nan')):.3f}, alignment "
         f"{log.get('align', float('nan')):.3f}.",
         f"**Ours, not the paper's**: {'; '.join(text for text, differs in ours.items() if differs)}.",
-        f"**Machine**: {record['machine']}, torch {record['torch']}. fp32, saved in fp16.",
-        f"**Command**: `{record['command']}`",
-        f"**Weights**: sha256 of `model.safetensors` {record['weights'][:16]}",
-        "**Limits**: pictures of a few hundred pixels, clips of 8 frames and, at the end of the training, 16."
-        if record["size"] in ("tiny", "small")
-        else "",
     ]
-    lines = [textwrap.fill(f"- {point}", 118, subsequent_indent="  ") for point in points if point]
-    return f"""# A NExT-Vid, size {record["size"]}, pretrained by us
-
-**Not the authors' model**: their code and weights were not to be had. Written and trained by this project after arXiv
-2512.21004: masked frames, a frame-causal encoder, an isolated autoregressive predictor, alignment with an averaged
-encoder, a flow-matching decoder of {"pixels" if config.target == "pixels" else "VAE latents"}.
-
-{chr(10).join(lines)}
-"""
+    if record["size"] in ("tiny", "small"):
+        points.append(
+            "**Limits**: pictures of a few hundred pixels, clips of 8 frames and, at the end of the training, 16."
+        )
+    drawn = "pixels" if config.target == "pixels" else "VAE latents"
+    about = (
+        "**Not the authors' model**: their code and weights were not to be had. Written and trained by this project after "
+        "arXiv 2512.21004: masked frames, a frame-causal encoder, an isolated autoregressive predictor, alignment with an "
+        f"averaged encoder, a flow-matching decoder of {drawn}."
+    )
+    return recipes.card(f"A NExT-Vid, size {record['size']}, pretrained by us", about, record, points)
 
 
 # For people, and for probes

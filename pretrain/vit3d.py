@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 Pattern = Literal["full", "frame-causal", "strictly-past", "within-frame"]
+QKNorm = Literal["", "head", "width"]
 Rope = tuple[Tensor, Tensor]  # cos and sin, each (..., 1, N, head_dim)
 
 
@@ -100,20 +101,44 @@ def may_attend(pattern: Pattern, queries: Tensor, keys: Tensor) -> Tensor | None
     return compare(k, q)
 
 
+class Table(nn.Module):
+    """Positions that are learnt, one a place of a grid, sines at first. For another grid they are interpolated, bicubic over
+    the picture and linear over time (as in InternVideo)."""
+
+    def __init__(self, grid: tuple[int, int, int], width: int, base: float = BASE) -> None:
+        super().__init__()
+        self.grid = grid
+        self.weight = nn.Parameter(sincos(coordinates(grid), width, base))
+
+    def forward(self, grid: tuple[int, int, int]) -> Tensor:
+        """(N, width) for the places of `grid`, in the order of the tokens."""
+        if grid == self.grid:
+            return self.weight
+        frames = self.weight.view(*self.grid, -1).permute(0, 3, 1, 2)  # (t, D, y, x)
+        if grid[1:] != self.grid[1:]:
+            frames = F.interpolate(frames, grid[1:], mode="bicubic")
+        if grid[0] != self.grid[0]:
+            times = frames.permute(2, 3, 1, 0).flatten(0, 1)  # (y * x, D, t)
+            frames = F.interpolate(times, grid[0], mode="linear").unflatten(0, grid[1:]).permute(3, 2, 0, 1)
+        return frames.permute(0, 2, 3, 1).reshape(-1, self.weight.shape[-1])
+
+
 # The transformer
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `x` to itself or to a context; queries and keys may be normalised per head."""
+    """Multi-head attention of `x` to itself or to a context. Queries and keys may be normalised: "head" by layer norm, head by
+    head (ViT-22B), "width" by RMS norm over all heads at once (InternVideo)."""
 
-    def __init__(self, width: int, heads: int, qk_norm: bool = False) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: QKNorm = "", bias: bool = True) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"a width of {width} does not divide into {heads} heads")
-        self.heads, self.head_dim = heads, width // heads
-        self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
-        self.norm_q = nn.LayerNorm(self.head_dim) if qk_norm else nn.Identity()
-        self.norm_k = nn.LayerNorm(self.head_dim) if qk_norm else nn.Identity()
+        self.heads, self.head_dim, self.qk_norm = heads, width // heads, qk_norm
+        self.q, self.kv = nn.Linear(width, width, bias), nn.Linear(width, 2 * width, bias)
+        self.out = nn.Linear(width, width)
+        norm = {"": nn.Identity, "head": lambda: nn.LayerNorm(self.head_dim), "width": lambda: nn.RMSNorm(width, 1e-6)}
+        self.norm_q, self.norm_k = norm[qk_norm](), norm[qk_norm]()
 
     def forward(
         self,
@@ -126,9 +151,12 @@ class Attention(nn.Module):
         """`x` (B, Nq, D), `context` (B, Nk, D) or None for `x` itself -> (B, Nq, D)."""
         b, n, d = x.shape
         given = x if context is None else context
-        q = self.q(x).view(b, n, self.heads, -1).transpose(1, 2)
-        k, v = self.kv(given).view(b, given.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = self.norm_q(q), self.norm_k(k)
+        q, (k, v) = self.q(x), self.kv(given).chunk(2, -1)
+        if self.qk_norm == "width":
+            q, k = self.norm_q(q), self.norm_k(k)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        if self.qk_norm == "head":
+            q, k = self.norm_q(q), self.norm_k(k)
         if turn is not None:
             if context is not None and turn_context is None:
                 raise ValueError("a context needs its own positions")
@@ -143,6 +171,10 @@ class Block(nn.Module):
     `cross`: keys and values come from a context. `condition`: the width of a condition from which shift, scale and gate of
     both halves are made, zero at the start (adaLN-Zero: Peebles and Xie 2023, section 3.2); the norms then carry no
     weights of their own.
+
+    `rms`: RMS norms for layer norms. `bias`: of queries, keys and values. `scale`: where weights by which each channel of both
+    halves is multiplied begin (LayerScale: Touvron et al. 2021), 0 for none. `drop`: how often a sample goes past a half
+    (stochastic depth: Huang et al. 2016).
     """
 
     def __init__(
@@ -153,15 +185,23 @@ class Block(nn.Module):
         *,
         cross: bool = False,
         condition: int = 0,
-        qk_norm: bool = False,
+        qk_norm: QKNorm = "",
+        rms: bool = False,
+        bias: bool = True,
+        scale: float = 0.0,
+        drop: float = 0.0,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, 1e-6, elementwise_affine=not condition)
-        self.norm_context = nn.LayerNorm(width, 1e-6) if cross else None
-        self.attention = Attention(width, heads, qk_norm)
-        self.norm2 = nn.LayerNorm(width, 1e-6, elementwise_affine=not condition)
+        norm = nn.RMSNorm if rms else nn.LayerNorm
+        self.norm1 = norm(width, 1e-6, elementwise_affine=not condition)
+        self.norm_context = norm(width, 1e-6) if cross else None
+        self.attention = Attention(width, heads, qk_norm, bias)
+        self.norm2 = norm(width, 1e-6, elementwise_affine=not condition)
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.modulation = nn.Linear(condition, 6 * width) if condition else None
+        self.scale1 = nn.Parameter(torch.full((width,), scale)) if scale else None
+        self.scale2 = nn.Parameter(torch.full((width,), scale)) if scale else None
+        self.drop = drop
 
     def forward(
         self,
@@ -178,9 +218,18 @@ class Block(nn.Module):
             assert context is not None
             context = self.norm_context(context)
         normed = self.norm1(x) * (1 + scale1) + shift1
-        x = x + gate1 * self.attention(normed, context, turn, turn_context, mask)
+        x = x + self._past(gate1 * self.attention(normed, context, turn, turn_context, mask), self.scale1)
         normed = self.norm2(x) * (1 + scale2) + shift2
-        return x + gate2 * self.fc2(F.gelu(self.fc1(normed)))
+        return x + self._past(gate2 * self.fc2(F.gelu(self.fc1(normed))), self.scale2)
+
+    def _past(self, added: Tensor, scale: Tensor | None) -> Tensor:
+        """What a half adds, scaled by channel and dropped sample by sample, the mean kept."""
+        if scale is not None:
+            added = added * scale
+        if not self.drop or not self.training:
+            return added
+        stays = torch.rand(len(added), 1, 1, device=added.device) >= self.drop
+        return added * stays / (1 - self.drop)
 
     def _modulated(self, condition: Tensor | None) -> tuple[Tensor | float, ...]:
         if self.modulation is None:
@@ -207,8 +256,10 @@ class Stack(nn.ModuleList):
     """Blocks one after the other, with random weights (see `initialise`), the last layer of each half divided by
     sqrt(2 * its number), so that the stream keeps its scale (as in BEiT and V-JEPA)."""
 
-    def __init__(self, size: Size, *, checkpointing: bool = False, **options: bool | int) -> None:
-        super().__init__(Block(size.width, size.heads, size.mlp, **options) for _ in range(size.depth))  # type: ignore[arg-type]
+    def __init__(self, size: Size, *, checkpointing: bool = False, drop: float = 0.0, **options: Any) -> None:
+        """`drop` is the last block's, the first has none. The other options are those of `Block`."""
+        rates = [drop * k / max(1, size.depth - 1) for k in range(size.depth)]
+        super().__init__(Block(size.width, size.heads, size.mlp, drop=rate, **options) for rate in rates)
         self.checkpointing = checkpointing
         self.apply(initialise)
         for number, block in enumerate(self, 1):
@@ -261,7 +312,7 @@ class Encoder(nn.Module):
         base: float = BASE,
         channels: int = 3,
         checkpointing: bool = False,
-        qk_norm: bool = False,
+        qk_norm: QKNorm = "",
     ) -> None:
         super().__init__()
         self.size, self.patch, self.tubelet, self.pattern = size, patch, tubelet, pattern

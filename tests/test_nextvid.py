@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain import loop, masks, nextvid
+from pretrain import loop, masks, nextvid, recipe
 from pretrain.targets import normalised
 from pretrain.vit3d import coordinates, gather
 
@@ -429,14 +429,14 @@ def test_two_processes_are_one(pretrained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "vit-l"])
-def test_every_number_of_processes_sees_the_same_batches(size: str) -> None:
+def test_every_number_of_processes_sees_the_same_batches(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The batch of a step is no matter of how many share it: all sizes, all stages."""
     with torch.device("meta"):
         model = nextvid.NextVid(replace(nextvid.FLAVOURS[size], align=0.0))
     batches = nextvid.Batches(model, nextvid.RECIPES[size], 1000, 0)
-    batches.clips = lambda numbers, *_: torch.tensor(numbers)  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(recipe.Clips, "__call__", lambda self, numbers, *_: torch.tensor(numbers))
     if size == "vit-l":
-        batches.recipe = replace(batches.recipe, batch=16, side=64)
+        batches.recipe, batches.clips.side = replace(batches.recipe, batch=16), 64
     for step in range(0, 1000, 83):
         whole = batches(step, loop.Share())["video"].tolist()
         for of in (2, 4):
