@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pretrain import loop, masks, nextvid, recipe
+from pretrain import loop, masks, nextvid
 from pretrain.targets import normalised
 from pretrain.vit3d import coordinates, gather
 
@@ -352,116 +346,6 @@ def test_it_learns_to_draw_the_next_frame(tmp_path: Path) -> None:
     drawn = model.rollout(clips(range(4))[:, :4], 2, 10, torch.Generator().manual_seed(0)).float()
     error, copied = (drawn[:, 4:] - true[:, 4:]).abs().mean(), (true[:, 2:4] - true[:, 4:]).abs().mean()
     assert error < 0.4 * copied, (error, copied)
-
-
-# The recipe
-
-_SCRIPT = """
-import sys, torch
-torch.set_num_threads(1)
-from pretrain import loop
-loop.fit.__kwdefaults__["checkpoint_minutes"] = 0.0  # after every update
-from pretrain.nextvid import pretrain
-pretrain(sys.argv[1], updates=int(sys.argv[2]), size="tiny", batch=4)
-"""
-_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "work" / "checkpoint" / "model.safetensors")
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("nextvid")
-    command = [sys.executable, "-c", _SCRIPT, str(out), "16"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=_ENVIRONMENT)
-    return out
-
-
-def test_a_killed_training_resumes_to_the_bit(pretrained: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _SCRIPT, str(tmp_path), "16"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_ENVIRONMENT
-    )
-    metrics = tmp_path / "work" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 6):
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=_ENVIRONMENT)
-    one, two = _weights(pretrained), _weights(tmp_path)
-    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_two_processes_are_one(pretrained: Path, tmp_path: Path) -> None:
-    """The same batches, shared: the same losses and, to rounding, the same weights."""
-    script = tmp_path / "train.py"
-    script.write_text(_SCRIPT)
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
-    environment = {**_ENVIRONMENT, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*command, str(tmp_path / "two"), "16"], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=200
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (
-        [json.loads(line) for line in (p / "work" / "metrics.jsonl").open()] for p in (pretrained, tmp_path / "two")
-    )
-    assert [a["loss"] for a in one] == pytest.approx([b["loss"] for b in two], rel=1e-4)
-    assert [a["norm"] for a in one] == pytest.approx([b["norm"] for b in two], rel=1e-3)
-    alone, shared = _weights(pretrained), _weights(tmp_path / "two")
-    worst = max(float((alone[name] - shared[name]).abs().max()) for name in alone)
-    assert worst < 1e-4, worst
-
-
-@pytest.mark.parametrize("size", ["tiny", "small", "vit-l"])
-def test_every_number_of_processes_sees_the_same_batches(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch of a step is no matter of how many share it: all sizes, all stages."""
-    with torch.device("meta"):
-        model = nextvid.NextVid(replace(nextvid.FLAVOURS[size], align=0.0))
-    batches = nextvid.Batches(model, nextvid.RECIPES[size], 1000, 0)
-    monkeypatch.setattr(recipe.Clips, "__call__", lambda self, numbers, *_: torch.tensor(numbers))
-    if size == "vit-l":
-        batches.recipe, batches.clips.side = replace(batches.recipe, batch=16), 64
-    for step in range(0, 1000, 83):
-        whole = batches(step, loop.Share())["video"].tolist()
-        for of in (2, 4):
-            if len(whole) % of == 0:
-                shares = [batches(step, loop.Share(rank, of))["video"] for rank in range(of)]
-                assert torch.cat(shares).tolist() == whole
-            else:
-                with pytest.raises(ValueError, match="does not divide"):
-                    batches(step, loop.Share(0, of))
-
-
-def test_what_is_saved_is_what_is_loaded(pretrained: Path, tmp_path: Path) -> None:
-    model = nextvid.load(pretrained)
-    for name, value in _weights(pretrained).items():
-        assert torch.allclose(model.state_dict()[name], value, rtol=1e-3, atol=1e-4), name
-    assert not torch.equal(
-        nextvid.load(pretrained, random_weights=True).encoder.embed.weight, model.encoder.embed.weight
-    )
-    record = json.loads((pretrained / "pretrain.json").read_text())
-    assert record["log"]["updates"] == 16 and "rank" in (pretrained / "work" / "metrics.jsonl").read_text()
-    card = (pretrained / "README.md").read_text()
-    assert "vdmreason pretrain nextvid --budget 16u --size tiny --seed 0" in card and "Not the authors' model" in card
-    (tmp_path / "config.json").write_text('{"recipe": "other"}')
-    with pytest.raises(ValueError, match="another recipe"):
-        nextvid.load(tmp_path)
 
 
 def test_without_an_average_the_reference_is_the_encoder() -> None:

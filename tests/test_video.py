@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain import nextvid, video
+from pretrain import video
 from pretrain.data import clip
 
 av = pytest.importorskip("av")
@@ -251,14 +251,3 @@ def test_too_many_broken_files_stop_the_run(folder: Path, tmp_path: Path) -> Non
         (tmp_path / f"{i}.mp4").write_text("no")
     with pytest.raises(video.BadData, match=r"4 of 5 videos cannot be read.*--most-bad"):
         video.Videos(tmp_path, 4, 32).clip(0)
-
-
-def test_it_trains_on_a_folder_with_broken_files(folder: Path, tmp_path: Path) -> None:
-    given = {"size": "tiny", "data": str(folder), "batch": 3, "side": 32, "most_bad": 0.5}
-    record = nextvid.pretrain(tmp_path, updates=8, **given)  # type: ignore[arg-type]
-    assert record["log"]["updates"] == 8 and np.isfinite(record["log"]["loss"])
-    assert {"truncated.mp4", "empty.mp4", "text.mp4"} <= set(record["bad"])
-    card = (tmp_path / "README.md").read_text()
-    assert f"{len(record['bad'])} of them unreadable" in card and "--batch 3 --side 32 --most-bad 0.5" in card
-    with pytest.raises(ValueError, match="holds a training with side = 32, not 48"):
-        nextvid.pretrain(tmp_path, updates=8, **{**given, "side": 48})  # type: ignore[arg-type]

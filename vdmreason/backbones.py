@@ -23,7 +23,7 @@ from adapters.base import load_errors
 from tasks.base import UserError, suggest
 from vdmreason import jobs, store
 
-RECIPES = ("nextvid",)  # with features to probe and frames to draw
+RECIPES = ("nextvid", "internvideo_next")  # with features to probe and frames to draw
 
 
 class Backbones(typer.core.TyperGroup):

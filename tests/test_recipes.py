@@ -1,0 +1,202 @@
+"""The same questions to every recipe: it resumes to the bit, many processes are one, what is saved is what is loaded, real
+video trains it and its broken files are named."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_video import folder as videos
+from torch import Tensor
+
+from pretrain import internvideo_next, loop, nextvid
+from pretrain.recipe import Clips
+from vdmreason.backbones import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+UPDATES = 16
+folder = videos  # a fixture: real files, some of them broken
+
+_SCRIPT = """
+import importlib, sys, torch
+torch.set_num_threads(1)
+from pretrain import loop
+loop.fit.__kwdefaults__["checkpoint_minutes"] = 0.0  # after every update
+recipe = importlib.import_module("pretrain." + sys.argv[1])
+recipe.pretrain(sys.argv[2], updates=int(sys.argv[3]), size="tiny", batch=4)
+"""
+_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def recipe(request: pytest.FixtureRequest) -> ModuleType:
+    return importlib.import_module(f"pretrain.{request.param}")
+
+
+def name_of(recipe: ModuleType) -> str:
+    return recipe.__name__.partition(".")[2]
+
+
+def command(recipe: ModuleType, out: Path) -> list[str]:
+    return [sys.executable, "-c", _SCRIPT, name_of(recipe), str(out), str(UPDATES)]
+
+
+@pytest.fixture(scope="module")
+def pretrained(recipe: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp(name_of(recipe))
+    subprocess.run(command(recipe, out), cwd=ROOT, check=True, capture_output=True, env=_ENVIRONMENT)
+    return out
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    """Those of the last stage's checkpoint."""
+    return load_file(max((out / "work").rglob("checkpoint/model.safetensors")))
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in sorted((out / "work").rglob("metrics.jsonl")) for line in file.open()]
+
+
+@pytest.mark.parametrize("after", [5, 12])
+def test_a_killed_training_resumes_to_the_bit(recipe: ModuleType, pretrained: Path, tmp_path: Path, after: int) -> None:
+    """In the first half and in the second, which for some is another stage."""
+    process = subprocess.Popen(
+        command(recipe, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_ENVIRONMENT
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if sum(len(f.read_text().splitlines()) for f in tmp_path.rglob("metrics.jsonl")) > after:
+            break
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(command(recipe, tmp_path), cwd=ROOT, check=True, capture_output=True, env=_ENVIRONMENT)
+    one, two = weights(pretrained), weights(tmp_path)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    assert len(metrics(tmp_path)) == len(metrics(pretrained)) == UPDATES
+
+
+def test_two_processes_are_one(recipe: ModuleType, pretrained: Path, tmp_path: Path) -> None:
+    """The same batches, shared: the same losses and, to rounding, the same weights."""
+    script = tmp_path / "train.py"
+    script.write_text(_SCRIPT)
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
+    done = subprocess.run(
+        [*launch, name_of(recipe), str(tmp_path / "two"), str(UPDATES)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**_ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = metrics(pretrained), metrics(tmp_path / "two")
+    assert [a["loss"] for a in one] == pytest.approx([b["loss"] for b in two], rel=1e-4)
+    assert [a["norm"] for a in one] == pytest.approx([b["norm"] for b in two], rel=1e-3)
+    alone, shared = weights(pretrained), weights(tmp_path / "two")
+    worst = max(float((alone[name] - shared[name]).abs().max()) for name in alone)
+    assert worst < 1e-4, worst
+
+
+def test_what_is_saved_is_what_is_loaded(recipe: ModuleType, pretrained: Path, tmp_path: Path) -> None:
+    model = recipe.load(pretrained)
+    stored = weights(pretrained)
+    assert stored.keys() == model.state_dict().keys()
+    for name, value in stored.items():
+        assert torch.allclose(model.state_dict()[name], value, rtol=1e-3, atol=1e-4), name
+    fresh = recipe.load(pretrained, random_weights=True)
+    assert not torch.equal(fresh.encoder.embed.weight, model.encoder.embed.weight)
+    assert any("rank" in line for line in metrics(pretrained))
+    card, command = (pretrained / "README.md").read_text(), name_of(recipe).replace("_", "-")
+    assert f"vdmreason pretrain {command} --budget {UPDATES}u --size tiny --seed 0 --batch 4" in " ".join(card.split())
+    assert "Not the authors' model" in card and "procedural clips" in card
+    (tmp_path / "config.json").write_text('{"recipe": "other"}')
+    with pytest.raises(ValueError, match="another recipe"):
+        recipe.load(tmp_path)
+
+
+def test_features_have_a_token_a_place(recipe: ModuleType, pretrained: Path) -> None:
+    model, video = recipe.load(pretrained).eval(), torch.zeros(2, 4, 32, 48, 3, dtype=torch.uint8)
+    grid = model.encoder.grid(recipe.to_pixels(video))
+    assert recipe.encode(model, video).shape == (2, grid[0] * grid[1] * grid[2], model.config.encoder.width)
+
+
+def test_it_trains_on_a_folder_with_broken_files(recipe: ModuleType, folder: Path, tmp_path: Path) -> None:
+    given = {"size": "tiny", "data": str(folder), "batch": 3, "side": 32, "most_bad": 0.5}
+    record = recipe.pretrain(tmp_path, updates=16, **given)
+    assert len(metrics(tmp_path)) == 16 and all(np.isfinite(line["loss"]) for line in metrics(tmp_path))
+    assert {"truncated.mp4", "empty.mp4", "text.mp4"} <= set(record["bad"])
+    card = " ".join((tmp_path / "README.md").read_text().split())
+    assert f"{len(record['bad'])} of them unreadable" in card and "--most-bad 0.5" in card and "--side 32" in card
+    with pytest.raises(ValueError, match="holds a training with side = 32, not 48"):
+        recipe.pretrain(tmp_path, updates=16, **{**given, "side": 48})
+
+
+def batches_of(name: str, size: str) -> list[Any]:
+    """What the steps of each stage learn from, with 16 clips of small pictures where they would be large and many."""
+    published = size not in ("tiny", "small")
+    if name == "nextvid":
+        with torch.device("meta"):
+            model = nextvid.NextVid(replace(nextvid.FLAVOURS[size], align=0.0))
+        made = [nextvid.Batches(model, nextvid.RECIPES[size], 1000, 0)]
+        if published:
+            made[0].recipe = replace(made[0].recipe, batch=16)
+    else:
+        given = internvideo_next.RECIPES[size]
+        config = internvideo_next.FLAVOURS[size]
+        stages = [replace(s, batch=16) if published else s for s in given.stages]
+        configs = [replace(config, stage=k) for k in (1, 2)]
+        made = [internvideo_next.Batches(c, s, given.side, 0) for c, s in zip(configs, stages, strict=True)]
+    if published:
+        for batches in made:
+            batches.clips.side = 64 if name == "nextvid" else 56
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("nextvid", s) for s in ("tiny", "small", "vit-l")] + [("internvideo_next", s) for s in ("tiny", "small", "base")],
+)
+def test_every_number_of_processes_sees_the_same_batches(name: str, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch of a step is no matter of how many share it: all sizes, all stages."""
+    monkeypatch.setattr(Clips, "__call__", lambda self, numbers, *_: torch.tensor(numbers))
+    for batches in batches_of(name, size):
+        for step in range(0, 1000, 249):
+            whole = batches(step, loop.Share())
+            for of in (2, 4):
+                if len(whole["video"]) % of:
+                    with pytest.raises(ValueError, match="does not divide"):
+                        batches(step, loop.Share(0, of))
+                    continue
+                shares = [batches(step, loop.Share(rank, of)) for rank in range(of)]
+                assert torch.cat([s["video"] for s in shares]).tolist() == whole["video"].tolist()
+                for number, keep in enumerate(whole["keeps"]):
+                    if keep is not None:
+                        assert torch.equal(torch.cat([s["keeps"][number] for s in shares]), keep)
+                for number, times in enumerate(whole["times"]):
+                    axis = 1 if name == "nextvid" else 0  # where the samples are
+                    assert torch.equal(torch.cat([s["times"][number] for s in shares], axis), times)
