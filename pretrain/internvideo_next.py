@@ -115,6 +115,11 @@ class Config:
     def pixel_weight(self) -> float:
         return self.pixels if self.stage == 1 else self.pixels_too
 
+    @property
+    def foresees(self) -> bool:
+        """Whether the loss asks for anything but visible tokens."""
+        return bool(self.pixel_weight) or self.stage == 2
+
     def visible(self, places: int) -> int:
         """Tokens of a frame that a semantic mask leaves."""
         return places - int(places * self.hidden)
@@ -281,6 +286,8 @@ class InternVideoNext(nn.Module):
             self.decoder.apply(initialise)
         if not config.pixel_weight:
             self.decoder.requires_grad_(False)
+        if not config.foresees:
+            self.predictor.requires_grad_(False)
         width, wide = config.encoder.width, config.teacher_size[0]
         aligns, pools = (config.stage == 1 and bool(w) for w in (config.align, config.pool))
         self.align = nn.ModuleList(Head(width, width, wide) for _ in range(config.aligned)) if aligns else None
@@ -302,13 +309,14 @@ class InternVideoNext(nn.Module):
 
     # The three steps
 
-    def predict(self, pixels: Tensor, keep: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, list[Tensor]]:
-        """Latents c (B, N, P) for every place, from the tokens that `keep` (B, K) names, and what the encoder's blocks `layers`
-        gave on the way, each (B, K, D)."""
+    def states(self, pixels: Tensor, keep: Tensor, layers: Sequence[int] = ()) -> list[Tensor]:
+        """What the encoder's blocks `layers` and the last give for the tokens that `keep` (B, K) names: each (B, R + K, D)."""
         last = self.config.encoder.depth - 1
-        states = self.encoder.states(pixels, keep, [*[k for k in layers if k != last], last])
-        latents = self.predictor(states[-1], keep, self.encoder.grid(pixels))
-        return latents, [state[:, self.config.registers :] for state in states]
+        return self.encoder.states(pixels, keep, [*[k for k in layers if k != last], last])
+
+    def predict(self, pixels: Tensor, keep: Tensor) -> Tensor:
+        """Latents c (B, N, P) for every place, from the tokens that `keep` (B, K) names."""
+        return self.predictor(self.states(pixels, keep)[-1], keep, self.encoder.grid(pixels))
 
     def guess(self, noisy: Tensor, time: Tensor, latent: Tensor) -> Tensor:
         """The decoder's guess for patches (B, M, channels) at times (B, M) with latents (B, M, P)."""
@@ -386,7 +394,9 @@ class InternVideoNext(nn.Module):
             if keep is None:
                 keep = self.semantic(attention, uniform)
             hidden = masks.complement(keep, total)
-            latents, states = self.predict(pixels, keep, layers)
+            whole = self.states(pixels, keep, layers)
+            states = [state[:, config.registers :] for state in whole]
+            latents = self.predictor(whole[-1], keep, grid) if config.foresees else None
             if self.align is not None and kind != "ahead":
                 parts.setdefault("align", []).append(self.alignment(states, maps, keep, grid))
             if self.pool is not None and kind != "ahead":
@@ -433,7 +443,7 @@ class InternVideoNext(nn.Module):
         """Draw the places that `keep` (B, K) leaves out from `noise` (B, N - K, channels): patches, likewise. What lies there in
         `pixels` is not looked at."""
         hidden = masks.complement(keep, math.prod(self.encoder.grid(pixels)))
-        return self.drawn(gather(self.predict(pixels, keep)[0], hidden), noise, steps, watch)
+        return self.drawn(gather(self.predict(pixels, keep), hidden), noise, steps, watch)
 
     def drawn(self, latents: Tensor, noise: Tensor, steps: int, watch: denoise.Watch | None = None) -> Tensor:
         """Patches (B, M, channels) for latents (B, M, P)."""
@@ -694,7 +704,7 @@ def pretrain(
         config = replace(config, predictor=replace(config.predictor, width=stored["hidden_size"]), bert=stored)
     given = {"size": size, "seed": seed, "data": str(data), "batch": batch, "side": side, "fps": fps, "stages": stages}
     given |= {"start": start, "teacher": teacher, "bert": bert, "lr_scale": lr_scale, "precision": precision}
-    videos, logs = None, {}
+    videos, bad, logs = None, dict[str, str](), {}
     checkpointing = size in ("base", "large")
     torch.manual_seed(seed)
     model = first
@@ -710,6 +720,7 @@ def pretrain(
             assert model is not None
             torch.manual_seed(seed + 1)
             model = second_stage(model, checkpointing=checkpointing)
+            bad = videos.bad if videos else {}
         stage, share = recipe.stages[number - 1], 1.0
         if stages == "1+2":
             share = recipe.stages[0].share
@@ -741,7 +752,7 @@ def pretrain(
     save(out, model)
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
     record = record_of("internvideo-next", recipe, out, budget, {**given, "most_bad": most_bad}, pretrain)
-    record |= {"log": logs, "bad": videos.bad if videos else {}}
+    record |= {"log": logs, "bad": {**bad, **videos.bad} if videos else {}}
     (out / "pretrain.json").write_text(json.dumps(record, indent=1))
     (out / "README.md").write_text(card(record, model))
     return record

@@ -68,7 +68,7 @@ def test_what_is_refused(backbone: Path, tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "x"))
     assert "Did you mean 'nextvid'" in refused("pretrain", "nextvit", *out)
     assert "One of tiny, small, vit-l, vit-h, vit-g" in refused("pretrain", "nextvid", "--size", "huge", *out)
-    assert "no or bf16" in refused("pretrain", "nextvid", "--precision", "fp8", *out)
+    assert "one of no, bf16" in refused("pretrain", "nextvid", "--precision", "fp8", *out)
     assert "no such file or folder" in refused("pretrain", "nextvid", "--size", "tiny", "--data", "nowhere", *out)
     assert "does not divide" in refused("pretrain", "nextvid", "--size", "tiny", "--side", "33", *out)
     assert "at least 4 patches" in refused("pretrain", "nextvid", "--size", "tiny", "--side", "8", *out)

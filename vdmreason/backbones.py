@@ -49,6 +49,14 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option(help="Where the backbone is written; the same folder resumes.")]
 Budget = Annotated[str, typer.Option(help="30m, 2h (time) or 2000u (updates)")]
 Seed = Annotated[int, typer.Option(min=0)]
+Data = Annotated[
+    str, typer.Option(help="Real video: a folder, a list.csv (path label), or WebDataset shards; default procedural")
+]
+Fps = Annotated[float, typer.Option(min=0.1, help="Frames a second taken from real video")]
+Side = Annotated[int | None, typer.Option(min=8, help="Pixels of a frame's side")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Clips an update, over all processes")]
+Precision = Annotated[str, typer.Option(help="no or bf16")]
+MostBad = Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable videos that stops the run")]
 
 
 def parse_budget(text: str) -> tuple[float | None, int | None]:
@@ -87,6 +95,11 @@ def size_of(name: str, size: str) -> str:
     return size
 
 
+def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{option} {value}: one of {', '.join(known)}.{suggest(value, known)}")
+
+
 @app.command("cogvideox")
 def cogvideox(
     out: Out,
@@ -115,16 +128,13 @@ def nextvid(
     budget: Budget = "30m",
     size: Annotated[str, typer.Option(help="small, tiny, or as published: vit-l, vit-h, vit-g")] = "small",
     seed: Seed = 0,
-    data: Annotated[
-        str,
-        typer.Option(help="Real video: a folder, a list.csv (path label), or WebDataset shards; default procedural"),
-    ] = "",
-    fps: Annotated[float, typer.Option(min=0.1, help="Frames a second taken from real video")] = 4.0,
-    side: Annotated[int | None, typer.Option(min=8, help="Pixels of a frame's side")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Clips an update, over all processes")] = None,
+    data: Data = "",
+    fps: Fps = 4.0,
+    side: Side = None,
+    batch: Batch = None,
     target: Annotated[str, typer.Option(help="pixels, or an image VAE of diffusers by folder or hub id")] = "pixels",
-    precision: Annotated[str, typer.Option(help="no or bf16")] = "no",
-    most_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable videos that stops the run")] = 0.1,
+    precision: Precision = "no",
+    most_bad: MostBad = 0.1,
 ) -> None:
     """NExT-Vid: masked next-frame prediction (arXiv 2512.21004).
 
@@ -132,11 +142,67 @@ def nextvid(
     vdmreason pretrain nextvid --data videos/ --size vit-l --target THUDM/some-vae --precision bf16 --out big
     accelerate launch -m vdmreason pretrain nextvid --out my-nextvid          (the same, on any number of devices)
     """
-    if precision not in ("no", "bf16"):
-        raise UserError(f"--precision {precision}: no or bf16.")
-    given = {"data": data, "fps": fps, "side": side, "batch": batch, "target": target}
+    one_of("--precision", precision, ("no", "bf16"))
+    given: dict[str, Any] = {"data": data, "fps": fps, "side": side, "batch": batch, "target": target}
     given |= {"precision": precision, "most_bad": most_bad}
     run("nextvid", out, budget, size=size_of("nextvid", size), seed=seed, **given)
+
+
+@app.command("internvideo-next")
+def internvideo_next(
+    out: Out,
+    budget: Budget = "30m",
+    size: Annotated[str, typer.Option(help="small, tiny, or as published: base, large")] = "small",
+    seed: Seed = 0,
+    stages: Annotated[str, typer.Option(help="1+2, 1 or 2; 2 alone goes on from --start")] = "1+2",
+    start: Annotated[str, typer.Option(help="A folder that holds a Stage 1")] = "",
+    teacher: Annotated[
+        str, typer.Option(help="SigLIP, SigLIP2, CLIP or DINOv2 by folder or hub id; 'small' is ours and ships")
+    ] = "",
+    bert: Annotated[
+        str, typer.Option(help="A ModernBERT by folder or hub id, whose last layers begin as the predictor")
+    ] = "",
+    lr_scale: Annotated[
+        str, typer.Option(help="none, or linear256: rates times batch / 256, as the released scripts")
+    ] = "none",
+    data: Data = "",
+    fps: Fps = 4.0,
+    side: Side = None,
+    batch: Batch = None,
+    precision: Precision = "no",
+    most_bad: MostBad = 0.1,
+) -> None:
+    """InternVideo-Next: a diffusion decoder and an image teacher, then latents of the first stage (arXiv 2512.01342).
+
+    vdmreason pretrain internvideo-next --budget 2h --out my-internvideo
+    vdmreason pretrain internvideo-next --stages 2 --start my-stage-1 --out my-stage-2
+    vdmreason pretrain internvideo-next --size base --data videos/ --teacher google/siglip2-base-patch16-256
+        --bert answerdotai/ModernBERT-large --precision bf16 --out big
+    """
+    one_of("--precision", precision, ("no", "bf16"))
+    one_of("--stages", stages, ("1+2", "1", "2"))
+    one_of("--lr-scale", lr_scale, ("none", "linear256"))
+    given: dict[str, Any] = {
+        "stages": stages,
+        "start": start,
+        "teacher": teacher,
+        "bert": bert,
+        "lr_scale": lr_scale,
+        "data": data,
+    }
+    given |= {"fps": fps, "side": side, "batch": batch, "precision": precision, "most_bad": most_bad}
+    run("internvideo_next", out, budget, size=size_of("internvideo_next", size), seed=seed, **given)
+
+
+@app.command("image-teacher")
+def image_teacher(
+    out: Out,
+    budget: Budget = "10m",
+    size: Annotated[str, typer.Option(help="small or tiny")] = "small",
+    seed: Seed = 0,
+) -> None:
+    """A small SigLIP tower on still procedural pictures, told what they show: InternVideo-Next's teacher without a hub."""
+    run("image_teacher", out, budget, size=size_of("image_teacher", size), seed=seed)
 
 
 @app.command("show")
