@@ -455,6 +455,39 @@ class InternVideoNext(nn.Module):
 
         return self.process.sample(net, noise.to(latents.device), steps, watch)
 
+    # At the exam: what follows are frames that are hidden whole
+
+    def grid(self, video: Tensor) -> Grid:
+        return self.encoder.grid(video)
+
+    def encoded(self, video: Tensor) -> Tensor:
+        return patchify(video, self.config.tubelet, self.config.patch)
+
+    def decoded(self, tokens: Tensor, grid: Grid) -> Tensor:
+        return unpatchify(tokens, grid, self.config.tubelet, self.config.patch)
+
+    def times(self, grid: Grid) -> int:
+        """Every patch has its own."""
+        return math.prod(grid)
+
+    def shifted(self, uniform: Tensor, shift: float) -> Tensor:
+        return replace(self.process, shift=shift).shifted(uniform).clamp(min=0.001)
+
+    def latents_ahead(self, known: Tensor, count: int) -> Tensor:
+        """Latents (B, count, P) of the tokens after those of `known` (B, 3, F, H, W), whole frames of them."""
+        frames, rows, columns = self.grid(known)
+        hidden = known.new_zeros(*known.shape[:2], count // (rows * columns) * self.config.tubelet, *known.shape[3:])
+        keep = recipes.everywhere(len(known), frames * rows * columns).to(known.device)
+        return self.predict(torch.cat([known, hidden], 2), keep)[:, -count:]
+
+    def ahead_loss(self, known: Tensor, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """The decoder's loss for the frames after `known` (B, 3, F, H, W). `clean`, `noise` (B, M, channels), `time` (B, M)."""
+        return self.pixel_loss(clean, self.latents_ahead(known, clean.shape[1]), noise, time)
+
+    def ahead(self, known: Tensor, noise: Tensor, steps: int, watch: denoise.Watch | None = None) -> Tensor:
+        """The frames after `known`, drawn from `noise` (B, M, channels)."""
+        return self.drawn(self.latents_ahead(known, noise.shape[1]), noise, steps, watch)
+
 
 def apart(mine: Tensor, unit: Tensor) -> Tensor:
     """2 - 2 cos, (...), of vectors (..., D) and targets that are means of vectors of length 1."""

@@ -360,6 +360,37 @@ class NextVid(nn.Module):
         at[..., 0] = number
         return self.predict(context, at, len(self.config.masks) if self.config.plain else 0), at
 
+    # At the exam: what follows is one frame
+
+    def grid(self, video: Tensor) -> tuple[int, int, int]:
+        return self.encoder.grid(video)
+
+    def encoded(self, video: Tensor) -> Tensor:
+        return self.target.encode(video)
+
+    def decoded(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        return self.target.decode(tokens, grid)
+
+    def times(self, grid: tuple[int, int, int]) -> int:
+        """A frame's tokens share their time."""
+        if grid[0] != 1:
+            raise ValueError(f"this model draws one frame of {self.config.tubelet} at a time, not {grid[0]}")
+        return 1
+
+    def shifted(self, uniform: Tensor, shift: float) -> Tensor:
+        return replace(self.process, shift=shift).shifted(uniform).clamp(max=0.999)
+
+    def ahead_loss(self, known: Tensor, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+        """The flow loss (eq. 8) of the frame after `known` (B, 3, F, H, W). `clean`, `noise` (B, S, channels), `time` (B, 1)."""
+        number, *places = self.grid(known)
+        z, at = self.next_latent(self.context(known), (places[0], places[1]), number)
+        return self.flow_loss(clean, z, at, noise, time, 1)
+
+    def ahead(self, known: Tensor, noise: Tensor, steps: int, watch: denoise.Watch | None = None) -> Tensor:
+        """The frame after `known`, drawn from `noise` (B, S, channels)."""
+        number, *places = self.grid(known)
+        return self.next_frame(self.context(known), (places[0], places[1]), number, steps, noise=noise, watch=watch)
+
 
 class Predictor(nn.Module):
     """Queries read the context of the frames before theirs: cross-attention only, so no query sees another, and the

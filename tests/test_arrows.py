@@ -44,8 +44,10 @@ def rule(module: str) -> tuple[set[str], set[str]]:
             return {"tasks"}, {"numpy", "peft", "torch", "safetensors"}
         if name == "pictures":
             return {"tasks"}, {"numpy"}
+        if name == "next_frame":
+            return {"tasks", "adapters.base", "adapters.pictures"}, {"numpy", "torch"}
         own = {f"pretrain.{name}"} if name in OWN_BACKBONES else set()
-        return {"tasks", "adapters.base", "adapters.pictures", *own}, {ANY}
+        return {"tasks", "adapters.base", "adapters.next_frame", "adapters.pictures", *own}, {ANY}
     if name in ("train", "predict"):
         allowed = {"vdmreason", "tasks", "adapters"}
         return allowed, {"numpy", "rich", "torch", "accelerate", "safetensors", "peft"}

@@ -43,7 +43,7 @@ def plan(
     `families`: default, one of each kind. `flavours`: a flavour by family, where it is not "small". `overrides`:
     "optim.updates=100" for all arms, "cogvideox:options.steps=20" for one.
     """
-    families = [name.replace("-", "_") for name in families or _one_of_each()]
+    families = [name.replace("-", "_") for name in families or one_of_each()]
     for text in overrides:
         arm, colon, _ = text.partition("=")[0].partition(":")
         if colon and arm.replace("-", "_") not in families:
@@ -141,7 +141,7 @@ def _one_arm(
     }
 
 
-def _one_of_each() -> list[str]:
+def one_of_each() -> list[str]:
     """The first family of each kind, video before language."""
     kinds: dict[str, str] = {}
     for name in adapters.families():

@@ -329,8 +329,8 @@ class Tab:
 
 
 def common_flavours() -> list[str]:
-    """Names of the flavours that both arms have and that need no download."""
-    families = [adapters.family(name) for name in adapters.families()]
+    """Names of the flavours that both families that adapt here have, and that need no download."""
+    families = [adapters.family(name) for name in comparing.one_of_each()]
     names = [{n for n, f in module.FLAVOURS.items() if not f.published} for module in families]
     return sorted(set.intersection(*names), key=lambda name: (name != "small", name))
 

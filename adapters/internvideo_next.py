@@ -1,0 +1,70 @@
+"""InternVideo-Next, our own backbone (`pretrain/internvideo_next.py`), sits the exam: the answer's frames are hidden, the
+predictor says what is there, the diffusion decoder draws it patch by patch; LoRA is on encoder, predictor and decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapters import next_frame
+from adapters.base import Flavour, Lazy, load_errors
+from adapters.next_frame import SMALL, NextFrameArm, checked, frame, redraw
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = Lazy("torch")
+
+__all__ = ["ARM", "FLAVOURS", "Options", "frame", "load"]
+
+ARM = "video"
+ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "internvideo_next"
+FLAVOURS = {
+    "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 70_000, False, SMALL),
+}
+
+
+@dataclass(frozen=True)
+class Options(next_frame.Options):
+    """How the puzzle becomes a clip and its second half an answer."""
+
+    context: int = 2
+    shift: float = 4.0
+
+
+def load(
+    flavour: Flavour,
+    options: Options,
+    *,
+    init: str = "pretrained",
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> NextFrameArm:
+    """A folder that `vdmreason pretrain internvideo-next` wrote. `init="random"` draws its weights anew from `seed` (`draw`)."""
+    from pretrain import internvideo_next
+
+    random = init != "pretrained" or not flavour.base
+    with load_errors(flavour.base), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if flavour.base:
+            model = internvideo_next.load(flavour.base, random_weights=random)
+        else:
+            model = internvideo_next.InternVideoNext(replace(internvideo_next.FLAVOURS["tiny"], patch=8))
+        # Pretraining's: alignment, latents of the first stage.
+        model.align = model.align_positions = model.pool = model.latent = model.reference = None
+        if random:
+            draw(model)
+    return NextFrameArm(checked(model, options).to(device, getattr(torch, dtype)), options)
+
+
+def draw(model: Any) -> None:
+    """Random weights with open gates: fresh ones are closed, which training opens and a LoRA on attention and mlp can't."""
+    redraw(model)
+    for block in getattr(model.decoder, "blocks", ()):
+        block.modulation.bias.data.chunk(3)[2].fill_(1.0)  # shift, scale, gate
+    for block in model.encoder.blocks:
+        for scale in (block.scale1, block.scale2):
+            if scale is not None:
+                scale.data.fill_(1.0)
