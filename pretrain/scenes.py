@@ -24,6 +24,7 @@ from pretrain.data import named_rng
 SHAPES = ("disc", "cross", "ring", "bar")
 MOTIONS = ("right", "left", "down", "up", "clockwise", "anticlockwise", "to and fro", "up and down")
 CELLS = 9
+LEAST = 4
 CLASSES = {"shape": len(SHAPES), "motion": len(MOTIONS), "position": CELLS}
 
 
@@ -34,6 +35,7 @@ class Scene:
     boxes: npt.NDArray[np.float32]  # (F, K, 4): top, left, bottom, right in pixels, the largest object first
     seen: npt.NDArray[np.uint8]  # (F, side, side): 0 background, else 1 + the number of the object in front
     depth: tuple[int, ...]  # the objects' numbers from back to front
+    over: tuple[tuple[int, int], ...]  # (in front, behind) of objects that overlap by LEAST pixels in some frame
 
 
 def scene(i: int, seed: int = 0, frames: int = 8, side: int = 32) -> Scene:
@@ -49,17 +51,22 @@ def scene(i: int, seed: int = 0, frames: int = 8, side: int = 32) -> Scene:
 
     pictures = _background(rng, frames, side)
     seen = np.zeros((frames, side, side), np.uint8)
+    over: list[tuple[int, int]] = []
     y, x = np.mgrid[0:side, 0:side].astype(np.float32) + 0.5
     for k in depth:
         dy = y - paths[k][:, 0, None, None]  # (F, side, side)
         dx = x - paths[k][:, 1, None, None]
         mask = _inside(int(shapes[k]), dy, dx, radii[k])
         pictures[mask] = _texture(rng, dy[mask], dx[mask])
+        behind = [j for j in range(count) if (mask & (seen == j + 1)).sum((1, 2)).max() >= LEAST]
+        over += [(k, j) for j in behind]
         seen[mask] = k + 1
     radius = np.array(radii, np.float32)[:, None]
     corners = [np.concatenate([p - r, p + r], 1) for p, r in zip(paths, radius, strict=True)]
     noisy = pictures + rng.normal(0, 4, pictures.shape[:3])[..., None]
-    return Scene(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), labels, np.stack(corners, 1), seen, depth)
+    return Scene(
+        np.clip(np.rint(noisy), 0, 255).astype(np.uint8), labels, np.stack(corners, 1), seen, depth, tuple(over)
+    )
 
 
 def _path(rng: Generator, motion: int, frames: int, side: int, cell: int | None) -> npt.NDArray[np.float32]:
