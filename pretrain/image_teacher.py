@@ -117,7 +117,7 @@ def load(name: str | Path) -> ImageTeacher:
     try:
         kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         if kind in classes:
-            return ImageTeacher(classes[kind].from_pretrained(name, trust_remote_code=False), name)
+            return ImageTeacher(classes[kind].from_pretrained(name, dtype=torch.float32, trust_remote_code=False), name)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"the image teacher {name} could not be loaded ({' '.join(str(error).split())[:150]}). Without a network name a "

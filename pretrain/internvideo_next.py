@@ -68,11 +68,13 @@ class Config:
     base: float = 10_000.0  # of the positions' frequencies
     stage: Literal[1, 2] = 1
 
+    # Of the stage that it is in: drawn where the teacher looks (Stage 1), or multi-block (Stage 2).
+    mask: Literal["semantic", "blocks"] = "semantic"
+
     # Stage 1
     teacher: str = "google/siglip2-giant-opt-patch16-256"
     teacher_size: tuple[int, int] = (1536, 40)  # its width and depth
     aligned: int = 6  # so many of the last blocks, each with one of the teacher's
-    mask: Literal["semantic", "blocks"] = "semantic"
     hidden: float = 0.75  # of a frame, by the scripts; the paper's text has 0.8
     # Visible tokens are drawn in proportion to the teacher's attention (the code, UMT) or are its highest (the paper's words).
     pick: Literal["sample", "top"] = "sample"
@@ -108,12 +110,18 @@ class Config:
     @property
     def passes(self) -> tuple[str, ...]:
         """The kinds of masks that a step goes through."""
-        kinds = ("semantic",) if self.stage == 1 and self.mask == "semantic" else ("blocks",) * len(self.blocks)
+        kinds = ("semantic",) if self.mask == "semantic" else ("blocks",) * len(self.blocks)
         return (*kinds, "ahead") if self.ahead and self.pixel_weight else kinds
 
     @property
     def pixel_weight(self) -> float:
         return self.pixels if self.stage == 1 else self.pixels_too
+
+    @property
+    def looks(self) -> bool:
+        """Whether the image teacher is asked."""
+        aligned = self.stage == 1 and bool(self.align or self.pool)
+        return aligned or self.mask == "semantic" or (self.stage == 2 and self.latent == "image teacher")
 
     @property
     def foresees(self) -> bool:
@@ -350,7 +358,7 @@ class InternVideoNext(nn.Module):
         """What the image teacher sees in a clip (B, 3, F, H, W): maps (K, B, N, D), the pooled embedding (B, D), the mean over
         frames, and where it looks (B, T, S). A tubelet has the mean of its frames."""
         if self.image is None:
-            raise ValueError("Stage 1 needs its image teacher: see learn_from")
+            raise ValueError("this objective needs its image teacher: see learn_from")
         batch, grid, tubelet = len(pixels), self.encoder.grid(pixels), self.config.tubelet
         self.image.to(pixels.device)
         layers = layers_of(self.image.depth, self.config.encoder.depth, self.config.aligned)
@@ -380,11 +388,11 @@ class InternVideoNext(nn.Module):
         config, pixels = self.config, to_pixels(video)
         grid = self.encoder.grid(pixels)
         total = math.prod(grid)
-        wants_teacher = self.image is not None and (config.stage == 1 or config.latent == "image teacher")
-        maps, pooled, attention = self.look(pixels) if wants_teacher else (None, None, None)
+        maps, pooled, attention = self.look(pixels) if config.looks else (None, None, None)
         clean = patchify(pixels, config.tubelet, config.patch)
         target = self.reference(pixels) if self.reference is not None else None
-        if config.stage == 2 and maps is not None:
+        if config.stage == 2 and config.latent == "image teacher":
+            assert maps is not None
             target = maps[0]
         depth = config.encoder.depth
         layers = [depth - config.aligned + k for k in range(config.aligned)] if self.align is not None else []
@@ -675,9 +683,10 @@ class Batches:
 
 
 def second_stage(first: InternVideoNext, *, checkpointing: bool = False, **changes: Any) -> InternVideoNext:
-    """Stage 2 of a model that has been through Stage 1: encoder, predictor and decoder are its own, the head of latents is new,
-    the teacher is its encoder as it is now."""
-    model = InternVideoNext(replace(first.config, stage=2, **changes), checkpointing=checkpointing)
+    """Stage 2 of a model that has been through Stage 1, with multi-block masks if `changes` name no other: encoder, predictor and
+    decoder are its own, the head of latents is new, the teacher is its encoder as it is now."""
+    config = replace(first.config, **{"stage": 2, "mask": "blocks", **changes})
+    model = InternVideoNext(config, checkpointing=checkpointing)
     for part in ("encoder", "predictor", "decoder"):
         getattr(model, part).load_state_dict(getattr(first, part).state_dict())
     if model.reference is not None:
@@ -728,7 +737,7 @@ def pretrain(
     recipe = Recipe(side or recipe.side, (scaled[0], scaled[1]))
     check_side(recipe.side, config.patch)
     image = None
-    if stages != "2" or config.latent == "image teacher":
+    if stages != "2":
         image = teacher_of(config)
         config = replace(config, teacher_size=(image.width, image.depth))
     weights: dict[str, Tensor] = {}
@@ -884,7 +893,7 @@ def pictures(model: InternVideoNext, video: Tensor, seed: int = 0, steps: int = 
         attention = (model if model.image else model.learn_from(teacher_of(config))).look(pixels)[2]
     except ValueError:  # its image teacher cannot be reached
         attention = torch.full((1, grid[0], places), 1 / places)
-    drawn = draw(replace(config, stage=1, mask="semantic"), grid, 1, range(1), seed)
+    drawn = draw(replace(config, mask="semantic"), grid, 1, range(1), seed)
     keeps = {f"semantic mask, {config.hidden:.0%} hidden": model.semantic(attention, drawn.uniform)}
     if config.stage == 2:
         for count, scale in config.blocks:

@@ -20,7 +20,7 @@ from pretrain.vit3d import Size, Table, coordinates, gather, patchify, sincos
 
 TINY = replace(iv.FLAVOURS["tiny"], decoded=1.0, aligned=2)
 GRID = (4, 3, 4)  # of 4 frames, 24 x 32 pixels
-STAGE_2 = replace(TINY, stage=2)
+STAGE_2 = replace(TINY, stage=2, mask="blocks")
 VARIANTS = {
     "small": TINY,
     "published": replace(
@@ -35,6 +35,7 @@ VARIANTS = {
     "stage 2": STAGE_2,
     "stage 2 as published": replace(STAGE_2, pixels_too=0.0, ahead=False),
     "stage 2, image teacher": replace(STAGE_2, latent="image teacher"),
+    "stage 2, semantic masks": replace(STAGE_2, mask="semantic"),
     "stage 2, average": replace(STAGE_2, momentum=0.9),
 }
 

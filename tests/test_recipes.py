@@ -169,7 +169,7 @@ def batches_of(name: str, size: str) -> list[Any]:
         given = internvideo_next.RECIPES[size]
         config = internvideo_next.FLAVOURS[size]
         stages = [replace(s, batch=16) if published else s for s in given.stages]
-        configs = [replace(config, stage=k) for k in (1, 2)]
+        configs = [config, replace(config, stage=2, mask="blocks")]
         made = [internvideo_next.Batches(c, s, given.side, 0) for c, s in zip(configs, stages, strict=True)]
     if published:
         for batches in made:

@@ -1,0 +1,179 @@
+"""What each part of InternVideo-Next is good for, at small size on procedural video.
+
+    python benchmarks/internvideo_next_effects.py run            # every trial that is not there yet; a killed one resumes
+    python benchmarks/internvideo_next_effects.py run --arm "stage 2" --seed 0
+    python benchmarks/internvideo_next_effects.py report         # results/internvideo_next_effects.{json,md,png}
+
+Stage 1: the pixels' head (linear, an MLP, the diffusion decoder), alignment with the image teacher, and both. A linear head's
+loss and a diffusion's have different scales, so that a difference between them could be one of weights: the linear one is run
+with four weights (the others than 1 with one seed). Stage 2, from the whole Stage 1 of the same seed: its target (Stage 1
+frozen, an average, the image teacher), its masks, and the control that the paper lacks: Stage 1 continued for as many updates.
+
+The image teacher is the one that ships (`pretrain/zoo/image_teacher`): told shapes and places of still pictures, so that what
+alignment brings on those is given and not found; of motion it knows nothing. Clips have four frames here, every second one, and
+tokens of one frame, as published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import effects
+import torch
+from effects import GRID, PATCH, Found, Study, clips, mean
+from torch import Tensor
+
+from pretrain import internvideo_next as iv
+from pretrain import loop, probe
+from pretrain.loop import Share
+from pretrain.recipe import to_pixels
+from pretrain.vit3d import Size
+
+BATCH, FIRST, SECOND = 32, 800, 500  # clips an update; updates of the stages
+RATE = {1: 1e-3, 2: 5e-4}
+
+# As published but for what narrow models, short trainings and flat pictures need (docs/log.md).
+FULL = iv.Config(
+    Size(96, 4, 4),
+    Size(96, 2, 4),
+    Size(192, 3, 1),
+    GRID,
+    patch=PATCH,
+    scale=0.0,
+    dual_norm=False,
+    rope=True,
+    base=100.0,
+    teacher="small",
+    teacher_size=(96, 4),
+    aligned=2,
+    decoded=0.5,
+    most=0.25,
+)
+FIRSTS: dict[str, iv.Config] = {
+    "pixels, linear": replace(FULL, align=0.0, pool=0.0, head="linear"),
+    "pixels, diffusion": replace(FULL, align=0.0, pool=0.0),
+    "alignment": replace(FULL, pixels=0.0),
+    "both, linear": replace(FULL, head="linear"),
+    **{f"both, linear x {w:g}": replace(FULL, head="linear", pixels=w) for w in (0.1, 0.3, 3.0)},
+    "both, MLP": replace(FULL, head="mlp"),
+    "both, diffusion": FULL,
+    "both, diffusion, block masks": replace(FULL, mask="blocks"),
+}
+SECONDS: dict[str, dict[str, Any]] = {
+    "stage 1 continued": {},
+    "stage 2": {},
+    "stage 2, average": {"momentum": 0.999},
+    "stage 2, image teacher": {"latent": "image teacher"},
+    "stage 2, semantic masks": {"mask": "semantic"},
+}
+
+
+def pixels(video: Tensor) -> Tensor:
+    return to_pixels(video[:, ::2])
+
+
+def fitted(model: iv.InternVideoNext, work: Path, seed: int, start: int, updates: int, stage: int) -> Found:
+    config = model.config
+
+    def batch_at(step: int, share: Share) -> dict[str, Any]:
+        rows = share.rows(BATCH)
+        first = (start + step) * BATCH
+        video, _ = clips(range(first + rows.start, first + rows.stop), seed)
+        drawn = iv.draw(config, GRID, BATCH, rows, seed, start + step)
+        return {"video": video[:, ::2], **drawn.batch(), "measure": step % 50 == 0}
+
+    return loop.fit(
+        model,
+        batch_at,
+        work,
+        updates=updates,
+        schedule=iv.Stage(1.0, 4, BATCH, RATE[stage], 0.05).rates,
+        weight_decay=0.05,
+        decay_vectors=False,
+        spared=("positions", "register", "mask"),
+        betas=(0.9, 0.98),
+        clip=5.0,
+        title=f"{work.name}",
+    )
+
+
+def first(arm: str, seed: int) -> tuple[iv.InternVideoNext, Found]:
+    """A Stage 1; from its checkpoint where it is there already."""
+    torch.manual_seed(seed)
+    model = iv.InternVideoNext(FIRSTS[arm]).learn_from(iv.teacher_of(FULL))
+    return model, fitted(model, STUDY.folder(arm, seed, FIRST), seed, 0, FIRST, 1)
+
+
+def second(arm: str, seed: int) -> tuple[iv.InternVideoNext, Found]:
+    """`SECOND` more updates on the whole Stage 1 of the seed. All arms begin them with a fresh optimiser and rate."""
+    model, _ = first("both, diffusion", seed)
+    stage = 1 if arm == "stage 1 continued" else 2
+    if stage == 2:
+        torch.manual_seed(seed + 100)
+        model = iv.second_stage(model, **SECONDS[arm])
+    return model, fitted(model, STUDY.folder(arm, seed, SECOND), seed, FIRST, SECOND, stage)
+
+
+def trial(arm: str, seed: int, updates: int) -> Found:
+    torch.manual_seed(seed)
+    if arm == "pixels":
+        found = effects.read(lambda video: probe.raw_patches(video[:, ::2], 1, PATCH), seed, measure=False, dense=True)
+        return found
+    found = {}
+    encoder = iv.InternVideoNext(FULL).encoder
+    if arm == "supervised":
+        # At the rate of every second frame, as the others see the clips.
+        seen = Every(encoder)
+        work = STUDY.folder(arm, seed, updates)
+        found["log"] = effects.supervised(seen, FULL.encoder.width, work, seed, updates, BATCH)
+    elif arm != "random":
+        model, found["log"] = (first if arm in FIRSTS else second)(arm, seed)
+        encoder = model.encoder
+    encoder.eval()
+    return found | effects.read(lambda video: encoder(pixels(video)), seed, dense=True)
+
+
+class Every(torch.nn.Module):
+    """Every second frame of a clip (B, 3, F, H, W) to an encoder."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, video: Tensor) -> Tensor:
+        return self.encoder(video[:, :, ::2])
+
+
+# What is compared with what, and what the paper found (linear probes on K400 and SSv2; tables 1, 3 and 4), in points.
+EFFECTS = {
+    "alignment, beside linear pixels": ("both, linear", "pixels, linear", "table 1a: +22.6, +3.7"),
+    "linear pixels, beside alignment": ("both, linear", "alignment", "table 1a: -0.9, -0.3"),
+    "diffusion decoder for linear head": ("both, diffusion", "both, linear", "table 1c: +6.4, +5.6"),
+    "diffusion decoder for MLP": ("both, diffusion", "both, MLP", "table 1c: +6.1, +5.7"),
+    "pixels by diffusion, beside alignment": ("both, diffusion", "alignment", "table 1a: +3.5, +3.3"),
+    "semantic masks in Stage 1": ("both, diffusion", "both, diffusion, block masks", "table 4: +1.4, +0.6"),
+    "Stage 2 after Stage 1": ("stage 2", "both, diffusion", "table 3: +1.1, +20.0"),
+    "Stage 2 for Stage 1 continued": ("stage 2", "stage 1 continued", "not in the paper"),
+    "frozen Stage 1 for an average": ("stage 2", "stage 2, average", "table 3: +2.8, +2.6"),
+    "frozen Stage 1 for the image teacher": ("stage 2", "stage 2, image teacher", "table 3: +1.5, +11.2"),
+    "block masks in Stage 2": ("stage 2", "stage 2, semantic masks", "table 4: +1.7, +4.6"),
+}
+
+STUDY = Study(
+    name="internvideo_next_effects",
+    arms=(*FIRSTS, *SECONDS),
+    effects=EFFECTS,
+    trial=trial,
+    updates=FIRST + SECOND,
+    about="Small encoders, procedural video, an image teacher of our own. Stage 1 has 800 of the updates; its arms stop there. "
+    "Depth and tracks: 400 labelled clips; of pairs a half is chance.",
+    columns=("depth pairs", "depth cells", "track IoU"),
+    numbers={"rank": lambda row: mean(row, "rank"), "IoU if nothing moves": lambda row: mean(row, "staying", 2)},
+    dim=lambda arm: arm in SECONDS,
+    once=tuple(f"both, linear x {w:g}" for w in (0.1, 0.3, 3.0)),
+)
+
+if __name__ == "__main__":
+    STUDY.main(__doc__)
