@@ -23,7 +23,6 @@ from pretrain.scenes import Scene
 from pretrain.vit3d import Attention, coordinates, initialise, sincos
 
 RANKS = 4  # the background and at most three objects
-CELL = 4  # pixels: the depth of a cell is what most of it shows
 RATES = (5e-3, 1.5e-3)
 WIDTH, BASE = 64, 100.0
 
@@ -45,15 +44,16 @@ class Truth:
         return Truth(self.ranks[rows], self.owners[rows], self.pairs[rows], self.boxes[rows], self.there[rows])
 
 
-def truth(scenes: Sequence[Scene], every: int = 2) -> Truth:
-    """Of every `every`th frame, from the first."""
+def truth(scenes: Sequence[Scene], every: int = 2, cells: int = 8) -> Truth:
+    """Of every `every`th frame, from the first; of `cells` x `cells` cells, each what most of it shows."""
     side = scenes[0].seen.shape[1]
+    pixels = side // cells
     ranks, owners = [], []
     for scene in scenes:
         seen = scene.seen[::every]
         frames = len(seen)
-        cells = seen.reshape(frames, side // CELL, CELL, side // CELL, CELL)
-        counts = np.stack([(cells == k).sum((2, 4)) for k in range(RANKS)])
+        cut = seen.reshape(frames, cells, pixels, cells, pixels)
+        counts = np.stack([(cut == k).sum((2, 4)) for k in range(RANKS)])
         seen = counts.argmax(0)  # 0 background, else 1 + the object's number
         rank = np.zeros(RANKS, np.int64)
         for place, number in enumerate(scene.depth):

@@ -64,8 +64,24 @@ def test_probe_sets_the_backbone_beside_the_untrained_and_the_pixels(backbone: P
     assert "chance: shape 25.0" in said
 
 
+def test_probe_reads_depth_and_tracks(tmp_path: Path) -> None:
+    out = tmp_path / "iv"
+    call("pretrain", "internvideo-next", "--size", "tiny", "--budget", "4u", "--out", str(out))
+    said = call("probe", str(out), "--labels", "30", "--seeds", "1", "--kind", "all", "--epochs", "1").output
+    row = json.loads((out / "probe.json").read_text())["rows"][0]
+    assert {"depth pairs", "depth cells", "track IoU"} < set(row["accuracy"]) and 0 < row["staying"] < 1
+    assert "track IoU" in said and f"{100 * row['staying']:.1f}" in said
+    call("pretrain", "show", str(out), "--out", str(tmp_path / "sheet.png"))
+    assert (tmp_path / "sheet.webp").exists()
+
+
 def test_what_is_refused(backbone: Path, tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "x"))
+    iv = ("internvideo-next", "--size", "tiny", *out)
+    assert "needs --start" in refused("pretrain", *iv, "--stages", "2")
+    assert "one of 1+2, 1, 2" in refused("pretrain", *iv, "--stages", "3")
+    assert "take the one that ships" in refused("pretrain", *iv, "--teacher", "google/siglip2-nowhere")
+    assert "leave --bert away" in refused("pretrain", *iv, "--bert", str(tmp_path / "no"))
     assert "Did you mean 'nextvid'" in refused("pretrain", "nextvit", *out)
     assert "One of tiny, small, vit-l, vit-h, vit-g" in refused("pretrain", "nextvid", "--size", "huge", *out)
     assert "one of no, bf16" in refused("pretrain", "nextvid", "--precision", "fp8", *out)
@@ -76,6 +92,7 @@ def test_what_is_refused(backbone: Path, tmp_path: Path) -> None:
     assert "holds no backbone of ours" in refused("pretrain", "show", str(tmp_path))
     assert "holds no backbone of ours" in refused("probe", str(tmp_path))
     assert "--kind" in refused("probe", str(backbone), "--kind", "both-of-them")
+    assert "Did you mean 'attentive'" in refused("probe", str(backbone), "--kind", "attentiv")
     for file in ("config.json", "teacher.safetensors"):
         (tmp_path / file).write_bytes((backbone / file).read_bytes())
     assert str(tmp_path) in refused("probe", str(tmp_path))  # no weights

@@ -229,7 +229,9 @@ def probe(
     folder: Annotated[Path, typer.Argument(help="A folder that a recipe wrote")],
     labels: Annotated[int, typer.Option(min=20, help="Labelled clips that a probe learns from")] = 500,
     seeds: Annotated[int, typer.Option(min=1, help="Probes of other seeds, for the interval")] = 3,
-    kind: Annotated[str, typer.Option(help="linear, attentive or both")] = "both",
+    kind: Annotated[
+        str, typer.Option(help="linear, attentive, both, or all: depth order and tracks of objects too")
+    ] = "both",
     epochs: Annotated[int, typer.Option(min=1)] = 20,
 ) -> None:
     """What a frozen backbone has learnt: probes on what the largest object is, how it moves and where it ends.
@@ -239,12 +241,12 @@ def probe(
 
     vdmreason probe my-nextvid --labels 250
     """
-    if kind not in ("linear", "attentive", "both"):
-        raise UserError(f"--kind {kind}: linear, attentive or both.")
+    one_of("--kind", kind, ("linear", "attentive", "both", "all"))
     from rich.console import Console
     from rich.table import Table
 
-    rows = probed(folder, labels, seeds, ("linear", "attentive") if kind == "both" else (kind,), epochs)
+    kinds = {"both": ("linear", "attentive"), "all": ("linear", "attentive", "heads")}.get(kind, (kind,))
+    rows = probed(folder, labels, seeds, kinds, epochs)
     store.write_json(folder / "probe.json", {"labels": labels, "seeds": seeds, "rows": rows, **store.versions()})
     table = Table(title=f"accuracy in %, {labels} labelled clips, [95 % interval]", title_justify="left")
     columns = list(rows[0]["accuracy"])
@@ -256,6 +258,10 @@ def probe(
             row["features"], *(f"{100 * s['value']:.1f} [{100 * s['low']:.0f}, {100 * s['high']:.0f}]" for s in scores)
         )
     Console(width=140).print(table)
+    if kind == "all":
+        print(
+            f"{' ' * 8}of pairs that overlap a half is chance; boxes that stay where they are: {100 * rows[0]['staying']:.1f}"
+        )
     print(
         f"chance: {', '.join(f'{n} {100 / k:.1f}' for n, k in _classes().items())}    kept in {folder / 'probe.json'}"
     )
@@ -336,6 +342,7 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
     """Rows of accuracies for the backbone, one never trained, and the pixels."""
     import torch
 
+    from pretrain import heads
     from pretrain import probe as probes
     from pretrain.scenes import scene
 
@@ -346,31 +353,50 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
     model, fresh = model.to(device), fresh.to(device)
     side, frames, pick, test = 8 * stored["patch"], 4 * stored["tubelet"], max(100, labels // 4), 1000
 
+    total = labels + pick + test
+    parts = [slice(labels), slice(labels, labels + pick), slice(labels + pick, None)]
+
+    def made(seed: int, numbers: range) -> list[Any]:
+        return [scene(i, 10**7 + seed, frames, side) for i in numbers]
+
     def clips(seed: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-        total = labels + pick + test
         for start in range(0, total, 50):
-            scenes = [scene(i, 10**7 + seed, frames, side) for i in range(start, min(start + 50, total))]
+            scenes = made(seed, range(start, min(start + 50, total)))
             told = {name: torch.tensor([s.labels[name] for s in scenes]) for name in _classes()}
             yield torch.from_numpy(np.stack([s.frames for s in scenes])), told
+
+    def dense(tokens: Any, seed: int) -> Iterator[tuple[str, float]]:
+        told = heads.truth(made(seed, range(total)), stored["tubelet"])
+        learn, choose, test = ((tokens[part], told.part(part)) for part in parts)
+        grid = (frames // stored["tubelet"], 8, 8)
+        depth = heads.depth(learn, choose, test, grid, epochs=epochs, seed=seed)
+        track = heads.track(learn, choose, test, grid, epochs=epochs, seed=seed)
+        yield from {"depth pairs": depth["pairs"], "depth cells": depth["cells"], "track IoU": track["iou"]}.items()
+        staying.append(heads.staying(test[1])["iou"])
 
     ways = {
         str(folder): lambda video: recipe.encode(model, video.to(device)),
         "never trained": lambda video: recipe.encode(fresh, video.to(device)),
         "pixels": lambda video: probes.raw_patches(video, stored["tubelet"], stored["patch"]),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
+    staying: list[float] = []
     for name, encode in ways.items():
         found: dict[str, list[float]] = {}
         for seed in range(seeds):
-            features = probes.features(encode, clips(seed), -(-(labels + pick + test) // 50))
+            features = probes.features(encode, clips(seed), -(-total // 50))
             for kind in kinds:
+                if kind == "heads":
+                    for column, value in dense(features.tokens, seed):
+                        found.setdefault(column, []).append(value)
+                    continue
                 read = features.pooled() if kind == "linear" else features
-                learn, choose = read.part(slice(labels)), read.part(slice(labels, labels + pick))
-                told = read.part(slice(labels + pick, None))
                 for label in _classes():
+                    learn, choose, told = (read.part(part) for part in parts)
                     score = probes.probe(kind, learn, choose, told, label, epochs=epochs, seed=seed)  # type: ignore[arg-type]
                     found.setdefault(f"{label}, {kind}", []).append(score.accuracy)
-        rows.append(
-            {"features": name, "accuracy": {column: probes.interval(values) for column, values in found.items()}}
-        )
+        scores = {column: probes.interval(values) for column, values in found.items()}
+        rows.append({"features": name, "accuracy": scores})
+    if staying:
+        rows[0]["staying"] = float(np.mean(staying))
     return rows
