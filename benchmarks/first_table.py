@@ -1,12 +1,12 @@
 """The first table: who learns more from n examples, the video arm or the language arm, and what did pretraining give?
 
-    python benchmarks/first_table.py run                      # 72 short trials; stop and start it as you like
+    python benchmarks/first_table.py run                      # 36 short trials a backbone; stop and start it as you like
     python benchmarks/first_table.py run --family causal_lm   # one arm only: two processes, one core each
     python benchmarks/first_table.py report                   # results/first_table.{json,md,svg}
     python benchmarks/first_table.py ship                     # the pretrained n = 300 runs of seed 0 into adapters/zoo/
 
-Tasks {maze 7x7, Game of Life, a colour-moving ARC-style rule (mirror)} x n {30, 300} x {video, language} x {pretrained,
-random init} x 3 seeds, with the small backbones that ship. Every trial is an ordinary run: `vdmreason train` would do the
+Tasks {maze 7x7, Game of Life, a colour-moving ARC-style rule (mirror)} x n {30, 300} x {the small backbones that ship} x
+{pretrained, random init} x 3 seeds. Every trial is an ordinary run: `vdmreason train` would do the
 same with its config.yaml. Runs lie in runs/first_table/<weights of the backbone>/. A finished trial is one line of
 results/first_table.<family>.jsonl with every verdict in it, so that those that are done are not done again, here or on
 another machine, unless the backbone that ships has changed.
@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from vdmreason import config, evaluate, store  # noqa: E402
 
 TASKS = {"maze/7x7": "maze 7x7", "life/B3S23": "Game of Life 8x8", "colour_moves/mirror": "mirror the colours 8x8"}
-FAMILIES = {"cogvideox": "video", "causal_lm": "language"}
+FAMILIES = {"cogvideox": "video: CogVideoX", "nextvid": "video: NExT-Vid", "causal_lm": "language: Qwen3"}
 INITS, NS, SEEDS = ("pretrained", "random"), (300, 30), (0, 1, 2)
 UPDATES, BATCH, RANK, TEST = 400, 16, 32, 100
 RUNS = ROOT / "runs" / "first_table"
@@ -40,7 +40,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def trials() -> list[config.Run]:
-    """All 72, the larger n first and then seed by seed, so that a table with fewer of them is complete early."""
+    """All of them, the larger n first and then seed by seed, so that a table with fewer of them is complete early."""
     axes = itertools.product(NS, SEEDS, INITS, TASKS, FAMILIES)
     return [
         config.resolve(
@@ -165,7 +165,7 @@ def ship() -> None:
 def card(trial: config.Run, result: dict[str, Any]) -> str:
     scores, provenance = result["scores"], result["provenance"]
     lora, layers = trial.lora, " and ".join(trial.lora.targets)
-    return f"""# {TASKS[trial.task]}: LoRA for the small {FAMILIES[trial.family]} backbone
+    return f"""# {TASKS[trial.task]}: LoRA for the small backbone of {FAMILIES[trial.family]}
 
 Base model: `pretrain/zoo/{trial.family}`, small, pretrained by us. Rank {lora.rank}, alpha {lora.alpha} on {layers} layers;
 {trial.n} training examples of `{trial.task}` (seed {trial.seed}), {trial.optim.updates} updates of {trial.optim.batch}.
@@ -190,7 +190,7 @@ def markdown(table: dict[str, Any]) -> str:
         f"{UPDATES} LoRA updates of {BATCH}, rank {RANK}, {TEST} test examples a trial. The backbones are small and were "
         "pretrained by us on procedural video and plain text.",
         "",
-        "| task | n | arm | pretrained | random init | copy the input | nearest example | codec ceiling |",
+        "| task | n | arm: backbone | pretrained | random init | copy the input | nearest example | codec ceiling |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for task, n, family in itertools.product(TASKS, sorted(NS), FAMILIES):
@@ -221,7 +221,7 @@ def plot(table: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, len(TASKS), figsize=(10.5, 3.4), sharey=True, layout="constrained")
-    colours = {"cogvideox": "#c2410c", "causal_lm": "#1d4ed8"}
+    colours = {"cogvideox": "#c2410c", "nextvid": "#d99b16", "causal_lm": "#1d4ed8"}
     for panel, (task, title) in zip(panels, TASKS.items(), strict=True):
         for (family, arm), init in itertools.product(FAMILIES.items(), INITS):
             points = sorted(cells(table, task=task, family=family, init=init), key=lambda row: row["run"]["n"])
