@@ -703,6 +703,7 @@ def pretrain(
     seed: int = 0,
     data: str = "",
     batch: int | None = None,
+    micro: int = 1,
     side: int | None = None,
     fps: float = 4.0,
     stages: Literal["1+2", "1", "2"] = "1+2",
@@ -785,6 +786,7 @@ def pretrain(
             precision=precision,
             settings=given,
             ahead=videos is not None,
+            micro=micro,
             on_checkpoint=functools.partial(save_at, out, model),
             title=f"internvideo-next {size}, stage {number}",
         )
@@ -793,7 +795,9 @@ def pretrain(
     assert model is not None
     save(out, model)
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
-    record = record_of("internvideo-next", recipe, out, budget, {**given, "most_bad": most_bad}, pretrain)
+    record = record_of(
+        "internvideo-next", recipe, out, budget, {**given, "micro": micro, "most_bad": most_bad}, pretrain
+    )
     record |= {"log": logs, "bad": {**bad, **videos.bad} if videos else {}}
     (out / "pretrain.json").write_text(json.dumps(record, indent=1))
     (out / "README.md").write_text(card(record, model))

@@ -6,13 +6,14 @@ checkpoint and ends with the same weights, to the bit on a CPU.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ def fit(
     precision: Literal["no", "bf16"] = "no",
     settings: Mapping[str, Any] | None = None,
     ahead: bool = False,
+    micro: int = 1,
     checkpoint_minutes: float = 3.0,
     on_checkpoint: Callable[[int], None] | None = None,
     title: str = "",
@@ -97,7 +99,8 @@ def fit(
     there is one, is called after every update. Give `updates`, or `minutes`: the first updates are timed, the number that
     fits is written to `plan.json`, and a resumed run keeps it. `decay_vectors=False` spares biases and norms from weight
     decay, `spared` weights whose name has one of these parts. Under `accelerate launch` every process gets its share of the
-    same batches; `ahead` makes the next one in a thread.
+    same batches; `ahead` makes the next one in a thread; `micro` walks through a process's share in so many pieces, one after
+    the other, where memory is short, for the same update.
     A folder that was begun with other `settings` is refused with a ValueError.
 
     An update whose loss or gradient is not finite is skipped by all processes and counted; SKIPS in a row stop the run.
@@ -105,10 +108,11 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=precision)
-    share = Share(accelerator.process_index, accelerator.num_processes)
+    pieces = accelerator.num_processes * micro
+    shares = [Share(accelerator.process_index * micro + k, pieces) for k in range(micro)]
     if accelerator.is_main_process:
         _check_settings(folder, settings or {})
-    batches = _Ahead(batch_at, share, ahead)
+    batches = _Ahead(batch_at, shares, ahead)
     groups = _groups(module, schedule(0, 1), weight_decay, decay_vectors, spared)
     names = [name for group in groups for name in group.pop("names")]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas)
@@ -143,13 +147,18 @@ def fit(
         rate = schedule(step, total if not timing else 10**9)
         for group in optimizer.param_groups:
             group["lr"] = rate[group["prefix"]]
-        output = prepared(**send_to_device(batches(step, step + 1 < total and not timing), accelerator.device))
-        loss = output["loss"] if isinstance(output, Mapping) else output
-        logs = _over_processes(accelerator, output if isinstance(output, Mapping) else {"loss": output})
-        norm = (
-            _backward(accelerator, loss, parameters, clip) if math.isfinite(logs["loss"]) else _skip(accelerator, loss)
-        )
-        if math.isfinite(norm):
+        found = []
+        for number, batch in enumerate(batches(step, step + 1 < total and not timing), 1):
+            # Gradients are averaged over processes once, with the last piece.
+            with contextlib.nullcontext() if number == micro else accelerator.no_sync(prepared):
+                output = prepared(**send_to_device(batch, accelerator.device))
+                output = output if isinstance(output, Mapping) else {"loss": output}
+                # Also where it is not finite: the other processes wait for these gradients.
+                accelerator.backward(output["loss"] / micro)
+            found.append({name: value.detach().float() for name, value in output.items()})
+        logs = _over_processes(accelerator, found)
+        norm = float(accelerator.clip_grad_norm_(parameters, clip))
+        if math.isfinite(norm) and math.isfinite(logs["loss"]):
             optimizer_.step()
             in_a_row = 0
             if hasattr(module, "after_step"):
@@ -204,42 +213,39 @@ def _groups(
     return list(groups.values())
 
 
-def _over_processes(accelerator: Accelerator, logs: Mapping[str, Tensor]) -> dict[str, float]:
-    """The logged numbers as means over the processes; not finite where one process's is not."""
-    means = accelerator.reduce(torch.stack([value.detach().float() for value in logs.values()]), "mean")
-    return dict(zip(logs, means.tolist(), strict=True))
-
-
-def _backward(accelerator: Accelerator, loss: Tensor, parameters: Sequence[Tensor], clip: float) -> float:
-    """Gradients, clipped to a norm of `clip`; their norm before that, the same in every process."""
-    accelerator.backward(loss)
-    return float(accelerator.clip_grad_norm_(parameters, clip))
-
-
-def _skip(accelerator: Accelerator, loss: Tensor) -> float:
-    """Walk backward all the same, or the other processes would wait for these gradients forever."""
-    accelerator.backward(loss * 0)
-    return math.nan
+def _over_processes(accelerator: Accelerator, found: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """The logged numbers as means over pieces and processes; not finite where one's is not."""
+    means = torch.stack([torch.stack([piece[name] for piece in found]).mean() for name in found[0]])
+    return dict(zip(found[0], accelerator.reduce(means, "mean").tolist(), strict=True))
 
 
 class _Ahead:
-    """Batches, the next of them made by a thread while this one is learned from. They are functions of the step, so when
-    they are made is no matter."""
+    """Batches, piece by piece, the next of them made by a thread while this one is learned from. They are functions of the step,
+    so when they are made is no matter."""
 
-    def __init__(self, batch_at: BatchAt, share: Share, ahead: bool) -> None:
-        self.batch_at, self.share = batch_at, share
+    def __init__(self, batch_at: BatchAt, shares: Sequence[Share], ahead: bool) -> None:
+        self.batch_at, self.shares = batch_at, shares
         self.thread = ThreadPoolExecutor(1) if ahead else None
-        self.next: tuple[int, Future[Mapping[str, Any]]] | None = None
+        self.next: tuple[int, list[Future[Mapping[str, Any]]]] | None = None
 
-    def __call__(self, step: int, more: bool) -> Mapping[str, Any]:
-        """The batch of a step; `more`: there is one after it."""
+    def __call__(self, step: int, more: bool) -> Iterator[Mapping[str, Any]]:
+        """The pieces of a step's batch; `more`: there is one after it."""
         if self.thread is None:
-            return self.batch_at(step, self.share)
+            yield from (self.batch_at(step, share) for share in self.shares)
+            return
         if self.next is None or self.next[0] != step:
-            self.next = (step, self.thread.submit(self.batch_at, step, self.share))
-        batch = self.next[1].result()
-        self.next = (step + 1, self.thread.submit(self.batch_at, step + 1, self.share)) if more else None
-        return batch
+            self.next = (step, self._begun(step))
+        now = self.next[1]
+        # Only when the last piece is there is the next batch begun: no more than one is held.
+        for piece in now[:-1]:
+            yield piece.result()
+        last = now[-1].result()
+        self.next = (step + 1, self._begun(step + 1)) if more else None
+        yield last
+
+    def _begun(self, step: int) -> list[Future[Mapping[str, Any]]]:
+        assert self.thread is not None
+        return [self.thread.submit(self.batch_at, step, share) for share in self.shares]
 
     def close(self) -> None:
         if self.thread is not None:

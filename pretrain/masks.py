@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 TRIES = 100
+GROUP = 32  # clips on a GPU in the published trainings: as many share the count that stays
 
 
 def complement(keep: Tensor, total: int) -> Tensor:
@@ -45,7 +46,8 @@ def blocks(
 
     The rectangles' size is drawn once a batch, their places sample by sample; then every sample gives up places at random
     until all have as many as the poorest (V-JEPA's multi-block masks; there the last indices are cut, which hides the end
-    of the clip). A sample whose rectangles hide everything is drawn again.
+    of the clip). A sample whose rectangles hide everything is drawn again, and so is one behind the first GROUP that has fewer
+    places than those: what stays does not shrink with the batch.
     """
     return _evened(seen_past_blocks(batch, grid, count, scale, generator, aspect), generator)
 
@@ -103,7 +105,9 @@ def seen_past_blocks(
         left = torch.randint(columns - width + 1, (len(poor), count, 1, 1), generator=generator)
         hidden = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
         seen[poor] = ~hidden.any(1)
-        poor = (~seen.flatten(1).any(1)).nonzero()[:, 0]
+        counts = seen.flatten(1).sum(1)
+        least = max(1, int(counts[:GROUP].min()))
+        poor = (counts < least).nonzero()[:, 0]
         if not len(poor):
             return seen.flatten(1)
     raise ValueError(

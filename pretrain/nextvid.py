@@ -568,6 +568,7 @@ def pretrain(
     seed: int = 0,
     data: str = "",
     batch: int | None = None,
+    micro: int = 1,
     side: int | None = None,
     fps: float = 4.0,
     target: str = "pixels",
@@ -577,7 +578,8 @@ def pretrain(
     """Train a flavour and write `model.safetensors`, `teacher.safetensors`, `config.json` and a card to `out`.
 
     `data` is a folder, list or shards of real video (see `pretrain.video`), "" procedural clips. Resumes after a kill: the
-    work lies in `out/work`. Under `accelerate launch` a batch is shared among the processes.
+    work lies in `out/work`. Under `accelerate launch` a batch is shared among the processes, and each walks through its share in
+    `micro` pieces.
     """
     from pretrain.video import Videos
 
@@ -611,6 +613,7 @@ def pretrain(
         precision=precision,
         settings=given,
         ahead=videos is not None,
+        micro=micro,
         on_checkpoint=lambda step: save(out, model),
         title=f"nextvid {size}",
     )
@@ -618,7 +621,7 @@ def pretrain(
         return {"log": log}
     save(out, model)
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
-    options = {**given, "batch": batch, "side": side, "most_bad": most_bad}
+    options = {**given, "batch": batch, "micro": micro, "side": side, "most_bad": most_bad}
     record = record_of("nextvid", recipe, out, budget, options, pretrain)
     record |= {"log": log, "bad": videos.bad if videos else {}}
     (out / "pretrain.json").write_text(json.dumps(record, indent=1))

@@ -215,6 +215,16 @@ def test_blocks_hide_rectangles_and_as_much_as_published() -> None:
         assert np.mean(kept) == pytest.approx(share, abs=0.015)
 
 
+def test_what_stays_does_not_shrink_with_the_batch() -> None:
+    """The poorest of 32 says how many stay, in a batch of 32 as in one of 1,000."""
+    for count, scale in ((8, 0.15), (2, 0.7)):
+        kept = {
+            batch: np.mean([masks.blocks(batch, (16, 16), count, scale, seeded(s)).shape[1] for s in range(60)])
+            for batch in (32, 1000)
+        }
+        assert kept[1000] == pytest.approx(kept[32], rel=0.12), kept
+
+
 def test_nobody_gives_up_the_end_of_the_clip() -> None:
     """Places are given up at random, not from the end."""
     keep = masks.blocks(64, (16, 16), 8, 0.15, seeded(1))

@@ -122,6 +122,19 @@ def test_two_processes_are_one(recipe: ModuleType, pretrained: Path, tmp_path: P
     assert worst < 1e-4, worst
 
 
+def test_a_batch_in_pieces_is_one_batch(recipe: ModuleType, pretrained: Path, tmp_path: Path) -> None:
+    """The same losses and, to rounding, the same weights, in less memory."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    recipe.pretrain(tmp_path, updates=UPDATES, size="tiny", batch=4, micro=2)
+    torch.set_num_threads(threads)
+    one, two = metrics(pretrained), metrics(tmp_path)
+    assert [a["loss"] for a in one] == pytest.approx([b["loss"] for b in two], rel=1e-4)
+    whole, pieces = weights(pretrained), weights(tmp_path)
+    worst = max(float((whole[name] - pieces[name]).abs().max()) for name in whole)
+    assert worst < 1e-4, worst
+
+
 def test_what_is_saved_is_what_is_loaded(recipe: ModuleType, pretrained: Path, tmp_path: Path) -> None:
     model = recipe.load(pretrained)
     stored = weights(pretrained)

@@ -55,6 +55,7 @@ Data = Annotated[
 Fps = Annotated[float, typer.Option(min=0.1, help="Frames a second taken from real video")]
 Side = Annotated[int | None, typer.Option(min=8, help="Pixels of a frame's side")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Clips an update, over all processes")]
+Micro = Annotated[int, typer.Option(min=1, help="Pieces of a process's share of the batch, where memory is short")]
 Precision = Annotated[str, typer.Option(help="no or bf16")]
 MostBad = Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable videos that stops the run")]
 
@@ -132,6 +133,7 @@ def nextvid(
     fps: Fps = 4.0,
     side: Side = None,
     batch: Batch = None,
+    micro: Micro = 1,
     target: Annotated[str, typer.Option(help="pixels, or an image VAE of diffusers by folder or hub id")] = "pixels",
     precision: Precision = "no",
     most_bad: MostBad = 0.1,
@@ -143,7 +145,7 @@ def nextvid(
     accelerate launch -m vdmreason pretrain nextvid --out my-nextvid          (the same, on any number of devices)
     """
     one_of("--precision", precision, ("no", "bf16"))
-    given: dict[str, Any] = {"data": data, "fps": fps, "side": side, "batch": batch, "target": target}
+    given: dict[str, Any] = {"data": data, "fps": fps, "side": side, "batch": batch, "micro": micro, "target": target}
     given |= {"precision": precision, "most_bad": most_bad}
     run("nextvid", out, budget, size=size_of("nextvid", size), seed=seed, **given)
 
@@ -169,6 +171,7 @@ def internvideo_next(
     fps: Fps = 4.0,
     side: Side = None,
     batch: Batch = None,
+    micro: Micro = 1,
     precision: Precision = "no",
     most_bad: MostBad = 0.1,
 ) -> None:
@@ -190,7 +193,7 @@ def internvideo_next(
         "lr_scale": lr_scale,
         "data": data,
     }
-    given |= {"fps": fps, "side": side, "batch": batch, "precision": precision, "most_bad": most_bad}
+    given |= {"fps": fps, "side": side, "batch": batch, "micro": micro, "precision": precision, "most_bad": most_bad}
     run("internvideo_next", out, budget, size=size_of("internvideo_next", size), seed=seed, **given)
 
 
