@@ -117,8 +117,9 @@ def redraw(model: Any) -> None:
 class NextFrameArm(Arm):
     layout = "peft"
     targets: Mapping[str, Sequence[str]] = {
-        "attention": ("attention.q", "attention.kv", "attention.out"),
-        "mlp": ("fc1", "fc2"),
+        # ours, and a ModernBERT's where the predictor is one
+        "attention": ("attention.q", "attention.kv", "attention.out", "attn.Wqkv", "attn.Wo"),
+        "mlp": ("fc1", "fc2", "mlp.Wi", "mlp.Wo"),
     }
 
     def __init__(self, model: Any, options: Options) -> None:

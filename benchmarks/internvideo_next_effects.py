@@ -6,7 +6,7 @@
 
 Stage 1: the pixels' head (linear, an MLP, the diffusion decoder), alignment with the image teacher, and both. A linear head's
 loss and a diffusion's have different scales, so that a difference between them could be one of weights: the linear one is run
-with four weights (the others than 1 with one seed). Stage 2, from the whole Stage 1 of the same seed: its target (Stage 1
+with four weights. Stage 2, from the whole Stage 1 of the same seed: its target (Stage 1
 frozen, an average, the image teacher), its masks, and the control that the paper lacks: Stage 1 continued for as many updates.
 
 The image teacher is the one that ships (`pretrain/zoo/image_teacher`): told shapes and places of still pictures, so that what
@@ -16,7 +16,9 @@ tokens of one frame, as published.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+import hashlib
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,21 @@ import torch
 from effects import GRID, PATCH, Found, Study, clips, mean
 from torch import Tensor
 
+from pretrain import image_teacher, loop, probe
 from pretrain import internvideo_next as iv
-from pretrain import loop, probe
 from pretrain.loop import Share
 from pretrain.recipe import to_pixels
 from pretrain.vit3d import Size
 
-BATCH, FIRST, SECOND = 32, 800, 500  # clips an update; updates of the stages
-RATE = {1: 1e-3, 2: 5e-4}
+BATCH, UPDATES = 32, 2500  # clips an update
+FIRST = 0.6  # share of the updates in Stage 1; its arms stop there
+RATE, RATE_ON = 1e-3, 5e-4  # of Stage 1, and of what goes on from it, whichever stage that is
 
 # As published but for what narrow models, short trainings and flat pictures need (docs/log.md).
 FULL = iv.Config(
-    Size(96, 4, 4),
-    Size(96, 2, 4),
-    Size(192, 3, 1),
+    Size(64, 3, 4),
+    Size(64, 2, 4),
+    Size(128, 2, 1),
     GRID,
     patch=PATCH,
     scale=0.0,
@@ -50,13 +53,15 @@ FULL = iv.Config(
     aligned=2,
     decoded=0.5,
     most=0.25,
+    cut="random",  # of four frames the tail cut would leave a quarter of the clips one frame to see
 )
+WEIGHTS = (0.1, 0.3, 3.0)  # of the linear head's loss, beside 1
 FIRSTS: dict[str, iv.Config] = {
     "pixels, linear": replace(FULL, align=0.0, pool=0.0, head="linear"),
     "pixels, diffusion": replace(FULL, align=0.0, pool=0.0),
     "alignment": replace(FULL, pixels=0.0),
     "both, linear": replace(FULL, head="linear"),
-    **{f"both, linear x {w:g}": replace(FULL, head="linear", pixels=w) for w in (0.1, 0.3, 3.0)},
+    **{f"both, linear x {w:g}": replace(FULL, head="linear", pixels=w) for w in WEIGHTS},
     "both, MLP": replace(FULL, head="mlp"),
     "both, diffusion": FULL,
     "both, diffusion, block masks": replace(FULL, mask="blocks"),
@@ -74,7 +79,7 @@ def pixels(video: Tensor) -> Tensor:
     return to_pixels(video[:, ::2])
 
 
-def fitted(model: iv.InternVideoNext, work: Path, seed: int, start: int, updates: int, stage: int) -> Found:
+def fitted(model: iv.InternVideoNext, work: Path, seed: int, start: int, updates: int, rate: float) -> Found:
     config = model.config
 
     def batch_at(step: int, share: Share) -> dict[str, Any]:
@@ -89,31 +94,34 @@ def fitted(model: iv.InternVideoNext, work: Path, seed: int, start: int, updates
         batch_at,
         work,
         updates=updates,
-        schedule=iv.Stage(1.0, 4, BATCH, RATE[stage], 0.05).rates,
-        weight_decay=0.05,
-        decay_vectors=False,
-        spared=("positions", "register", "mask"),
-        betas=(0.9, 0.98),
-        clip=5.0,
+        schedule=iv.Stage(1.0, 4, BATCH, rate, 0.05).rates,
+        settings={"config": asdict(config), "teacher": weights(), "seed": seed, "start": start},
+        **iv.OPTIMISER,
         title=f"{work.name}",
     )
 
 
-def first(arm: str, seed: int) -> tuple[iv.InternVideoNext, Found]:
+@functools.cache
+def weights() -> str:
+    """Which image teacher it is."""
+    return hashlib.sha256((image_teacher.ZOO / "model.safetensors").read_bytes()).hexdigest()[:12]
+
+
+def first(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found]:
     """A Stage 1; from its checkpoint where it is there already."""
     torch.manual_seed(seed)
     model = iv.InternVideoNext(FIRSTS[arm]).learn_from(iv.teacher_of(FULL))
-    return model, fitted(model, STUDY.folder(arm, seed, FIRST), seed, 0, FIRST, 1)
+    return model, fitted(model, STUDY.folder(arm, seed, updates), seed, 0, round(FIRST * updates), RATE)
 
 
-def second(arm: str, seed: int) -> tuple[iv.InternVideoNext, Found]:
-    """`SECOND` more updates on the whole Stage 1 of the seed. All arms begin them with a fresh optimiser and rate."""
-    model, _ = first("both, diffusion", seed)
-    stage = 1 if arm == "stage 1 continued" else 2
-    if stage == 2:
+def second(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found]:
+    """The rest of the updates on the whole Stage 1 of the seed. All arms begin them with a fresh optimiser, at the same rate."""
+    model, _ = first("both, diffusion", seed, updates)
+    if arm != "stage 1 continued":
         torch.manual_seed(seed + 100)
         model = iv.second_stage(model, **SECONDS[arm])
-    return model, fitted(model, STUDY.folder(arm, seed, SECOND), seed, FIRST, SECOND, stage)
+    start = round(FIRST * updates)
+    return model, fitted(model, STUDY.folder(arm, seed, updates), seed, start, updates - start, RATE_ON)
 
 
 def trial(arm: str, seed: int, updates: int) -> Found:
@@ -129,8 +137,9 @@ def trial(arm: str, seed: int, updates: int) -> Found:
         work = STUDY.folder(arm, seed, updates)
         found["log"] = effects.supervised(seen, FULL.encoder.width, work, seed, updates, BATCH)
     elif arm != "random":
-        model, found["log"] = (first if arm in FIRSTS else second)(arm, seed)
+        model, found["log"] = (first if arm in FIRSTS else second)(arm, seed, updates)
         encoder = model.encoder
+        found["passes"] = float(len(model.config.passes))
     encoder.eval()
     return found | effects.read(lambda video: encoder(pixels(video)), seed, dense=True)
 
@@ -151,6 +160,14 @@ EFFECTS = {
     "alignment, beside linear pixels": ("both, linear", "pixels, linear", "table 1a: +22.6, +3.7"),
     "linear pixels, beside alignment": ("both, linear", "alignment", "table 1a: -0.9, -0.3"),
     "diffusion decoder for linear head": ("both, diffusion", "both, linear", "table 1c: +6.4, +5.6"),
+    **{
+        f"diffusion decoder for linear head x {w:g}": (
+            "both, diffusion",
+            f"both, linear x {w:g}",
+            "table 1c: +6.4, +5.6",
+        )
+        for w in WEIGHTS
+    },
     "diffusion decoder for MLP": ("both, diffusion", "both, MLP", "table 1c: +6.1, +5.7"),
     "pixels by diffusion, beside alignment": ("both, diffusion", "alignment", "table 1a: +3.5, +3.3"),
     "semantic masks in Stage 1": ("both, diffusion", "both, diffusion, block masks", "table 4: +1.4, +0.6"),
@@ -166,13 +183,17 @@ STUDY = Study(
     arms=(*FIRSTS, *SECONDS),
     effects=EFFECTS,
     trial=trial,
-    updates=FIRST + SECOND,
-    about="Small encoders, procedural video, an image teacher of our own. Stage 1 has 800 of the updates; its arms stop there. "
-    "Depth and tracks: 400 labelled clips; of pairs a half is chance.",
+    updates=UPDATES,
+    about="Small encoders, procedural video, an image teacher of our own. Stage 1 has 60 % of the updates; its arms stop there. "
+    "Passes: masked views of a clip in an update, which is what arms of equal updates differ in. Depth and tracks: 400 labelled "
+    "clips; of pairs a half is chance.",
     columns=("depth pairs", "depth cells", "track IoU"),
-    numbers={"rank": lambda row: mean(row, "rank"), "IoU if nothing moves": lambda row: mean(row, "staying", 2)},
+    numbers={
+        "passes": lambda row: mean(row, "passes"),
+        "rank": lambda row: mean(row, "rank"),
+        "IoU if nothing moves": lambda row: mean(row, "staying", 2),
+    },
     dim=lambda arm: arm in SECONDS,
-    once=tuple(f"both, linear x {w:g}" for w in (0.1, 0.3, 3.0)),
 )
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ from pretrain import loop, masks, nextvid, probe
 from pretrain.loop import Share
 from pretrain.vit3d import Encoder, Size
 
-BATCH, UPDATES, RATE = 32, 1500, 2.0  # RATE times the published learning rates
+BATCH, UPDATES, RATE = 32, 3000, 2.0  # RATE times the published learning rates
 
 # The published objective at a size where it needs help (docs/log.md): sines, the clean patch asked for, a shorter average.
 FULL = nextvid.Config(
-    Size(96, 4, 4),
-    Size(96, 2, 4),
-    Size(96, 2, 4),
+    Size(64, 3, 4),
+    Size(64, 2, 4),
+    Size(64, 2, 4),
     patch=4,
     sines=True,
     asked_for="clean",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pretrain import recipe as recipes
@@ -50,7 +51,6 @@ class ImageTeacher(nn.Module):
         self.tower, self.name = tower.eval().requires_grad_(False), name
         kind = tower.config.model_type
         self.classes = 0 if kind == "siglip_vision_model" else 1  # tokens before the patches
-        self.register_tokens = getattr(tower.config, "num_register_tokens", 0)
         mean, deviation = TOWERS[kind]
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None], persistent=False)
@@ -87,7 +87,7 @@ class ImageTeacher(nn.Module):
         if self.classes:
             given["output_attentions"] = True
         found = self.tower(frames.to(next(self.tower.parameters()).dtype), **given)
-        patches = slice(self.classes + self.register_tokens, None)
+        patches = slice(self.classes, None)
         maps = torch.stack([F.normalize(found.hidden_states[k][:, patches].float(), dim=-1) for k in layers])
         if self.classes:
             attention = found.attentions[-1][:, :, 0, patches].mean(1)  # of the class token, mean over heads
@@ -117,13 +117,22 @@ def load(name: str | Path) -> ImageTeacher:
     try:
         kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         if kind in classes:
-            return ImageTeacher(classes[kind].from_pretrained(name, dtype=torch.float32, trust_remote_code=False), name)
-    except (OSError, ValueError, RuntimeError) as error:
+            tower = loaded(classes[kind], name, dtype=torch.float32)
+            return ImageTeacher(tower, name)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"the image teacher {name} could not be loaded ({' '.join(str(error).split())[:150]}). Without a network name a "
             "folder that holds one, or take the one that ships: --teacher small"
         ) from None
     raise ValueError(f"{name} is a {kind}; an image teacher is a SigLIP (1 or 2 of a fixed size), CLIP or DINOv2")
+
+
+def loaded(kind: Any, name: str, **given: Any) -> Any:
+    """A model of transformers with all of its weights: what is not in the file would be random, and is refused."""
+    model, info = kind.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **given)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{len(missing)} of its weights are not in the file, such as {missing[0]}")
+    return model
 
 
 def resolve(name: str) -> str:
@@ -172,7 +181,8 @@ class Told(nn.Module):
         """`pictures` (B, 3, H, W) in -1..1; `there` (B, len(KNOWN)) 0 or 1; `place` (B,), -1 where it is not told."""
         pooled = self.tower(pictures).pooler_output
         shapes = F.binary_cross_entropy_with_logits(self.shapes(pooled), there)
-        place_ = F.cross_entropy(self.place(pooled), place, ignore_index=-1)
+        told = (place >= 0).sum().clamp_min(1)  # a process's share may have none
+        place_ = F.cross_entropy(self.place(pooled), place, ignore_index=-1, reduction="sum") / told
         return {"loss": shapes + place_ / 4, "shapes": shapes, "place": place_}
 
 

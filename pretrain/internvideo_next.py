@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pretrain import denoise, image_teacher, masks
@@ -97,6 +98,7 @@ class Config:
 
     # The last layers of a ModernBERT, as its own configuration has them; None: our blocks, with 3-axis positions.
     bert: dict[str, Any] | None = None
+    flavour: str = ""  # the name it has in FLAVOURS, for its card and for a Stage 2 that goes on from it
 
     @property
     def process(self) -> denoise.DDPM:
@@ -421,7 +423,9 @@ class InternVideoNext(nn.Module):
         logs = {"loss": sum(weights[name] * part for name, part in means.items()), **means}
         if measure and len(video) > 1:
             with torch.no_grad():
-                logs |= meters(self.encoder(pixels[:8]))
+                mode = self.encoder.training
+                logs |= meters(self.encoder.eval()(pixels[:8]))
+                self.encoder.train(mode)
         return logs
 
     def alignment(self, states: Sequence[Tensor], maps: Tensor, keep: Tensor, grid: Grid) -> Tensor:
@@ -528,8 +532,8 @@ def load_bert(name: str, depth: int) -> tuple[dict[str, Any], dict[str, Tensor]]
     from transformers import ModernBertModel
 
     try:
-        model = ModernBertModel.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError) as error:
+        model = image_teacher.loaded(ModernBertModel, name)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"the text model {name} could not be loaded ({' '.join(str(error).split())[:150]}). Without a network name a folder "
             "that holds a ModernBERT, or leave --bert away: the predictor then starts from random weights"
@@ -656,7 +660,7 @@ RECIPES = {
     "tiny": Recipe(32, (Stage(0.5, 4, 4, 1e-3, 0.1), Stage(0.5, 4, 4, 5e-4))),
     "small": Recipe(64, (Stage(0.6, 4, 16, 1e-3, 0.05), Stage(0.4, 4, 16, 5e-4))),
     "base": Recipe(224, _BOTH),
-    "large": Recipe(224, (_BOTH[0], replace(_BOTH[1], batch=1024))),
+    "large": Recipe(224, (replace(_BOTH[0], share=0.2), replace(_BOTH[1], share=0.8, batch=1024))),
 }
 
 
@@ -726,11 +730,15 @@ def pretrain(
     out = Path(out)
     if (stages == "2") != bool(start):
         raise ValueError("Stage 2 alone needs --start, the folder of a Stage 1; nothing else does")
+    if start and (teacher or bert):
+        raise ValueError("--teacher and --bert are Stage 1's; the one in --start has its own")
+    if start and Path(start).resolve() == out.resolve():
+        raise ValueError(f"--out {out} is --start: name another folder, or the Stage 1 in it would be lost")
     first = load(start) if start else None
     if first is not None and first.config.stage != 1:
         raise ValueError(f"{start} has been through Stage 2 already; name a folder of Stage 1")
-    config = first.config if first else FLAVOURS[size]
-    config = replace(config, teacher=teacher or config.teacher)
+    config = first.config if first else replace(FLAVOURS[size], flavour=size)
+    config, size = replace(config, teacher=teacher or config.teacher), config.flavour
     recipe = RECIPES[size]
     scaled = [replace(s, batch=batch or s.batch) for s in recipe.stages]
     if lr_scale == "linear256":
@@ -861,15 +869,21 @@ def card(record: dict[str, Any], model: InternVideoNext) -> str:
         + ", ".join(f"{title} {log[key]:.3f}" for key, title in shown.items() if key in log)
         for name, log in record["log"].items()
     ]
-    stood = "a stand-in that we trained ourselves on still procedural pictures, told what they show"
+    stood = {"small": "a stand-in that we trained ourselves on still procedural pictures, told what they show",
+             "tiny": "a tower with random weights, for tests"}  # fmt: skip
+    drawn = bool(config.pixels_too) or config.stage == 1
     points = [
         f"**Parameters**: {sizes}.",
         f"**Training**: {'; '.join(runs)}.",
-        f"**Image teacher**: {stood if config.teacher in ('tiny', 'small') else f'`{config.teacher}`'}.",
+        f"**Image teacher**: {stood.get(config.teacher, f'`{config.teacher}`')}.",
         f"**Ours, not the paper's**: {'; '.join(text for text, differs in ours.items() if differs)}.",
     ]
     if record["size"] in ("tiny", "small"):
-        points.append("**Limits**: pictures of a few hundred pixels, clips of 4 frames.")
+        points.append("**Limits**: pictures of about 64 x 64 pixels, clips of 4 frames.")
+    if not (drawn and config.ahead):
+        points.append(
+            "**Draws badly**: its decoder has not learnt whole frames, or not since Stage 1. It is an encoder to probe."
+        )
     about = (
         "**Not the authors' model.** Written and trained by this project after arXiv 2512.01342: an encoder of what an image "
         "teacher looks at, a predictor of latents for the whole clip, a diffusion decoder of single patches; then latents of the "
@@ -893,12 +907,14 @@ def pictures(model: InternVideoNext, video: Tensor, seed: int = 0, steps: int = 
     config, pixels = model.config, to_pixels(video)
     grid = model.encoder.grid(pixels)
     total, places = math.prod(grid), grid[1] * grid[2]
+    name = f"semantic mask, {config.hidden:.0%} hidden"
     try:
         attention = (model if model.image else model.learn_from(teacher_of(config))).look(pixels)[2]
     except ValueError:  # its image teacher cannot be reached
         attention = torch.full((1, grid[0], places), 1 / places)
+        name = f"random mask (no teacher), {config.hidden:.0%} hidden"
     drawn = draw(replace(config, mask="semantic"), grid, 1, range(1), seed)
-    keeps = {f"semantic mask, {config.hidden:.0%} hidden": model.semantic(attention, drawn.uniform)}
+    keeps = {name: model.semantic(attention, drawn.uniform)}
     if config.stage == 2:
         for count, scale in config.blocks:
             most = max(1, int(total * config.most))

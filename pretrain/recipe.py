@@ -144,7 +144,10 @@ def save(out: Path, recipe: str, model: nn.Module, config: Any, beside: Iterable
 
 def stored_config(folder: Path, recipe: str, title: str) -> dict[str, Any]:
     """The values of a `Config` that `save` wrote. Raises ValueError where the folder holds another recipe's."""
-    stored: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    try:
+        stored: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no {title}: there is no config.json in it") from None
     if stored.pop("recipe", None) != recipe:
         raise ValueError(f"{folder} holds no {title}: its config.json names another recipe")
     return stored

@@ -23,7 +23,11 @@ class Teacher(nn.Module):
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"a momentum is 0 to 1, not {momentum}")
         self.momentum = momentum
-        self.model = copy.deepcopy(student).requires_grad_(False)
+        self.model = copy.deepcopy(student).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Teacher:
+        """It never leaves evaluation: what it says of a clip is always the same, whatever the student drops."""
+        return super().train(False)
 
     @torch.no_grad()
     def forward(self, *given: Any, **named: Any) -> Tensor:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pretrain import image_teacher, loop, masks
 from pretrain import internvideo_next as iv
 from pretrain.image_teacher import ImageTeacher
 from pretrain.recipe import to_pixels
-from pretrain.vit3d import Size, Table, coordinates, gather, patchify, sincos
+from pretrain.vit3d import Table, coordinates, gather, patchify, sincos
 
 TINY = replace(iv.FLAVOURS["tiny"], decoded=1.0, aligned=2)
 GRID = (4, 3, 4)  # of 4 frames, 24 x 32 pixels
@@ -160,6 +161,17 @@ def test_the_frozen_teachers_are_untouched_to_the_bit(tmp_path: Path) -> None:
     average.after_step()
     moved = 0.75 * before["embed.weight"] + 0.25 * average.encoder.embed.weight
     assert torch.allclose(average.reference.model.embed.weight, moved)
+
+
+def test_a_teacher_drops_nothing() -> None:
+    """Stochastic depth is the student's: the teacher says the same of a clip each time, in training too."""
+    second = iv.second_stage(model_of(replace(TINY, drop=0.5))).train()
+    pixels = to_pixels(video())
+    assert second.encoder.training and not second.reference.model.training
+    assert torch.equal(second.reference(pixels), second.reference(pixels))
+    assert not torch.equal(second.encoder(pixels), second.encoder(pixels))
+    step(second)
+    assert second.encoder.training
 
 
 def test_stage_2_begins_as_stage_1_ended() -> None:
@@ -413,6 +425,9 @@ def test_rates_are_the_published_ones() -> None:
     assert first.rates(1000, 1000)[""] == pytest.approx(1e-5) and second.rates(0, 1000)[""] == pytest.approx(1e-4)
     assert first.rates(550, 1000)[""] == pytest.approx((1e-3 + 1e-5) / 2)
     assert (first.frames, second.frames, iv.RECIPES["large"].stages[1].batch) == (16, 32, 1024)
+    for name in ("base", "large"):  # 50 and 100 epochs
+        one, two = iv.RECIPES[name].stages
+        assert two.share * two.batch == pytest.approx(2 * one.share * one.batch) and one.share + two.share == 1
 
 
 # A predictor that was a language model
@@ -493,6 +508,8 @@ def test_published_layouts_load_through_the_same_path(kind: str, tmp_path: Path)
     model = towers()[kind]
     model.save_pretrained(tmp_path)  # type: ignore[attr-defined]
     teacher = image_teacher.load(tmp_path)
+    saved = {n.removeprefix("vision_model."): v for n, v in model.state_dict().items()}  # type: ignore[attr-defined]
+    assert all(torch.equal(v, saved[n.removeprefix("vision_model.")]) for n, v in teacher.tower.state_dict().items())
     frames = torch.rand(3, 3, 32, 32) * 2 - 1
     maps, pooled, attention = teacher(frames, (4, 4), (3, 1))
     assert maps.shape == (2, 3, 16, 24) and pooled.shape == (3, 24) and attention.shape == (3, 16)
@@ -515,6 +532,22 @@ def test_an_image_teacher_that_is_not_there_says_what_to_do(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="take the one that ships: --teacher small") as error:
         image_teacher.load("google/siglip2-giant-opt-patch16-256")
     assert "\n" not in str(error.value)
+    for name, damage in (("half", lambda data: data[: len(data) // 2]), ("whole", lambda data: data)):
+        torch.manual_seed(0)
+        folder = tmp_path / name
+        image_teacher.tower_of("tiny").save_pretrained(folder)
+        file = folder / "model.safetensors"
+        if name == "whole":
+            weights = load_file(file)
+            weights.pop(
+                "encoder.layers.1.mlp.fc1.weight", weights.pop("vision_model.encoder.layers.1.mlp.fc1.weight", None)
+            )
+            save_file(weights, file, {"format": "pt"})
+        file.write_bytes(damage(file.read_bytes()))
+        with pytest.raises(ValueError, match="could not be loaded") as error:
+            image_teacher.load(folder)
+        assert "\n" not in str(error.value)
+    assert "not in the file" in str(error.value)
     from transformers import BertConfig
 
     BertConfig().save_pretrained(tmp_path)
@@ -549,17 +582,20 @@ def test_an_image_teacher_of_our_own(tmp_path: Path) -> None:
 def test_one_stage_at_a_time(tmp_path: Path) -> None:
     iv.pretrain(tmp_path / "one", updates=6, size="tiny", stages="1")
     assert iv.load(tmp_path / "one").config.stage == 1
-    iv.pretrain(tmp_path / "two", updates=6, size="tiny", stages="2", start=str(tmp_path / "one"))
+    iv.pretrain(tmp_path / "two", updates=6, stages="2", start=str(tmp_path / "one"))  # the size is the first stage's
     two = iv.load(tmp_path / "two")
     assert two.config.stage == 2
     for name, value in two.reference.model.state_dict().items():
         assert torch.allclose(value, iv.load(tmp_path / "one").encoder.state_dict()[name])
     card = (tmp_path / "two" / "README.md").read_text()
-    assert "stage 2: 6 updates" in card and "stage 1:" not in card
+    assert "stage 2: 6 updates" in card and "stage 1:" not in card and "size tiny" in card
     for given, said in (
         ({"stages": "2"}, "needs --start"),
         ({"start": str(tmp_path / "one")}, "needs --start"),
         ({"stages": "2", "start": str(tmp_path / "two")}, "has been through Stage 2"),
+        ({"stages": "2", "start": str(tmp_path / "no")}, "there is no config.json"),
+        ({"stages": "2", "start": str(tmp_path / "one"), "bert": "x"}, "are Stage 1's"),
+        ({"stages": "2", "start": str(tmp_path / "three")}, "name another folder"),
     ):
         with pytest.raises(ValueError, match=said):
             iv.pretrain(tmp_path / "three", updates=6, size="tiny", **given)  # type: ignore[arg-type]
@@ -592,4 +628,3 @@ def test_drop_path_keeps_the_mean() -> None:
         added = block._past(torch.ones(4000, 3, 8), None)
         assert set(added[:, 0, 0].tolist()) == {0.0, 2.0} and added.mean().item() == pytest.approx(1.0, abs=0.06)
         assert torch.equal(block.eval()(x)[0], block(x)[1])
-    assert Size(8, 3, 2).depth == 3

@@ -212,6 +212,19 @@ def test_a_lora_on_all_three_parts_is_saved_and_restored(family: ModuleType, fol
         otherwise.restore(tmp_path)
 
 
+def test_a_lora_reaches_a_predictor_that_is_a_modernbert(tmp_path: Path) -> None:
+    from transformers import ModernBertConfig, ModernBertModel
+
+    config = ModernBertConfig(vocab_size=9, hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+                              pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)  # fmt: skip
+    ModernBertModel(config).save_pretrained(tmp_path / "bert")
+    internvideo_next.pretrain(tmp_path / "iv", updates=2, size="tiny", stages="1", bert=str(tmp_path / "bert"))
+    one = arm(importlib.import_module("adapters.internvideo_next"), str(tmp_path / "iv"))
+    one.attach(Lora(rank=2))
+    kinds = {name.split(".lora_")[0].rpartition(".")[2] for name in one.trainable() if name.startswith("predictor")}
+    assert kinds == {"Wqkv", "Wo", "Wi"}
+
+
 def test_random_weights_follow_the_seed_and_leave_a_lora_something_to_work_with(
     family: ModuleType, folder: Path
 ) -> None:
