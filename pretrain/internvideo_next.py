@@ -664,6 +664,16 @@ RECIPES = {
 }
 
 
+# What `loop.fit` is told: weight decay on none but matrices, and not on positions, registers and the mask token.
+OPTIMISER: dict[str, Any] = {
+    "weight_decay": 0.05,
+    "decay_vectors": False,
+    "spared": ("positions", "register", "mask"),
+    "betas": (0.9, 0.98),
+    "clip": 5.0,
+}
+
+
 class Batches:
     """What a step of a stage learns from, as a function of the step: clips, masks, noise."""
 
@@ -786,11 +796,7 @@ def pretrain(
             minutes=minutes and minutes * share,
             updates=updates and max(1, round(updates * share)),
             schedule=stage.rates,
-            weight_decay=0.05,
-            decay_vectors=False,
-            spared=("positions", "register", "mask"),
-            betas=(0.9, 0.98),
-            clip=5.0,
+            **OPTIMISER,
             precision=precision,
             settings=given,
             ahead=videos is not None,
@@ -882,7 +888,7 @@ def card(record: dict[str, Any], model: InternVideoNext) -> str:
         points.append("**Limits**: pictures of about 64 x 64 pixels, clips of 4 frames.")
     if not (drawn and config.ahead):
         points.append(
-            "**Draws badly**: its decoder has not learnt whole frames, or not since Stage 1. It is an encoder to probe."
+            "**Draws badly**: its decoder has not learnt whole frames, or not since Stage 1. Made to be probed."
         )
     about = (
         "**Not the authors' model.** Written and trained by this project after arXiv 2512.01342: an encoder of what an image "

@@ -610,7 +610,7 @@ def test_rates_scaled_by_the_batch(tmp_path: Path) -> None:
 
 def test_positions_and_registers_are_spared_from_decay() -> None:
     model = iv.InternVideoNext(TINY)
-    groups = loop._groups(model, {"": 1.0}, 0.05, False, ("positions", "register", "mask"))
+    groups = loop._groups(model, {"": 1.0}, 0.05, False, iv.OPTIMISER["spared"])
     decays = {name: group["weight_decay"] for group in groups for name in group["names"]}
     for name, decay in decays.items():
         spared = any(p in name for p in ("positions", "register", "mask")) or name.endswith(("bias", "norm1.weight"))
