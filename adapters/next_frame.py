@@ -99,8 +99,12 @@ def checked(model: Any, options: Options) -> Any:
     except ValueError as error:
         raise UserError(f"answer = {options.answer}: {error}.") from error
     cell = STYLES[options.style].cell
-    if cell % config.patch and not options.pixels:
-        raise UserError(f"style = {options.style}: its cells of {cell} px are not whole patches of {config.patch} px.")
+    if cell % config.patch:  # `pixels` enlarges them by whole numbers
+        fit = [name for name, style in STYLES.items() if style.cell % config.patch == 0]
+        raise UserError(
+            f"style = {options.style}: its cells of {cell} px are not whole patches of {config.patch} px. "
+            + (f"These are: {', '.join(fit)}." if fit else f"Pretrain one with a patch of {cell}.")
+        )
     return model
 
 

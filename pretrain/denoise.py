@@ -78,10 +78,14 @@ class Flow:
 @dataclass(frozen=True)
 class DDPM:
     """Denoising diffusion with the cosine schedule (Ho et al. 2020; Nichol and Dhariwal 2021, eq. 17): data at time 0,
-    noise at time 1. The network is asked for the noise, as published, or for the clean data; `shift` as in `Flow`."""
+    noise at time 1. The network is asked for the noise, as published, or for the clean data; `shift` as in `Flow`.
+
+    `limit`: data lie within -limit..limit, so a guess beyond is cut when sampling (as in Ho et al. 2020); 0 for none. Where
+    there is all but noise, a small error of the noise is a large one of the data."""
 
     asked_for: Literal["noise", "clean"] = "noise"
     shift: float = 1.0
+    limit: float = 0.0
 
     def times(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
         """Times of {1/1000, ..., 1}, uniform but for the shift."""
@@ -110,10 +114,10 @@ class DDPM:
         for k, (time, before) in enumerate(pairwise(ends), 1):
             kept, kept_before = self.kept(time), self.kept(before)
             guess = net(x, time).float()
-            if self.asked_for == "clean":
-                clean, noisy = guess, (x - kept.sqrt() * guess) / (1 - kept).sqrt()
-            else:
-                clean, noisy = (x - (1 - kept).sqrt() * guess) / kept.sqrt(), guess
+            clean = guess if self.asked_for == "clean" else (x - (1 - kept).sqrt() * guess) / kept.sqrt()
+            if self.limit:
+                clean = clean.clamp(-self.limit, self.limit)
+            noisy = (x - kept.sqrt() * clean) / (1 - kept).sqrt()
             if watch:
                 watch(k, steps, clean)
             x = kept_before.sqrt() * clean + (1 - kept_before).sqrt() * noisy

@@ -102,7 +102,7 @@ class Config:
 
     @property
     def process(self) -> denoise.DDPM:
-        return denoise.DDPM(self.asked_for, self.shift)
+        return denoise.DDPM(self.asked_for, self.shift, limit=1.0)
 
     @property
     def channels(self) -> int:
@@ -670,6 +670,7 @@ OPTIMISER: dict[str, Any] = {
     "decay_vectors": False,
     "spared": ("positions", "register", "mask"),
     "betas": (0.9, 0.98),
+    "eps": 1e-6,
     "clip": 5.0,
 }
 

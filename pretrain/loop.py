@@ -84,6 +84,7 @@ def fit(
     decay_vectors: bool = True,
     spared: Sequence[str] = (),
     betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
     clip: float = 1.0,
     precision: Literal["no", "bf16"] = "no",
     settings: Mapping[str, Any] | None = None,
@@ -115,7 +116,7 @@ def fit(
     batches = _Ahead(batch_at, shares, ahead)
     groups = _groups(module, schedule(0, 1), weight_decay, decay_vectors, spared)
     names = [name for group in groups for name in group.pop("names")]
-    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas)
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=eps)
     step, spent, skipped = _resume(module, optimizer, names, folder)
     prepared, optimizer_ = accelerator.prepare(module, optimizer)
     parameters = [p for p in prepared.parameters() if p.requires_grad]

@@ -103,6 +103,7 @@ STYLES: dict[str, Style] = {
     style.name: style
     for style in (
         Style("video-8", 8),
+        Style("video-14", 14),  # for backbones whose patch is 14 pixels
         Style("video-16", 16),
         Style("video-32", 32),
         Style("paper", 30, line=2, palette=PUBLISHED, outside=(0, 0, 0), anchor="centre"),

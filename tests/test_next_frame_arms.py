@@ -174,6 +174,21 @@ def test_the_true_answer_survives_the_codec(family: ModuleType, name: str) -> No
         assert np.array_equal(answer.grid, example.answer), answer.problem
 
 
+@pytest.mark.parametrize(("patch", "style"), [(14, "video-14"), (16, "video-16")])
+@pytest.mark.parametrize("pixels", [0, 200])
+def test_a_published_patch_sits_the_exam(patch: int, style: str, pixels: int, tmp_path: Path) -> None:
+    """InternVideo-Next's patch is 14, NExT-Vid's 16; every task has a picture of whole patches."""
+    torch.manual_seed(0)
+    config = replace(internvideo_next.FLAVOURS["tiny"], patch=patch)
+    internvideo_next.save(tmp_path, internvideo_next.InternVideoNext(config))
+    family = importlib.import_module("adapters.internvideo_next")
+    one = arm(family, str(tmp_path), {"style": style, "pixels": pixels, "steps": 1})
+    for name in ("maze/7x7", "life/B3S23", "eca/110", "arc1/evaluation/00576224"):
+        some = [one.frame(e) for e in tasks.examples(name, "train", 1)]
+        assert np.isfinite(one.loss(one.collate(some, [0])).item())
+        assert len(one.predict([s.given for s in some], [0])) == 1
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (5, 17), (30, 30)])
 def test_every_colour_and_size_comes_back(family: ModuleType, size: tuple[int, int]) -> None:
     grid = np.random.default_rng(size).integers(0, 16, size).astype(np.int8)
@@ -261,8 +276,9 @@ def test_options_that_do_not_fit_the_backbone(family: ModuleType) -> None:
                 arm(family, "", bad)
         with pytest.raises(UserError, match="answer = 4: this model draws one frame of 2 at a time"):
             arm(family, "", {"answer": 4})
-    with pytest.raises(UserError, match="not whole patches"):
-        arm(family, "", {"style": "paper"})
+    for given in ({"style": "paper"}, {"style": "video-14", "pixels": 224}):
+        with pytest.raises(UserError, match=r"not whole patches of 8 px\. These are: video-8"):
+            arm(family, "", given)
 
 
 def test_what_cannot_be_loaded_is_one_line(family: ModuleType, folder: Path, tmp_path: Path) -> None:

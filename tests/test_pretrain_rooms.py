@@ -215,6 +215,26 @@ def test_blocks_hide_rectangles_and_as_much_as_published() -> None:
         assert np.mean(kept) == pytest.approx(share, abs=0.015)
 
 
+@pytest.mark.parametrize("asked_for", ["noise", "clean"])
+def test_a_guess_beyond_the_data_is_cut(asked_for: str) -> None:
+    """At time 1 an error of 5 % in the noise is one of many times the data's range."""
+    clean, noise = torch.rand(4, 50, generator=seeded()) * 2 - 1, torch.randn(4, 50, generator=seeded(1))
+    worst: list[float] = []
+
+    def sampled(limit: float) -> torch.Tensor:
+        process = denoise.DDPM(asked_for, 1.0, limit)  # type: ignore[arg-type]
+
+        def net(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            kept = process.kept(time)
+            return 1.05 * (clean if asked_for == "clean" else (x - kept.sqrt() * clean) / (1 - kept).sqrt())
+
+        worst.clear()
+        return process.sample(net, noise, 20, lambda k, steps, guess: worst.append(guess.abs().max().item()))
+
+    assert (sampled(0.0) - clean).abs().mean() < 0.1 and max(worst) > (10 if asked_for == "noise" else 1.01)
+    assert (sampled(1.0) - clean).abs().mean() < 0.1 and max(worst) == 1.0
+
+
 def test_what_stays_does_not_shrink_with_the_batch() -> None:
     """The poorest of 32 says how many stay, in a batch of 32 as in one of 1,000."""
     for count, scale in ((8, 0.15), (2, 0.7)):
