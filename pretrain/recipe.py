@@ -63,7 +63,7 @@ def everywhere(batch: int, places: int) -> Tensor:
 
 
 class Clips:
-    """Where clips come from: procedural ones, or `videos` with `clip(i, frames)`."""
+    """Where clips come from: procedural ones, or `videos` with `clips(numbers, frames)`."""
 
     def __init__(self, patch: int, side: int, seed: int, videos: Any = None) -> None:
         self.patch, self.side, self.seed, self.videos = patch, side, seed, videos
@@ -85,7 +85,7 @@ class Clips:
     def __call__(self, numbers: Sequence[int], frames: int, rows: int, columns: int) -> Tensor:
         """uint8 (len(numbers), frames, H, W, 3)."""
         if self.videos is not None:
-            return torch.from_numpy(np.stack([self.videos.clip(n, frames) for n in numbers]))
+            return torch.from_numpy(self.videos.clips(numbers, frames))
         size = (rows * self.patch, columns * self.patch)
         return torch.from_numpy(np.stack([clip(n, self.seed, frames, size).frames for n in numbers]))
 

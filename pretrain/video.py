@@ -25,7 +25,9 @@ import io
 import json
 import os
 import tarfile
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain
@@ -182,6 +184,14 @@ def local(path: str, keep: int = 8) -> str:
     copy = _cached(path, ".tar")
     if copy is None:
         return path
+    with _FETCHING:
+        return _fetched(path, copy, keep)
+
+
+_FETCHING = threading.Lock()  # two threads that want a shard fetch it once
+
+
+def _fetched(path: str, copy: Path, keep: int) -> str:
     if not copy.exists():
         for old in sorted(copy.parent.glob("*.tar"), key=lambda p: p.stat().st_mtime)[: -keep + 1]:
             old.unlink(missing_ok=True)
@@ -322,6 +332,15 @@ class Videos:
         self.augment, self.seed, self.most_bad = augment, seed, most_bad
         self.sources = sources(where)
         self.bad: dict[str, str] = {}  # name -> why
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def clips(self, numbers: Sequence[int], frames: int | None = None) -> Frames:
+        """uint8 (len(numbers), frames, side, side, 3): `clip` of each, decoded side by side, since PyAV lets go of Python while
+        it decodes."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        return np.stack(list(self._pool.map(lambda i: self.clip(i, frames), numbers)))
 
     def clip(self, i: int, frames: int | None = None) -> Frames:
         """What is met before has no part in it: a bad file is tried again whenever its turn comes, and another takes its
@@ -368,9 +387,10 @@ class Videos:
         return cropped(read_clip(_opened(source), times), self.side, rng if self.augment else None)
 
     def _count(self, source: Source, why: str) -> None:
-        if source.name in self.bad:
-            return
-        self.bad[source.name] = why
+        with self._lock:
+            if source.name in self.bad:
+                return
+            self.bad[source.name] = why
         print(f"skipped {source.name}: {why}", flush=True)
         allowed = max(3, self.most_bad * len(self.sources)) if self.most_bad else 0  # a few never stop a small set
         if len(self.bad) > allowed or len(self.bad) == len(self.sources):

@@ -184,7 +184,14 @@ def test_shards_that_lie_elsewhere(folder: Path, tmp_path: Path, monkeypatch: py
     kept = tmp_path / "cache" / "vdmreason" / "shards"
     assert len(videos.sources) == 3 and not list(kept.glob("*.tar"))  # to list them no shard is fetched
     assert videos.clip(0).shape == (3, 16, 16, 3) and len(list(kept.glob("*.tar"))) == 1
-    assert [videos.clip(i).shape for i in range(3)] and len(list(kept.glob("*.tar"))) == 3
+    fetched = []
+    monkeypatch.setattr(video, "_far", lambda path: fetched.append(path) or open(path.removeprefix("file://"), "rb"))
+    together = videos.clips([*range(3)] * 4)  # by threads
+    assert together.shape == (12, 3, 16, 16, 3) and len(list(kept.glob("*.tar"))) == 3
+    assert len(fetched) == len(set(fetched)) == 2
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert all(np.array_equal(together[i], videos.clip(i % 3)) for i in range(12))
     (tmp_path / "9.tar").write_bytes((tmp_path / "0.tar").read_bytes())
     video.local(f"file://{tmp_path}/9.tar", keep=2)
     assert len(list(kept.glob("*.tar"))) == 2

@@ -150,7 +150,9 @@ def tasks_export(
     n: Annotated[int | None, typer.Option("-n", "--n", min=0, help="Training examples (default 300)")] = None,
     test: Annotated[int | None, typer.Option(min=0, help="Test examples (default 100)")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    style: Annotated[str, typer.Option(help="How grids are drawn: video-8, video-14, video-16, video-32, paper")] = "video-16",
+    style: Annotated[
+        str, typer.Option(help="How grids are drawn: video-8, video-14, video-16, video-32, paper")
+    ] = "video-16",
     mode: Annotated[str, typer.Option(help="The clips' transition: discrete, linear, trajectory")] = "discrete",
     clips: Annotated[bool, typer.Option(help="Write the transition videos too")] = True,
 ) -> None:
