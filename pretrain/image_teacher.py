@@ -35,6 +35,7 @@ ZOO = Path(__file__).resolve().parent / "zoo" / "image_teacher"
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+AT_ONCE = 64  # frames: SigLIP2-giant's 41 maps of them are 4 GB
 TOWERS = {"siglip_vision_model": _HALF, "clip_vision_model": _OPENAI, "dinov2": _IMAGENET}
 
 
@@ -76,7 +77,11 @@ class ImageTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, frames: Tensor, grid: tuple[int, int], layers: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """`grid`: the rows and columns of patches that are wanted, whatever the tower's own patch is. `layers`: the blocks
-        whose inputs are returned."""
+        whose inputs are returned. AT_ONCE frames at a time: a tower keeps all of its maps until it is done."""
+        maps, pooled, attention = zip(*(self._look(some, grid, layers) for some in frames.split(AT_ONCE)), strict=True)
+        return torch.cat(maps, 1), torch.cat(pooled), torch.cat(attention)
+
+    def _look(self, frames: Tensor, grid: tuple[int, int], layers: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         size = (grid[0] * self.patch, grid[1] * self.patch)
         if frames.shape[-2:] != size:
             frames = F.interpolate(frames, size, mode="bicubic", antialias=True).clamp(-1, 1)

@@ -501,7 +501,9 @@ def towers() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["siglip vision", "siglip", "clip", "dinov2"])
-def test_published_layouts_load_through_the_same_path(kind: str, tmp_path: Path) -> None:
+def test_published_layouts_load_through_the_same_path(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Maps are the inputs of the named blocks, the pooled embedding the model's own, attention adds up to 1; other grids work;
     and a step of Stage 1 learns from it."""
     torch.manual_seed(0)
@@ -523,6 +525,9 @@ def test_published_layouts_load_through_the_same_path(kind: str, tmp_path: Path)
     assert torch.allclose(maps[1], F.normalize(found.hidden_states[1][:, extra:], dim=-1), atol=1e-5)
     assert torch.allclose(pooled, F.normalize(found.pooler_output, dim=-1), atol=1e-5)
     assert teacher(torch.rand(1, 3, 40, 20), (8, 4), (2,))[0].shape == (1, 1, 32, 24)
+    monkeypatch.setattr(image_teacher, "AT_ONCE", 2)
+    for one, two in zip((maps, pooled, attention), teacher(frames, (4, 4), (3, 1)), strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
     config = replace(TINY, teacher=str(tmp_path), teacher_size=(teacher.width, teacher.depth))
     assert math.isfinite(step(model_of(config, teacher))["loss"].item())
     assert not teacher.train().training and not teacher.tower.training
