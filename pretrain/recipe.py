@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
@@ -156,7 +157,14 @@ def stored_config(folder: Path, recipe: str, title: str) -> dict[str, Any]:
 def stored_weights(folder: Path, beside: Iterable[str] = ()) -> dict[str, Tensor]:
     """All weights there are, in fp32."""
     files = [folder / "model.safetensors", *(p for part in beside if (p := folder / f"{part}.safetensors").exists())]
-    return {name: value.float() for file in files for name, value in load_file(file).items()}
+    try:
+        return {name: value.float() for file in files for name, value in load_file(file).items()}
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} has no model.safetensors: its training has not come to a first checkpoint"
+        ) from None
+    except SafetensorError:
+        raise ValueError(f"a weights file in {folder} is damaged or cut off. Copy or train it again") from None
 
 
 def millions(model: nn.Module) -> dict[str, float]:

@@ -75,13 +75,15 @@ def test_probe_reads_depth_and_tracks(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.webp").exists()
 
 
-def test_what_is_refused(backbone: Path, tmp_path: Path) -> None:
+def test_what_is_refused(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it would try for half a minute
     out = ("--out", str(tmp_path / "x"))
     iv = ("internvideo-next", "--size", "tiny", *out)
     assert "needs --start" in refused("pretrain", *iv, "--stages", "2")
     assert "one of 1+2, 1, 2" in refused("pretrain", *iv, "--stages", "3")
     assert "take the one that ships" in refused("pretrain", *iv, "--teacher", "google/siglip2-nowhere")
     assert "leave --bert away" in refused("pretrain", *iv, "--bert", str(tmp_path / "no"))
+    assert "there is no config.json" in refused("pretrain", *iv, "--stages", "2", "--start", str(tmp_path / "no"))
     assert "Did you mean 'nextvid'" in refused("pretrain", "nextvit", *out)
     assert "One of tiny, small, vit-l, vit-h, vit-g" in refused("pretrain", "nextvid", "--size", "huge", *out)
     assert "one of no, bf16" in refused("pretrain", "nextvid", "--precision", "fp8", *out)

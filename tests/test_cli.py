@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -66,6 +67,14 @@ def refused(*words: str) -> str:
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     return lines[0]
+
+
+def test_the_hub_s_attempts_are_not_told() -> None:
+    """Each would be two lines before the one that says what to do."""
+    logging.getLogger("huggingface_hub").setLevel(logging.WARNING)
+    call("tasks", "list", "life")
+    with cli.one_line_errors():
+        assert logging.getLogger("huggingface_hub").level == logging.ERROR and os.environ["HF_HUB_VERBOSITY"] == "error"
 
 
 def test_help_teaches() -> None:

@@ -7,6 +7,7 @@ model, so looking at puzzles and scores starts at once.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import sys
@@ -61,6 +62,9 @@ Folder = Annotated[Path | None, typer.Option(help="Where the run is kept; the sa
 @contextmanager
 def one_line_errors(debug: bool = False) -> Iterator[None]:
     """What the user can fix is one line on stderr and exit code 2; `debug` shows where it came from."""
+    if not debug:  # each of the hub's attempts would be two lines before ours
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read when it is imported
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         yield
     except jobs.Stopped:

@@ -81,8 +81,7 @@ def run(name: str, out: Path, budget: str, **given: Any) -> None:
     # SIGTERM ends it at once: pretraining keeps its own checkpoints and goes on from the newest
     with jobs.working(out, listens=False) if first else contextlib.nullcontext():
         try:
-            with load_errors(str(given.get("start") or out)):
-                module.pretrain(out, minutes=minutes, updates=updates, **given)
+            module.pretrain(out, minutes=minutes, updates=updates, **given)
         except (ValueError, FloatingPointError) as error:
             raise UserError(str(error)) from error
     if first:
