@@ -4,25 +4,25 @@ predictor says what is there, the diffusion decoder draws it patch by patch; LoR
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapters import next_frame
-from adapters.base import Flavour, Lazy, load_errors
-from adapters.next_frame import SMALL, NextFrameArm, checked, frame, redraw
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = Lazy("torch")
+from adapters.base import Flavour
+from adapters.next_frame import SMALL, NextFrameArm, frame, ready, redraw
 
 __all__ = ["ARM", "FLAVOURS", "Options", "frame", "load"]
 
 ARM = "video"
-ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "internvideo_next"
 FLAVOURS = {
     "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 70_000, False, SMALL),
 }
+UNUSED = (
+    "align",
+    "align_positions",
+    "pool",
+    "latent",
+    "reference",
+)  # at the exam: alignment, latents of the first stage
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,12 @@ def load(
     """A folder that `vdmreason pretrain internvideo-next` wrote. `init="random"` draws its weights anew from `seed` (`draw`)."""
     from pretrain import internvideo_next
 
-    random = init != "pretrained" or not flavour.base
-    with load_errors(flavour.base), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    def made(random: bool) -> Any:
         if flavour.base:
-            model = internvideo_next.load(flavour.base, random_weights=random)
-        else:
-            model = internvideo_next.InternVideoNext(replace(internvideo_next.FLAVOURS["tiny"], patch=8))
-        # Pretraining's: alignment, latents of the first stage.
-        model.align = model.align_positions = model.pool = model.latent = model.reference = None
-        if random:
-            draw(model)
-    return NextFrameArm(checked(model, options).to(device, getattr(torch, dtype)), options)
+            return internvideo_next.load(flavour.base, random_weights=random)
+        return internvideo_next.InternVideoNext(replace(internvideo_next.FLAVOURS["tiny"], patch=8))
+
+    return ready(flavour, options, made, UNUSED, draw, init=init, seed=seed, device=device, dtype=dtype)
 
 
 def draw(model: Any) -> None:

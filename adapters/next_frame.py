@@ -7,13 +7,24 @@ taught, for those frames: nothing of the question is hidden, all of the answer i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from adapters.base import Answer, Arm, Cancelled, Lazy, Sample, Watch, sample_generator, sampled_answers
+from adapters.base import (
+    Answer,
+    Arm,
+    Cancelled,
+    Flavour,
+    Lazy,
+    Sample,
+    Watch,
+    load_errors,
+    sample_generator,
+    sampled_answers,
+)
 from adapters.pictures import Question, answer_picture, question, style_of
 from tasks.base import Example, UserError, suggest
 from tasks.render import STYLES, NotAPuzzle, read
@@ -84,6 +95,31 @@ def frame(example: Example, options: Options) -> Sample:
     last = answer_picture(example, given, options)
     wanted = None if last is None else np.stack([given.picture] * options.context + [last] * options.answer)
     return Sample(given, wanted, example.key)
+
+
+def ready(
+    flavour: Flavour,
+    options: Options,
+    made: Callable[[bool], Any],
+    unused: Sequence[str],
+    draw: Callable[[Any], None],
+    *,
+    init: str,
+    seed: int,
+    device: str,
+    dtype: str,
+) -> NextFrameArm:
+    """A family's arm. `made(random)` gives its model, from the flavour's folder where it has one; the parts `unused` are
+    pretraining's alone; `draw` gives it random weights, where `init` or the flavour wants them, from `seed`."""
+    random = init != "pretrained" or not flavour.base
+    with load_errors(flavour.base), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = made(random)
+        for part in unused:
+            setattr(model, part, None)
+        if random:
+            draw(model)
+    return NextFrameArm(checked(model, options).to(device, getattr(torch, dtype)), options)
 
 
 def checked(model: Any, options: Options) -> Any:

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapters import next_frame
-from adapters.base import Flavour, Lazy, load_errors
-from adapters.next_frame import SMALL, NextFrameArm, checked, frame, redraw
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = Lazy("torch")
+from adapters.base import Flavour
+from adapters.next_frame import SMALL, NextFrameArm, frame, ready, redraw
 
 __all__ = ["ARM", "FLAVOURS", "Options", "frame", "load"]
 
@@ -29,6 +24,7 @@ FLAVOURS = {
     ),
     "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 70_000, False, SMALL),
 }
+UNUSED = ("teacher",)  # at the exam: alignment is pretraining's
 
 
 @dataclass(frozen=True)
@@ -48,17 +44,12 @@ def load(
     """A folder that `vdmreason pretrain nextvid` wrote. `init="random"` draws its weights anew from `seed` (`draw`)."""
     from pretrain import nextvid
 
-    random = init != "pretrained" or not flavour.base
-    with load_errors(flavour.base), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    def made(random: bool) -> Any:
         if flavour.base:
-            model = nextvid.load(flavour.base, random_weights=random)
-        else:
-            model = nextvid.NextVid(replace(nextvid.FLAVOURS["tiny"], patch=8))
-        model.teacher = None  # alignment is pretraining's
-        if random:
-            draw(model)
-    return NextFrameArm(checked(model, options).to(device, getattr(torch, dtype)), options)
+            return nextvid.load(flavour.base, random_weights=random)
+        return nextvid.NextVid(replace(nextvid.FLAVOURS["tiny"], patch=8))
+
+    return ready(flavour, options, made, UNUSED, draw, init=init, seed=seed, device=device, dtype=dtype)
 
 
 def draw(model: Any) -> None:
