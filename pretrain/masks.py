@@ -132,15 +132,14 @@ def sampled(weights: Tensor, count: int, uniform: Tensor) -> Tensor:
     return keys.topk(count, 1).indices.sort(1).values
 
 
-def importance(scores: Tensor, top: int, extra: int, generator: Generator, without: Tensor | None = None) -> Tensor:
+def importance(scores: Tensor, top: int, extra: int, uniform: Tensor, without: Tensor | None = None) -> Tensor:
     """The `top` tokens of the highest scores (B, N) and `extra` random others: (B, top + extra), none of them in `without`
-    (B, K) (LVMAE's adaptive decoder mask, arXiv 2411.13683, section 3.2)."""
+    (B, K) (LVMAE's adaptive decoder mask, arXiv 2411.13683, section 3.2). `uniform` (B, N) in 0..1 is what chance there is."""
     scores = scores.clone()
     if without is not None:
         scores.scatter_(1, without, -torch.inf)
         if top + extra > scores.shape[1] - without.shape[1]:
             raise ValueError(f"{top + extra} tokens to choose, {scores.shape[1] - without.shape[1]} are left")
     best = scores.topk(top, 1).indices
-    chance = torch.rand(scores.shape, generator=generator).masked_fill(scores == -torch.inf, -1.0)
-    chance.scatter_(1, best, -1.0)
+    chance = uniform.masked_fill(scores == -torch.inf, -1.0).scatter(1, best, -1.0)
     return torch.cat([best, chance.topk(extra, 1).indices], 1).sort(1).values

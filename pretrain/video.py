@@ -338,11 +338,22 @@ class Videos:
     def clips(self, numbers: Sequence[int], frames: int | None = None) -> Frames:
         """uint8 (len(numbers), frames, side, side, 3): `clip` of each, decoded side by side, since PyAV lets go of Python while
         it decodes."""
+        return np.stack([frames for frames, _ in self._side_by_side(numbers, frames)])
+
+    def labelled(self, numbers: Sequence[int]) -> tuple[Frames, npt.NDArray[np.int64]]:
+        """Clips and their labels (len(numbers),): of the videos that were read, where one took the place of a bad one."""
+        found = self._side_by_side(numbers, None)
+        return np.stack([frames for frames, _ in found]), np.array([source.label for _, source in found], np.int64)
+
+    def _side_by_side(self, numbers: Sequence[int], frames: int | None) -> list[tuple[Frames, Source]]:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-        return np.stack(list(self._pool.map(lambda i: self.clip(i, frames), numbers)))
+        return list(self._pool.map(lambda i: self._clip(i, frames), numbers))
 
     def clip(self, i: int, frames: int | None = None) -> Frames:
+        return self._clip(i, frames)[0]
+
+    def _clip(self, i: int, frames: int | None) -> tuple[Frames, Source]:
         """What is met before has no part in it: a bad file is tried again whenever its turn comes, and another takes its
         place, the same one each time."""
         epoch = i - i % len(self.sources)
@@ -351,7 +362,7 @@ class Videos:
             place = i if attempt == 0 else epoch + int(rng.integers(len(self.sources)))
             source = self.sources[self.order(place)]
             try:
-                return self._read(source, rng, frames or self.frames)
+                return self._read(source, rng, frames or self.frames), source
             except Unreadable as error:
                 self._count(source, str(error))
         raise BadData(f"{self.where}: {ATTEMPTS} videos in a row cannot be read")

@@ -17,18 +17,23 @@ import tasks
 from adapters.base import Cancelled, Flavour, Lora
 from adapters.next_frame import NextFrameArm
 from adapters.pictures import style_of
-from pretrain import internvideo_next, nextvid
+from pretrain import internvideo_next, lvmae, nextvid, tokenizer
 from pretrain.recipe import to_pixels
 from pretrain.vit3d import coordinates, gather
 from tasks.base import Example, UserError
 from tasks.render import read
 
-FAMILIES = ("nextvid", "internvideo_next")
+FAMILIES = ("nextvid", "internvideo_next", "lvmae")
+DRAWN = FAMILIES[:2]  # from noise; an LVMAE says codes, in one step
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> ModuleType:
     return importlib.import_module(f"adapters.{request.param}")
+
+
+def draws(family: ModuleType) -> bool:
+    return family.__name__.rpartition(".")[2] in DRAWN
 
 
 def length(family: ModuleType) -> int:
@@ -42,6 +47,8 @@ def folder(family: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path
     recipe, model = nextvid, nextvid.NextVid(replace(nextvid.FLAVOURS["tiny"], patch=8))
     if family.__name__.endswith("internvideo_next"):
         recipe, model = internvideo_next, internvideo_next.InternVideoNext(internvideo_next.FLAVOURS["tiny"])  # type: ignore[assignment]
+    if family.__name__.endswith("lvmae"):
+        recipe, model = lvmae, lvmae.LVMAE(lvmae.FLAVOURS["tiny"], tokenizer.load("tiny"))  # type: ignore[assignment]
     with torch.no_grad():  # as after a training: no gate is closed
         for p in model.parameters():
             p.add_(0.05 * torch.randn(p.shape))
@@ -125,6 +132,20 @@ def test_the_loss_of_internvideo_next_is_pretraining_s_pass_ahead() -> None:
     assert one.loss(batch).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
+def test_the_loss_of_lvmae_is_pretraining_s_for_the_next_frame() -> None:
+    """The pass of pretraining that asks for the next frame, with that frame's codes for a target."""
+    family = importlib.import_module("adapters.lvmae")
+    one, some = arm(family), samples(family)
+    batch = one.collate(some, [1, 2, 3])
+    model, clips = one.model, torch.from_numpy(np.stack([s.wanted for s in some]))
+    codes = model.tokenizer.encode(to_pixels(clips))
+    codes[:, 64:] = model.tokenizer.encode(to_pixels(clips[:, 2:]))  # the answer's own
+    assert torch.equal(batch["clean"], codes[:, 64:])
+    drawn = lvmae.draw(model.config, (2, 8, 8), range(3), 0).batch()
+    wanted = model(clips, **drawn, codes=model.tokenizer.indices(codes))
+    assert drawn["ahead"] == 1 and one.loss(batch).item() == pytest.approx(wanted["ahead"].item(), rel=1e-5)
+
+
 def test_each_sample_has_its_own_noise_and_mean(family: ModuleType) -> None:
     one, some = arm(family), samples(family, 4)
     whole = one.loss(one.collate(some, [1, 2, 3, 4])).item()
@@ -141,7 +162,7 @@ def test_answers_depend_on_the_seed_and_not_on_the_batch(family: ModuleType) -> 
     for a, b in zip(together, alone, strict=True):
         assert a.raw.shape == (length(family), 64, 64, 3) and np.abs(a.raw.astype(int) - b.raw).max() <= 1
         assert np.array_equal(a.raw[0], a.raw[length(family) - 3]) and not np.array_equal(a.raw[0], a.raw[-1])
-    assert not np.array_equal(one.predict(givens[:1], [9])[0].raw, together[0].raw)
+    assert np.array_equal(one.predict(givens[:1], [9])[0].raw, together[0].raw) != draws(family)
 
 
 def test_it_answers_and_learns_in_bf16(family: ModuleType, folder: Path) -> None:
@@ -160,13 +181,16 @@ def test_watching_and_cancelling(family: ModuleType) -> None:
     one, given = arm(family, "", {"steps": 3}), samples(family, 1)[0].given
     seen = []
     one.predict([given], [0], lambda step, steps, partial: seen.append((step, steps, partial().shape)))
-    assert seen == [(k, 3, (1, length(family), 64, 64, 3)) for k in (1, 2, 3)]
+    steps = 3 if draws(family) else 1
+    assert seen == [(k, steps, (1, length(family), 64, 64, 3)) for k in range(1, steps + 1)]
     with pytest.raises(Cancelled):
-        one.predict([given], [0], lambda step, steps, partial: step < 2)
+        one.predict([given], [0], lambda step, steps, partial: step < steps and step < 2)
 
 
 @pytest.mark.parametrize("name", ["maze/7x7", "life/B3S23", "eca/110", "arc1/evaluation/00576224"])
 def test_the_true_answer_survives_the_codec(family: ModuleType, name: str) -> None:
+    if not draws(family):
+        pytest.skip("a tokenizer's codes are not exact; what ships is asked in test_zoo")
     examples = tasks.examples(name, "train", 2)
     for example, answer in zip(
         examples, arm(family).codec([family.frame(e, family.Options()) for e in examples]), strict=True
@@ -191,6 +215,8 @@ def test_a_published_patch_sits_the_exam(patch: int, style: str, pixels: int, tm
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (5, 17), (30, 30)])
 def test_every_colour_and_size_comes_back(family: ModuleType, size: tuple[int, int]) -> None:
+    if not draws(family):
+        pytest.skip("a tokenizer's codes are not exact; what ships is asked in test_zoo")
     grid = np.random.default_rng(size).integers(0, 16, size).astype(np.int8)
     example = Example(np.zeros_like(grid), grid, (size[0], size[1]))
     assert np.array_equal(arm(family).codec([family.frame(example, family.Options())])[0].grid, grid)
@@ -201,7 +227,7 @@ def test_a_lora_on_all_three_parts_is_saved_and_restored(family: ModuleType, fol
     one = arm(family, str(folder))
     one.attach(Lora(rank=2))
     parts = {name.partition(".")[0] for name in one.trainable()}
-    assert parts == {"encoder", "predictor", "decoder"}
+    assert parts == ({"encoder", "predictor", "decoder"} if draws(family) else {"encoder", "decoder"})
     kinds = {name.split(".lora_")[0].rpartition(".")[2] for name in one.trainable()}
     assert kinds == {"q", "kv", "out", "fc1", "fc2"}
     assert not [n for n in one.trainable() if n.startswith(("decoder.out", "predictor.out"))]
@@ -274,7 +300,7 @@ def test_options_that_do_not_fit_the_backbone(family: ModuleType) -> None:
         for bad in ({"context": 3}, {"answer": 1}):
             with pytest.raises(UserError, match="multiple of the backbone's tubelet, 2"):
                 arm(family, "", bad)
-        with pytest.raises(UserError, match="answer = 4: this model draws one frame of 2 at a time"):
+        with pytest.raises(UserError, match="answer = 4: "):
             arm(family, "", {"answer": 4})
     for given in ({"style": "paper"}, {"style": "video-14", "pixels": 224}):
         with pytest.raises(UserError, match=r"not whole patches of 8 px\. These are: video-8"):

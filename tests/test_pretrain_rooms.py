@@ -269,10 +269,11 @@ def test_importance_takes_the_best_and_leaves_out_what_is_seen() -> None:
     scores = torch.tensor([[0.9, 0.1, 0.8, 0.2, 0.7, 0.3]])
     seen = torch.tensor([[0]])
     for seed in range(20):
-        chosen = masks.importance(scores, 2, 2, seeded(seed), without=seen)[0].tolist()
+        chance = torch.rand(1, 6, generator=seeded(seed))
+        chosen = masks.importance(scores, 2, 2, chance, without=seen)[0].tolist()
         assert {2, 4} < set(chosen) and 0 not in chosen and chosen == sorted(set(chosen)) and len(chosen) == 4
     with pytest.raises(ValueError, match="5 are left"):
-        masks.importance(scores, 4, 2, seeded(), without=seen)
+        masks.importance(scores, 4, 2, chance, without=seen)
 
 
 # denoise

@@ -1,4 +1,4 @@
-"""The command line: vdmreason tasks | arc | pretrain | probe | train | predict | evaluate | compare | app | doctor.
+"""The command line: vdmreason tasks | arc | pretrain | probe | finetune | train | predict | evaluate | compare | app | doctor.
 
 Everything the page does, it does through the functions called here. torch is imported only by the commands that need a
 model, so looking at puzzles and scores starts at once.
@@ -52,6 +52,7 @@ tasks_app = typer.Typer(no_args_is_help=True, help="Look at puzzles.")
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(backbones.app, name="pretrain")
 app.command("probe")(backbones.probe)
+app.command("finetune")(backbones.finetune)
 arc_app = typer.Typer(no_args_is_help=True, help="Score answers to ARC puzzles by the rules in use, and hand them in.")
 app.add_typer(arc_app, name="arc")
 

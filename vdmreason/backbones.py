@@ -23,7 +23,8 @@ from adapters.base import load_errors
 from tasks.base import UserError, suggest
 from vdmreason import jobs, store
 
-RECIPES = ("nextvid", "internvideo_next")  # with features to probe and frames to draw
+RECIPES = ("nextvid", "internvideo_next", "lvmae")  # with features to probe and frames to draw
+SHOWN = (*RECIPES, "tokenizer")
 
 
 class Backbones(typer.core.TyperGroup):
@@ -75,9 +76,7 @@ def run(name: str, out: Path, budget: str, **given: Any) -> None:
     """Call a recipe's `pretrain` as a job that the page can see. What the user can mend is one line."""
     minutes, updates = parse_budget(budget)
     module = importlib.import_module(f"pretrain.{name}")
-    first = (
-        os.environ.get("RANK", "0") == "0"
-    )  # of the processes that a launcher started: one tells how the job is doing
+    first = first_process()
     # SIGTERM ends it at once: pretraining keeps its own checkpoints and goes on from the newest
     with jobs.working(out, listens=False) if first else contextlib.nullcontext():
         try:
@@ -86,6 +85,11 @@ def run(name: str, out: Path, budget: str, **given: Any) -> None:
             raise UserError(str(error)) from error
     if first:
         print(f"pretrained: {out}")
+
+
+def first_process() -> bool:
+    """Of the processes that a launcher started one tells how the job is doing."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def size_of(name: str, size: str) -> str:
@@ -197,6 +201,70 @@ def internvideo_next(
     run("internvideo_next", out, budget, size=size_of("internvideo_next", size), seed=seed, **given)
 
 
+@app.command("lvmae")
+def lvmae(
+    out: Out,
+    budget: Budget = "30m",
+    size: Annotated[str, typer.Option(help="small, tiny, or as published: vit-b, vit-l")] = "small",
+    seed: Seed = 0,
+    tokenizer: Annotated[str, typer.Option(help="An adaptive tokenizer's folder; 'small' is ours and ships")] = "",
+    mask: Annotated[
+        str, typer.Option(help="What is decoded: adaptive, random, uniform, flow, everest, difference or none (all)")
+    ] = "adaptive",
+    target: Annotated[str, typer.Option(help="codes (as published), levels or pixels; default: the size's own")] = "",
+    frames: Annotated[int | None, typer.Option(min=2, help="Frames of a clip; default: the size's own lengths")] = None,
+    stored: Annotated[
+        int, typer.Option(min=0, help="Learn from so many clips, their codes and importance computed once; 0: no end")
+    ] = 0,
+    data: Data = "",
+    fps: Fps = 4.0,
+    side: Side = None,
+    batch: Batch = None,
+    micro: Micro = 1,
+    precision: Precision = "no",
+    most_bad: MostBad = 0.1,
+) -> None:
+    """LVMAE: a masked autoencoder of long video that decodes the important tokens alone (arXiv 2411.13683).
+
+    vdmreason pretrain lvmae --budget 2h --out my-lvmae
+    vdmreason pretrain lvmae --mask random --frames 64 --out other
+    vdmreason pretrain lvmae --size vit-b --data videos/ --tokenizer my-tokenizer --frames 128 --precision bf16 --out big
+    """
+    one_of("--precision", precision, ("no", "bf16"))
+    one_of("--mask", mask, ("adaptive", "random", "uniform", "flow", "everest", "difference", "none"))
+    if target:
+        one_of("--target", target, ("codes", "levels", "pixels"))
+    given: dict[str, Any] = {"tokens": tokenizer, "mask": mask, "target": target or None, "frames": frames}
+    given |= {"stored": stored, "data": data, "fps": fps, "side": side, "batch": batch, "micro": micro}
+    given |= {"precision": precision, "most_bad": most_bad}
+    run("lvmae", out, budget, size=size_of("lvmae", size), seed=seed, **given)
+
+
+@app.command("tokenizer")
+def tokenizer(
+    out: Out,
+    budget: Budget = "30m",
+    size: Annotated[str, typer.Option(help="small, tiny, or after MAGVIT's: b, l")] = "small",
+    seed: Seed = 0,
+    data: Data = "",
+    fps: Fps = 4.0,
+    side: Side = None,
+    batch: Batch = None,
+    micro: Micro = 1,
+    precision: Precision = "no",
+    most_bad: MostBad = 0.1,
+) -> None:
+    """LVMAE's adaptive tokenizer: patches of video in a few numbers, and which of them matter.
+
+    vdmreason pretrain tokenizer --budget 1h --out my-tokenizer
+    vdmreason pretrain show my-tokenizer
+    """
+    one_of("--precision", precision, ("no", "bf16"))
+    given: dict[str, Any] = {"data": data, "fps": fps, "side": side, "batch": batch, "micro": micro}
+    given |= {"precision": precision, "most_bad": most_bad}
+    run("tokenizer", out, budget, size=size_of("tokenizer", size), seed=seed, **given)
+
+
 @app.command("image-teacher")
 def image_teacher(
     out: Out,
@@ -221,8 +289,8 @@ def show(
     vdmreason pretrain show my-nextvid --clip 3
     vdmreason pretrain show my-nextvid --video holiday.mp4
     """
-    recipe, model, stored = opened(folder)
-    films = recipe.pictures(model, example_clip(model, stored, clip, video), seed)
+    recipe, model = opened(folder, SHOWN)
+    films = recipe.pictures(model, example_clip(model, clip, video), seed)
     place = out or folder / f"show-{video.stem if video else clip}.png"
     sheet({name: film.numpy() for name, film in films.items()}, place)
     print(f"{place}\n{place.with_suffix('.webp')}")
@@ -236,6 +304,16 @@ def probe(
         str, typer.Option(help="linear, attentive, both, or all: depth order and tracks of objects too")
     ] = "both",
     epochs: Annotated[int, typer.Option(min=1)] = 20,
+    task: Annotated[
+        str, typer.Option("--long", help="Instead: bounces, order or period, which only long clips tell")
+    ] = "",
+    frames: Annotated[int, typer.Option(min=2, max=128, help="With --long: the middle frames that are seen")] = 128,
+    chunk: Annotated[
+        int | None, typer.Option(min=2, help="With --long: an LVMAE reads so many frames at a time (streaming)")
+    ] = None,
+    memory: Annotated[
+        int, typer.Option(min=0, help="With --chunk: tokens of earlier chunks that it looks back at")
+    ] = 256,
 ) -> None:
     """What a frozen backbone has learnt: probes on what the largest object is, how it moves and where it ends.
 
@@ -243,15 +321,26 @@ def probe(
     The learning rate and weight decay are picked on one part of the held-out clips, the accuracy is told of another.
 
     vdmreason probe my-nextvid --labels 250
+    vdmreason probe my-lvmae --long order --frames 64
     """
     one_of("--kind", kind, ("linear", "attentive", "both", "all"))
     from rich.console import Console
     from rich.table import Table
 
     kinds = {"both": ("linear", "attentive"), "all": ("linear", "attentive", "heads")}.get(kind, (kind,))
-    rows = probed(folder, labels, seeds, kinds, epochs)
-    store.write_json(folder / "probe.json", {"labels": labels, "seeds": seeds, "rows": rows, **store.versions()})
-    table = Table(title=f"accuracy in %, {labels} labelled clips, [95 % interval]", title_justify="left")
+    if task:
+        one_of("--long", task, tuple(_tasks()))
+        if kind == "all":
+            raise UserError(
+                "--kind all reads depth and tracks, which long clips have none of: linear, attentive or both."
+            )
+        rows = probed_long(folder, labels, seeds, kinds, epochs, task, frames, chunk, memory)
+    else:
+        rows = probed(folder, labels, seeds, kinds, epochs)
+    given = {"labels": labels, "seeds": seeds, **({"task": task, "frames": frames} if task else {})}
+    store.write_json(folder / "probe.json", {**given, "rows": rows, **store.versions()})
+    read = f"{task} in {frames} frames, " if task else ""
+    table = Table(title=f"{read}accuracy in %, {labels} labelled clips, [95 % interval]", title_justify="left")
     columns = list(rows[0]["accuracy"])
     for column in ("features", *columns):
         table.add_column(column)
@@ -265,37 +354,107 @@ def probe(
         print(
             f"{' ' * 8}of pairs that overlap a half is chance; boxes that stay where they are: {100 * rows[0]['staying']:.1f}"
         )
+    chances = {task: _tasks()[task]} if task else _classes()
+    print(f"chance: {', '.join(f'{n} {100 / k:.1f}' for n, k in chances.items())}    kept in {folder / 'probe.json'}")
+
+
+def finetune(
+    folder: Annotated[Path, typer.Argument(help="A folder that a recipe wrote")],
+    out: Out,
+    task: Annotated[str, typer.Option("--long", help="bounces, order or period: procedural long clips")] = "order",
+    data: Annotated[
+        str, typer.Option(help="Real videos to train on: a list.csv (path label) or shards with labels")
+    ] = "",
+    test: Annotated[str, typer.Option(help="With --data: those to test on")] = "",
+    frames: Annotated[int, typer.Option(min=2, help="Frames of a clip; of long clips the middle ones")] = 128,
+    budget: Budget = "500u",
+    labels: Annotated[int, typer.Option(min=10, help="Labelled long clips to learn from")] = 2000,
+    batch: Annotated[int, typer.Option(min=1)] = 16,
+    lr: Annotated[float, typer.Option(min=0, help="Of the head; blocks have .75 less for each one below it")] = 1e-3,
+    drop: Annotated[
+        float | None,
+        typer.Option(min=0, max=0.9, help="Share of the places hidden in training; default .2 from 128 frames on"),
+    ] = None,
+    side: Side = None,
+    fps: Fps = 4.0,
+    seed: Seed = 0,
+    scratch: Annotated[bool, typer.Option(help="Begin from random weights: what pretraining is compared with")] = False,
+) -> None:
+    """Train a backbone's encoder on labels, all of it, and say how it does on clips that it has not seen.
+
+    vdmreason finetune my-lvmae --long bounces --frames 64 --out runs/bounces-64
+    vdmreason finetune my-lvmae --data train.csv --test val.csv --frames 32 --out runs/mine
+    """
+    from pretrain import finetune as finetuning
+
+    recipe, model = opened(folder)
+    minutes, updates = parse_budget(budget)
+    if bool(data) != bool(test):
+        raise UserError("--data needs --test, and --test --data: what is learnt from and what is tested on.")
+    if frames % model.config.tubelet:
+        raise UserError(f"--frames {frames}: give a multiple of the backbone's tubelet, {model.config.tubelet}.")
+    patch = model.config.patch
+    side = side or (8 if data else 4) * patch
+    if side % patch:
+        raise UserError(f"--side {side}: give a multiple of the backbone's patch, {patch}.")
+    if scratch:
+        import torch
+
+        torch.manual_seed(seed)
+        model = recipe.load(folder, random_weights=True)
+    drop = (0.2 if frames >= 128 else 0.0) if drop is None else drop
+    given: dict[str, Any] = {"folder": str(folder), "task": "" if data else task, "data": data, "test": test}
+    given |= {"frames": frames, "labels": labels, "batch": batch, "lr": lr, "drop": drop, "side": side, "fps": fps}
+    given |= {"seed": seed, "scratch": scratch}
+    with jobs.working(out, listens=False) if first_process() else contextlib.nullcontext():
+        try:
+            clips: Any = (
+                finetuning.ListedVideos(data, test, frames, side, fps, seed)
+                if data
+                else finetuning.LongClips(task, frames, side, labels, seed=seed)
+            )
+            classifier, log = finetuning.finetune(
+                model.encoder, clips, out / "work", updates=updates, minutes=minutes, batch=batch, lr=lr, drop=drop, seed=seed,
+                settings=given, ahead=bool(data), title=f"finetune {folder.name}",
+            )  # fmt: skip
+            found = finetuning.tested(classifier.eval().logits, clips)
+        except (ValueError, FloatingPointError) as error:
+            raise UserError(str(error)) from error
+    if not first_process():
+        return
+    finetuning.save(classifier, out / "classifier.safetensors")
+    store.write_json(out / "finetune.json", {**given, "budget": budget, **found, "log": log, **store.versions()})
     print(
-        f"chance: {', '.join(f'{n} {100 / k:.1f}' for n, k in _classes().items())}    kept in {folder / 'probe.json'}"
+        f"accuracy {100 * found['accuracy']:.1f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}] on {found['clips']:,} "
+        f"clips, chance {100 / clips.classes:.1f}    kept in {out / 'finetune.json'}"
     )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def opened(folder: Path) -> tuple[ModuleType, Any, dict[str, Any]]:
-    """The recipe's module, the model, and its stored configuration."""
+def opened(folder: Path, known: tuple[str, ...] = RECIPES) -> tuple[ModuleType, Any]:
+    """The recipe's module and the model."""
     try:
-        stored = json.loads((folder / "config.json").read_text())
-        name = stored["recipe"]
+        name = json.loads((folder / "config.json").read_text())["recipe"]
     except (OSError, ValueError, KeyError):
         raise UserError(
             f"{folder} holds no backbone of ours (no config.json that names a recipe). Make one: vdmreason pretrain --help"
         ) from None
-    if name not in RECIPES:
-        raise UserError(f"{folder}: its recipe {name!r} is unknown here.{suggest(str(name), RECIPES)}")
+    if name not in known:
+        raise UserError(f"{folder}: its recipe {name!r} is none of {', '.join(known)}.{suggest(str(name), known)}")
     recipe = importlib.import_module(f"pretrain.{name}")
     with load_errors(str(folder)):
-        return recipe, recipe.load(folder).eval(), stored
+        return recipe, recipe.load(folder).eval()
 
 
-def example_clip(model: Any, stored: Mapping[str, Any], number: int, file: Path | None) -> Any:
+def example_clip(model: Any, number: int, file: Path | None) -> Any:
     """A clip uint8 (1, F, H, W, 3) of eight frames and eight patches a side."""
     import torch
 
     from pretrain import data, video
 
-    side, frames = 8 * stored["patch"], 4 * stored["tubelet"]
+    side, frames = 8 * model.config.patch, 4 * model.config.tubelet
     if file is None:
         return torch.from_numpy(data.clip(number, 10**6, frames, (side, side)).frames)[None]
     try:
@@ -341,6 +500,69 @@ def _classes() -> dict[str, int]:
     return CLASSES
 
 
+def _tasks() -> dict[str, int]:
+    from pretrain.long import TASKS
+
+    return TASKS
+
+
+def probed_long(
+    folder: Path,
+    labels: int,
+    seeds: int,
+    kinds: tuple[str, ...],
+    epochs: int,
+    task: str,
+    frames: int,
+    chunk: int | None,
+    memory: int,
+) -> list[dict[str, Any]]:
+    """Rows of accuracies on long clips for the backbone, one never trained, and the pixels."""
+    import torch
+
+    from pretrain import long
+    from pretrain import probe as probes
+
+    recipe, model = opened(folder)
+    patch, tubelet = model.config.patch, model.config.tubelet
+    if frames % tubelet or (chunk or 0) % tubelet:
+        raise UserError(f"--frames and --chunk: give multiples of the backbone's tubelet, {tubelet}.")
+    if chunk and not hasattr(model, "stream"):
+        raise UserError(f"--chunk: only an LVMAE reads a video in chunks, {folder} holds another recipe.")
+    torch.manual_seed(0)  # of the one that was never trained
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fresh = recipe.load(folder, random_weights=True).eval().to(device)
+    model = model.to(device)
+
+    def reader(some: Any) -> Any:
+        if not chunk:
+            return lambda video: recipe.encode(some, video.to(device))
+        return lambda video: some.stream(recipe.to_pixels(video.to(device)), chunk, memory)
+
+    ways = {str(folder): reader(model), "never trained": reader(fresh)}
+    ways["pixels"] = lambda video: probes.raw_patches(video, tubelet, patch)
+    pick, test = max(100, labels // 4), 1000
+    total = labels + pick + test
+    parts = [slice(labels), slice(labels, labels + pick), slice(labels + pick, None)]
+    rows: list[dict[str, Any]] = []
+    for name, encode in ways.items():
+        found: dict[str, list[float]] = {}
+        for seed in range(seeds):
+            batches = (
+                long.clips(range(k, min(k + 25, total)), 10**7 + seed, frames, 4 * patch, task, long.middle(frames))
+                for k in range(0, total, 25)
+            )
+            features = probes.features(encode, ((video, {task: label}) for video, label in batches), -(-total // 25))
+            for kind in kinds:
+                read = features.pooled() if kind == "linear" else features
+                learn, choose, told = (read.part(part) for part in parts)
+                score = probes.probe(kind, learn, choose, told, task, epochs=epochs, seed=seed)  # type: ignore[arg-type]
+                found.setdefault(f"{task}, {kind}", []).append(score.accuracy)
+        scores = {column: probes.interval(values) for column, values in found.items()}
+        rows.append({"features": name, "accuracy": scores})
+    return rows
+
+
 def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs: int) -> list[dict[str, Any]]:
     """Rows of accuracies for the backbone, one never trained, and the pixels."""
     import torch
@@ -349,12 +571,13 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
     from pretrain import probe as probes
     from pretrain.scenes import scene
 
-    recipe, model, stored = opened(folder)
+    recipe, model = opened(folder)
     torch.manual_seed(0)  # of the one that was never trained
     fresh = recipe.load(folder, random_weights=True).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, fresh = model.to(device), fresh.to(device)
-    side, frames, pick, test = 8 * stored["patch"], 4 * stored["tubelet"], max(100, labels // 4), 1000
+    patch, tubelet = model.config.patch, model.config.tubelet
+    side, frames, pick, test = 8 * patch, 4 * tubelet, max(100, labels // 4), 1000
 
     total = labels + pick + test
     parts = [slice(labels), slice(labels, labels + pick), slice(labels + pick, None)]
@@ -369,9 +592,9 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
             yield torch.from_numpy(np.stack([s.frames for s in scenes])), told
 
     def dense(tokens: Any, seed: int) -> Iterator[tuple[str, float]]:
-        told = heads.truth(made(seed, range(total)), stored["tubelet"])
+        told = heads.truth(made(seed, range(total)), tubelet)
         learn, choose, test = ((tokens[part], told.part(part)) for part in parts)
-        grid = (frames // stored["tubelet"], 8, 8)
+        grid = (frames // tubelet, 8, 8)
         depth = heads.depth(learn, choose, test, grid, epochs=epochs, seed=seed)
         track = heads.track(learn, choose, test, grid, epochs=epochs, seed=seed)
         yield from {"depth pairs": depth["pairs"], "depth cells": depth["cells"], "track IoU": track["iou"]}.items()
@@ -380,7 +603,7 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
     ways = {
         str(folder): lambda video: recipe.encode(model, video.to(device)),
         "never trained": lambda video: recipe.encode(fresh, video.to(device)),
-        "pixels": lambda video: probes.raw_patches(video, stored["tubelet"], stored["patch"]),
+        "pixels": lambda video: probes.raw_patches(video, tubelet, patch),
     }
     rows: list[dict[str, Any]] = []
     staying: list[float] = []

@@ -1,0 +1,86 @@
+"""Tensors that are computed once and kept: what a frozen model says of clip 0, 1, 2, ...
+
+A folder is named by the hash of what the values depend on, so values of another model, other clips or another size are never
+found. Shards are written to a temporary name and renamed: a kill leaves none that is half, and processes that write the same
+shard write the same bytes. Each carries the sum of its bytes; one that does not match is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+SHARD = 64  # values in a file
+
+Values = dict[str, Tensor]
+
+
+def sum_of(model: nn.Module) -> str:
+    """A hash of a model's weights."""
+    return _sum(model.state_dict())
+
+
+def _sum(values: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        value = values[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Stored:
+    """`make(numbers)` gives the values of some clips, by name, each (len(numbers), ...). `key` is all that they depend on."""
+
+    def __init__(self, folder: Path, key: Mapping[str, Any], total: int, make: Callable[[range], Values]) -> None:
+        text = json.dumps(key, sort_keys=True)
+        self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.total, self.make = total, make
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "key.json").write_text(text)
+        self.values: Values = {}
+
+    def fill(self, title: str = "stored") -> Stored:
+        """Make what is not there and hold all of it. Many processes share the work."""
+        state, numbers = PartialState(), range(0, self.total, SHARD)
+        mine = numbers[state.process_index :: state.num_processes]
+        for start in tqdm(mine, desc=title, disable=not state.is_main_process, mininterval=2.0):
+            self._shard(start)
+        state.wait_for_everyone()
+        shards = [self._shard(start) for start in numbers]
+        self.values = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+        return self
+
+    def __call__(self, numbers: list[int]) -> Values:
+        return {name: value[numbers] for name, value in self.values.items()}
+
+    def _shard(self, start: int) -> Values:
+        path = self.folder / f"{start // SHARD:06d}.safetensors"
+        if (kept := read(path)) is not None:
+            return kept
+        made = {n: v.cpu().contiguous() for n, v in self.make(range(start, min(start + SHARD, self.total))).items()}
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file(made, temporary, {"sum": _sum(made)})
+        temporary.replace(path)
+        return made
+
+
+def read(path: Path) -> Values | None:
+    """A shard, or None where there is none that is whole."""
+    try:
+        with safe_open(path, "pt") as file:
+            values = {name: file.get_tensor(name) for name in file.keys()}
+            return values if (file.metadata() or {}).get("sum") == _sum(values) else None
+    except (OSError, SafetensorError):
+        return None

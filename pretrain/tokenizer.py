@@ -1,0 +1,439 @@
+"""The adaptive tokenizer of LVMAE: what a patch of video is in a few numbers, and which patches matter (arXiv 2411.13683,
+section 3.3).
+
+    clip V -> 3-D CNN -> soft tokens e_i -> * top-k of importance s_i -> FSQ -> 3-D CNN -> clip
+           -> scorer -> u_i,  s_i = |u_(t, p) - u_(t-1, p)|
+
+Tokens that are not among the k most important are set to zero before they are quantised, so the scorer learns which ones the
+rest of the clip cannot be guessed from. Trained once, then frozen: an LVMAE has its targets and its decoder masks from it.
+
+    vdmreason pretrain tokenizer --budget 1h --out my-tokenizer
+
+Of MAGVIT's losses only the squared error is kept; the perceptual and the adversarial one are not here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from vector_quantize_pytorch import FSQ
+
+from pretrain import long, masks
+from pretrain import recipe as recipes
+from pretrain.data import named_rng
+from pretrain.loop import Share, fit, trapezoid
+from pretrain.recipe import Clips, check_side, is_main, record_of, to_pixels, to_uint8
+from pretrain.vit3d import unpatchify
+
+ZOO = Path(__file__).resolve().parent / "zoo" / "tokenizer"
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Residual blocks at one size, then a stride in time and space."""
+
+    width: int
+    blocks: int
+    time: int = 1
+    space: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    stages: tuple[Stage, ...]
+    scorer: int  # channels of u
+    levels: tuple[int, ...] = (8,) * 6  # of FSQ: 2^18 codes
+    window: int = 16  # frames that are seen at once; longer clips window by window
+    # Share of the tokens that stay in training, drawn between the two: 768 of 1568 as published.
+    keep: tuple[float, float] = (768 / 1568, 768 / 1568)
+    softness: float = 0.5  # tau of the relaxed top-k, in units of the mean importance
+
+    @property
+    def tubelet(self) -> int:
+        return math.prod(stage.time for stage in self.stages)
+
+    @property
+    def patch(self) -> int:
+        return math.prod(stage.space for stage in self.stages)
+
+
+_SMALL: dict[str, Any] = {"keep": (0.1, 1.0)}
+FLAVOURS = {
+    "tiny": Config((Stage(8, 0, 2, 4), Stage(16, 1, 1, 2), Stage(16, 1)), 8, (8, 5, 5, 5), window=8, **_SMALL),
+    "small": Config((Stage(16, 0, 2, 2), Stage(32, 1, 1, 2), Stage(64, 1, 1, 2), Stage(96, 1)), 16, **_SMALL),
+    # After MAGVIT's B and L (filters 64 and 128, two blocks a stage), with strides of 2 in time and 16 in space. The
+    # multipliers that LVMAE used stand in a table that could not be had.
+    **{
+        name: Config(
+            (
+                Stage(f, 2, 1, 2),
+                Stage(2 * f, 2, 1, 2),
+                Stage(2 * f, 2, 1, 2),
+                Stage(4 * f, 2, 2, 2),
+                Stage(4 * f, 2),
+            ),
+            f,
+        )
+        for name, f in (("b", 64), ("l", 128))
+    },
+}
+
+
+class Norm(nn.Module):
+    """Layer norm over the channels of (B, C, T, H, W), place by place: what a token is does not depend on how large its
+    picture is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, 1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+
+class Residual(nn.Module):
+    """x + conv(act(norm(conv(act(norm(x))))))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = Norm(width), nn.Conv3d(width, width, 3, padding=1)
+        self.norm2, self.conv2 = Norm(width), nn.Conv3d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+
+
+def encoder_of(config: Config, channels: int) -> nn.Sequential:
+    """(B, 3, F, H, W) -> (B, channels, t, h, w). A stride is a linear map of what it covers, so that nothing is averaged away."""
+    layers: list[nn.Module] = [nn.Conv3d(3, config.stages[0].width, 3, padding=1)]
+    widths = [*(stage.width for stage in config.stages[1:]), config.stages[-1].width]
+    for stage, wide in zip(config.stages, widths, strict=True):
+        layers += [Residual(stage.width) for _ in range(stage.blocks)]
+        if stage.time * stage.space > 1 or stage.width != wide:
+            stride = (stage.time, stage.space, stage.space)
+            layers.append(nn.Conv3d(stage.width, wide, stride, stride))
+    last = widths[-1]
+    return nn.Sequential(*layers, Norm(last), nn.SiLU(), nn.Conv3d(last, channels, 1))
+
+
+def decoder_of(config: Config, channels: int) -> nn.Sequential:
+    """The encoder backwards."""
+    last = config.stages[-1].width
+    layers: list[nn.Module] = [nn.Conv3d(channels, last, 3, padding=1)]
+    widths = [*(stage.width for stage in config.stages[1:]), last]
+    for stage, wide in reversed(list(zip(config.stages, widths, strict=True))):
+        if stage.time * stage.space > 1 or stage.width != wide:
+            stride = (stage.time, stage.space, stage.space)
+            layers.append(nn.ConvTranspose3d(wide, stage.width, stride, stride))
+        layers += [Residual(stage.width) for _ in range(stage.blocks)]
+    first = config.stages[0].width
+    return nn.Sequential(*layers, Norm(first), nn.SiLU(), nn.Conv3d(first, 3, 3, padding=1))
+
+
+def scorer_of(config: Config) -> nn.Sequential:
+    """Two layers, strided to the tokens' grid: (B, 3, F, H, W) -> u (B, C, t, h, w)."""
+    first = 2 ** math.ceil(math.log2(config.patch) / 2)  # of the patch; the second layer has the rest
+    one, two = (config.tubelet, first, first), (1, config.patch // first, config.patch // first)
+
+    def strided(given: int, out: int, stride: tuple[int, ...]) -> nn.Conv3d:
+        return nn.Conv3d(given, out, tuple(s + 2 for s in stride), stride, padding=1)
+
+    return nn.Sequential(strided(3, config.scorer, one), nn.SiLU(), strided(config.scorer, config.scorer, two))
+
+
+class Tokenizer(nn.Module):
+    """Pixels are (B, 3, F, H, W) in -1..1; tokens lie in the order t, y, x as those of a ViT do."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.width = len(config.levels)  # numbers a token
+        self.encoder, self.decoder = encoder_of(config, self.width), decoder_of(config, self.width)
+        self.scorer = scorer_of(config)
+        self.fsq = FSQ(list(config.levels))
+
+    def grid(self, pixels: Tensor) -> Grid:
+        """Tokens along t, y and x."""
+        _, _, f, h, w = pixels.shape
+        tubelet, patch = self.config.tubelet, self.config.patch
+        if f % tubelet or h % patch or w % patch:
+            raise ValueError(
+                f"a clip of {f} x {h} x {w} does not divide into tubelets of {tubelet} x {patch} x {patch}"
+            )
+        return f // tubelet, h // patch, w // patch
+
+    # From pixels to codes and back, window by window
+
+    def windows(self, pixels: Tensor) -> Iterator[Tensor]:
+        yield from pixels.split(self.config.window, 2)
+
+    def quantised(self, soft: Tensor) -> Tensor:
+        """Soft tokens (B, d, t, h, w) -> the nearest codes (B, N, d) in -1..1, gradients straight through."""
+        return self.fsq(soft.flatten(2).transpose(1, 2))[0]
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes (B, N, d)."""
+        self.grid(pixels)
+        return torch.cat([self.quantised(self.encoder(some)) for some in self.windows(pixels)], 1)
+
+    def decode(self, codes: Tensor, grid: Grid) -> Tensor:
+        """Codes (B, N, d) of a grid (t, y, x) -> pixels."""
+        volume = codes.to(next(self.decoder.parameters()).dtype).transpose(1, 2).unflatten(2, grid)
+        each = self.config.window // self.config.tubelet
+        return torch.cat([self.decoder(some) for some in volume.split(each, 2)], 2)
+
+    def nearest(self, codes: Tensor) -> Tensor:
+        """Numbers (..., d) near -1..1 -> the codes nearest to them."""
+        half = self.fsq._levels // 2
+        low, high = -half, self.fsq._levels - 1 - half
+        return (codes * half).round().clamp(low, high) / half
+
+    def indices(self, codes: Tensor) -> Tensor:
+        """Codes (B, N, d) -> their numbers (B, N) int32; `codes_of` is the inverse."""
+        return self.fsq.codes_to_indices(codes)
+
+    def codes_of(self, indices: Tensor) -> Tensor:
+        return self.fsq.indices_to_codes(indices)
+
+    # What matters
+
+    def importance(self, pixels: Tensor) -> Tensor:
+        """How much each token differs from the one before it, by what the scorer sees, as shares of the whole clip: (B, N). The
+        first frame has the second's (the paper leaves it open; EVEREST does so). Windows follow each other without a break."""
+        seen = torch.cat([self.scorer(some) for some in self.windows(pixels)], 2)  # (B, C, t, h, w)
+        if seen.shape[2] == 1:
+            return torch.full(seen.flatten(2).shape[::2], 1 / seen[0, 0].numel(), device=pixels.device)
+        moved = distance(seen)
+        moved = torch.cat([moved[:, :1], moved], 1).flatten(1)
+        return moved / moved.sum(1, keepdim=True).clamp_min(1e-12)
+
+    # Training
+
+    def forward(self, video: Tensor, keep: Tensor) -> dict[str, Tensor]:
+        """The squared error of what is made of the most important tokens. `video` uint8 (B, F, H, W, 3) of one window; `keep`
+        (B,), the share of the tokens that stay: in the first frame all of them, of the others k."""
+        pixels = to_pixels(video)
+        soft, importance = self.encoder(pixels), self.importance(pixels)
+        stays = torch.ones_like(importance)
+        later = importance[:, soft[0, 0, 0].numel() :]
+        if later.shape[1]:
+            stays[:, -later.shape[1] :] = relaxed_top(later, keep, self.config.softness)
+        made = self.decode(self.quantised(soft * stays.unflatten(1, soft.shape[2:])[:, None]), self.grid(pixels))
+        error = (made - pixels).square().mean()
+        return {"loss": error, "psnr": psnr(error.detach())}
+
+    @torch.no_grad()
+    def rebuilt(self, pixels: Tensor, stays: Tensor | None = None) -> Tensor:
+        """There and back. `stays` (B, N) is 1 where a token stays, 0 where it is dropped."""
+        grid, found, start = self.grid(pixels), [], 0
+        for some in self.windows(pixels):
+            soft = self.encoder(some)
+            if stays is not None:
+                count = soft[0, 0].numel()
+                soft = soft * stays[:, start : start + count].unflatten(1, soft.shape[2:])[:, None]
+                start += count
+            found.append(self.quantised(soft))
+        return self.decode(torch.cat(found, 1), grid)
+
+
+def distance(volume: Tensor) -> Tensor:
+    """How far each place of (B, C, t, h, w) is from the one before it: (B, t - 1, h, w)."""
+    # The root has no gradient at 0, where nothing moves.
+    return ((volume[:, :, 1:] - volume[:, :, :-1]).square().sum(1) + 1e-8).sqrt()
+
+
+def relaxed_top(scores: Tensor, share: Tensor, softness: float) -> Tensor:
+    """1 for the round(share * N) highest scores of (B, N), else 0; backwards a sigmoid round the k-th (straight through)."""
+    scores = scores / scores.mean(1, keepdim=True).clamp_min(1e-12)
+    count = (share * scores.shape[1]).round().long().clamp(0, scores.shape[1])
+    rank = scores.argsort(1, descending=True).argsort(1)
+    hard = (rank < count[:, None]).float()
+    ordered = scores.detach().sort(1, descending=True).values
+    edge = ordered.gather(1, (count - 1).clamp_min(0)[:, None])
+    soft = torch.sigmoid((scores - edge) / softness)
+    return hard + soft - soft.detach()
+
+
+def psnr(error: Tensor) -> Tensor:
+    """Decibels, of a mean squared error in -1..1."""
+    return 10 * torch.log10(4 / error.clamp_min(1e-12))
+
+
+# The recipe
+
+
+@dataclass(frozen=True)
+class Recipe:
+    side: int
+    batch: int
+    lr: float
+    lengths: tuple[int, ...]  # frames of a step's clips, one of these
+
+
+RECIPES = {
+    "tiny": Recipe(32, 4, 1e-3, (2, 4)),
+    "small": Recipe(64, 8, 1e-3, (2, 4, 8, 8, 16)),
+    **{name: Recipe(224, 128, 1e-4, (16,)) for name in ("b", "l")},
+}
+
+
+class Batches:
+    """What a step learns from, as a function of the step: every other batch of procedural clips is of long ones."""
+
+    def __init__(self, config: Config, recipe: Recipe, seed: int, videos: Any = None) -> None:
+        self.config, self.recipe, self.seed, self.videos = config, recipe, seed, videos
+        self.clips = Clips(config.patch, recipe.side, seed, videos)
+
+    def __call__(self, step: int, share: Share) -> dict[str, Any]:
+        rng = named_rng("tokenizer", self.seed, step)
+        frames = int(rng.choice(self.recipe.lengths))
+        most = max(self.recipe.lengths)
+        rows, columns = self.clips.shape(step)
+        if self.videos is None and step % 2:
+            rows = columns = max(recipes.LEAST, self.recipe.side // self.config.patch // int(rng.integers(1, 3)))
+        batch = self.clips.batch(self.recipe.batch * min(2.0, max(1.0, most / 2 / frames)), rows, columns)
+        mine = share.rows(batch)
+        numbers = [step * 1000 + row for row in mine]
+        low, high = self.config.keep
+        keep = torch.tensor([rng.uniform(low, high) for _ in range(batch)])[mine.start : mine.stop].float()
+        if self.videos is None and step % 2:
+            video = long.clips(numbers, self.seed, frames, rows * self.config.patch)[0]
+        else:
+            video = self.clips(numbers, frames, rows, columns)
+        return {"video": video, "keep": keep}
+
+
+def pretrain(
+    out: Path | str,
+    *,
+    minutes: float | None = None,
+    updates: int | None = None,
+    size: str = "small",
+    seed: int = 0,
+    data: str = "",
+    batch: int | None = None,
+    micro: int = 1,
+    side: int | None = None,
+    fps: float = 4.0,
+    precision: str = "no",
+    most_bad: float = 0.1,
+) -> dict[str, Any]:
+    """Train a tokenizer and write `model.safetensors`, `config.json` and a card to `out`. Resumes after a kill; `data` as in
+    `nextvid.pretrain`."""
+    from pretrain.video import Videos
+
+    out, config = Path(out), FLAVOURS[size]
+    recipe = replace(RECIPES[size], batch=batch or RECIPES[size].batch, side=side or RECIPES[size].side)
+    check_side(recipe.side, config.patch)
+    given = {"size": size, "seed": seed, "data": str(data), "batch": recipe.batch, "side": recipe.side, "fps": fps}
+    given |= {"precision": precision}
+    torch.manual_seed(seed)
+    model = Tokenizer(config)
+    videos = Videos(data, max(recipe.lengths), recipe.side, fps=fps, seed=seed, most_bad=most_bad) if data else None
+    log = fit(
+        model,
+        Batches(config, recipe, seed, videos),
+        out / "work",
+        minutes=minutes,
+        updates=updates,
+        schedule=trapezoid(recipe.lr),
+        decay_vectors=False,
+        precision=precision,  # type: ignore[arg-type]
+        settings=given,
+        ahead=videos is not None,
+        micro=micro,
+        on_checkpoint=lambda step: save(out, model),
+        title=f"tokenizer {size}",
+    )
+    if not is_main():
+        return {"log": log}
+    save(out, model)
+    options = {**given, "batch": batch, "micro": micro, "side": side, "most_bad": most_bad}
+    budget = f"{minutes:g}m" if minutes else f"{updates}u"
+    record = record_of("tokenizer", recipe, out, budget, options, pretrain)
+    record |= {"log": log, "bad": videos.bad if videos else {}}
+    (out / "pretrain.json").write_text(json.dumps(record, indent=1))
+    (out / "README.md").write_text(card(record, model))
+    return record
+
+
+def save(out: Path, model: Tokenizer) -> None:
+    recipes.save(out, "tokenizer", model, model.config)
+
+
+def config_of(stored: dict[str, Any]) -> Config:
+    """A `Config` from JSON."""
+    stages = tuple(Stage(**stage) for stage in stored["stages"])
+    return Config(**{**stored, "stages": stages, "levels": tuple(stored["levels"]), "keep": tuple(stored["keep"])})
+
+
+def load(folder: Path | str, *, random_weights: bool = False) -> Tokenizer:
+    """The tokenizer in `folder`, in fp32. "small" is the one that ships, "tiny" one with random weights, for tests."""
+    if str(folder) == "tiny":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Tokenizer(FLAVOURS["tiny"])
+    folder = ZOO if str(folder) == "small" else Path(folder)
+    model = Tokenizer(config_of(recipes.stored_config(folder, "tokenizer", "tokenizer")))
+    if not random_weights:
+        model.load_state_dict(recipes.stored_weights(folder))
+    return model
+
+
+def card(record: dict[str, Any], model: Tokenizer) -> str:
+    config, log, parts = model.config, record["log"], recipes.millions(model)
+    about = (
+        "**Not the authors' model.** Written and trained by this project after arXiv 2411.13683, section 3.3: a 3-D CNN, a "
+        "scorer, the most important tokens, finite scalar quantisation. What an LVMAE has its targets and masks from."
+    )
+    low, high = config.keep
+    points = [
+        f"**Parameters**: {', '.join(f'{n} {parts[n]:.2f} M' for n in ('encoder', 'decoder', 'scorer'))}.",
+        f"**Tokens**: {config.tubelet} frames of {config.patch} x {config.patch} pixels in {len(config.levels)} numbers, "
+        f"{math.prod(config.levels):,} codes.",
+        f"**Training**: {log['updates']:,} updates, {log['seconds'] / 60:.0f} minutes; last PSNR {log['psnr']:.1f} dB with "
+        f"{low:.0%} to {high:.0%} of the tokens.",
+        "**Ours, not the paper's**: squared error alone, no perceptual and no adversarial loss; layer norm place by place; "
+        "strides by linear maps; how many tokens stay is drawn anew for every clip.",
+    ]
+    return recipes.card(f"An adaptive tokenizer, size {record['size']}, pretrained by us", about, record, points)
+
+
+# For people
+
+
+def pictures(model: Tokenizer, video: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """A clip uint8 (1, F, H, W, 3) as the tokenizer meets it, by caption, each uint8 (F, H, W, 3): where it looks, and what it
+    makes of all tokens and of the most important ones."""
+    pixels = to_pixels(video)
+    grid = model.grid(pixels)
+    with torch.no_grad():
+        scores = model.importance(pixels)
+    shown = {"the clip": video[0], "importance": heat(video[0], scores[0], grid, model.config)}
+    total = scores.shape[1]
+    shown["all tokens"] = to_uint8(model.rebuilt(pixels))[0]
+    for share in (0.5, 0.25, 0.1):
+        kept = masks.importance(scores, round(share * total), 0, scores)
+        stays = torch.zeros_like(scores).scatter_(1, kept, 1.0)
+        shown[f"the best {share:.0%}"] = to_uint8(model.rebuilt(pixels, stays))[0]
+    return shown
+
+
+def heat(video: Tensor, scores: Tensor, grid: Grid, config: Any) -> Tensor:
+    """Importance (N,) laid over a clip uint8 (F, H, W, 3): dark grey where there is none, red where there is most."""
+    grey = video.float().mean(-1, keepdim=True).expand(-1, -1, -1, 3) * 0.4
+    share = (scores / scores.max().clamp_min(1e-12)).sqrt()
+    tokens = share[None, :, None].expand(-1, -1, config.tubelet * config.patch**2)
+    over = unpatchify(tokens, grid, config.tubelet, config.patch)[0].permute(1, 2, 3, 0)  # (F, H, W, 1)
+    red = torch.tensor([255.0, 60.0, 30.0])
+    return (grey * (1 - over) + red * over).round().clamp(0, 255).byte()
