@@ -135,6 +135,9 @@ class Study:
     trial: Callable[[str, int, int], Found]
     updates: int
     about: str
+    classes: Mapping[str, int] = field(default_factory=lambda: dict(CLASSES))  # what is asked
+    labelled: Mapping[str, int] = field(default_factory=lambda: dict(LABELLED))  # by what, and from how many labels
+    lines_of_scale: Sequence[str] = LINES
     columns: Sequence[str] = ()
     numbers: Mapping[str, Callable[[Mapping[str, Any]], str]] = field(default_factory=dict)
     dim: Callable[[str], bool] = lambda arm: False  # arms that the plot marks
@@ -153,7 +156,7 @@ class Study:
 
     @property
     def read_outs(self) -> list[str]:
-        return [*(f"{label}, {kind}" for kind in LABELLED for label in CLASSES), *self.columns]
+        return [*(f"{label}, {kind}" for kind in self.labelled for label in self.classes), *self.columns]
 
     def folder(self, arm: str, seed: int, updates: int) -> Path:
         """Where an arm's training lies."""
@@ -182,7 +185,7 @@ class Study:
         if not trials:
             raise SystemExit("no trials yet: run them first")
         rows: Found = {}
-        for arm in (*LINES, *self.arms):
+        for arm in (*self.lines_of_scale, *self.arms):
             some = [t for t in trials if t["arm"] == arm]
             if some:
                 rows[arm] = {
@@ -205,12 +208,12 @@ class Study:
         table = {
             "command": f"python benchmarks/{self.name}.py run && python benchmarks/{self.name}.py report",
             "trials": len(trials),
-            "of": len(SEEDS) * (len(self.arms) + len(LINES)),
+            "of": len(SEEDS) * (len(self.arms) + len(self.lines_of_scale)),
             "commits": sorted({t["commit"] for t in trials}),
             "machine": sorted({t["machine"] for t in trials}),
             "updates": updates,
-            "labels": LABELLED,
-            "chance": {name: 1 / count for name, count in CLASSES.items()},
+            "labels": dict(self.labelled),
+            "chance": {name: 1 / count for name, count in self.classes.items()},
             "rows": rows,
             "effects": effects,
         }
@@ -228,7 +231,7 @@ class Study:
             return middle if value["seeds"] < 2 else f"{middle} [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
 
         kinds = {c: c.partition(", ")[2] for c in self.read_outs}
-        titles = [f"{c} ({LABELLED[k]})" if k else c for c, k in kinds.items()]
+        titles = [f"{c} ({self.labelled[k]})" if k else c for c, k in kinds.items()]
         chance = ", ".join(f"{n} {100 * c:.1f}" for n, c in table["chance"].items())
         lines = [
             f"{table['trials']} of {table['of']} trials, {table['updates']:,} updates each. Accuracy of frozen heads in %, mean "
@@ -254,7 +257,7 @@ class Study:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
 
-        arms, wide = list(table["rows"]), len(CLASSES)
+        arms, wide = list(table["rows"]), len(self.classes)
         tall = -(-len(self.read_outs) // wide)
         size = (4 * wide, 0.9 + tall * (0.9 + 0.19 * len(arms)))
         figure, axes = plt.subplots(tall, wide, figsize=size, sharey=True, layout="constrained")
@@ -264,13 +267,13 @@ class Study:
                 if value is None:
                     continue
                 middle, low, high = (100 * value[k] for k in ("value", "low", "high"))
-                colour = "0.55" if arm in LINES else "C1" if self.dim(arm) else "C0"
+                colour = "0.55" if arm in self.lines_of_scale else "C1" if self.dim(arm) else "C0"
                 axis.plot([low, high], [place, place], color=colour, linewidth=2)
                 axis.plot(middle, place, "o", color=colour)
             label, _, kind = column.partition(", ")
             if label in table["chance"]:
                 axis.axvline(100 * table["chance"][label], color="0.8", linestyle="--", zorder=0)
-            axis.set_title(f"{label}: {kind}, {LABELLED[kind]} labels" if kind else label, fontsize=10)
+            axis.set_title(f"{label}: {kind}, {self.labelled[kind]} labels" if kind else label, fontsize=10)
             axis.set_yticks(range(len(arms)), arms, fontsize=8)
         axes.flat[0].invert_yaxis()
         figure.supxlabel("accuracy, %; dashed: chance; bars: 95 % interval over seeds", fontsize=9)
@@ -282,7 +285,9 @@ class Study:
         parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
         commands = parser.add_subparsers(dest="command", required=True)
         runs = commands.add_parser("run", help="run the trials that are not there yet")
-        runs.add_argument("--arm", action="append", choices=(*LINES, *self.arms), help="only this; may be repeated")
+        runs.add_argument(
+            "--arm", action="append", choices=(*self.lines_of_scale, *self.arms), help="only this; may be repeated"
+        )
         runs.add_argument("--seed", action="append", type=int, help="only this; may be repeated")
         runs.add_argument("--updates", type=int, default=self.updates)
         runs.add_argument("--threads", type=int, default=1)
@@ -293,7 +298,7 @@ class Study:
             self.report(given.updates)
             return
         torch.set_num_threads(given.threads)
-        self.run(given.arm or [*LINES, *self.arms], given.seed or list(SEEDS), given.updates)
+        self.run(given.arm or [*self.lines_of_scale, *self.arms], given.seed or list(SEEDS), given.updates)
 
 
 def commit() -> str:

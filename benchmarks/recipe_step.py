@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from torch.utils.flop_counter import FlopCounterMode
+from flops import counter
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -100,7 +100,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         model.after_step()
         return loss.item()
 
-    whole, reference = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    whole, reference = counter(), counter()
     first = step(whole)
     with mixed, reference, torch.no_grad():  # the teachers' share, which has no way back
         bare(to_pixels(batch["video"]))

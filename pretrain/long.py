@@ -138,15 +138,17 @@ _ACTED = {"bounces": _bounces, "order": _order, "period": _period}
 def _cloth(rng: Generator, t: npt.NDArray[np.int64], side: int, pan: bool) -> npt.NDArray[np.float32]:
     """Blotches of two colours, which stand or pan all together: (F, side, side, 3)."""
     one, two = _two_colours(rng)
-    wave = 2 * np.pi * rng.integers(-3, 4, size=(5, 2)) / side  # whole periods, so that it may wrap round
-    phase, angle, speed = rng.uniform(0, 2 * np.pi, 5), rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.9) * side / 32
+    # Whole periods, so that it may wrap round, and blotches of eight pixels and more: a patch is like those around it.
+    most = max(1, side // 16)
+    wave = 2 * np.pi * rng.integers(-most, most + 1, size=(5, 2)) / side
+    phase, angle, speed = rng.uniform(0, 2 * np.pi, 5), rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.2) * side / 32
     drift = speed * pan * np.array([np.sin(angle), np.cos(angle)])
     ways = [
         wave[:, axis] * (np.arange(side) + drift[axis] * t[:, None])[..., None] + phase * axis for axis in (0, 1)
     ]  # each (F, side, waves)
     (down, down_), (across, across_) = ((np.sin(way), np.cos(way)) for way in ways)
     # the sum over waves of sin(down + across)
-    weight = 0.5 + (down @ across_.transpose(0, 2, 1) + down_ @ across.transpose(0, 2, 1)).astype(np.float32) / 10
+    weight = 0.5 + (down @ across_.transpose(0, 2, 1) + down_ @ across.transpose(0, 2, 1)).astype(np.float32) / 6
     pictures: npt.NDArray[np.float32] = np.float32(one) + np.float32(two - one) * weight[..., None]
     return pictures
 
