@@ -1,4 +1,4 @@
-"""Multiplications and additions of what runs inside, as torch counts them, attention on a CPU too, which torch 2.13 leaves out."""
+"""Multiplications and additions of what runs inside, as torch counts them; attention on a CPU too, which torch leaves out."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def resolve(name: str) -> str:
 
 SIZES = {  # width, depth, heads, patch, side
     "tiny": (24, 2, 2, 8, 32),
-    "small": (96, 4, 3, 8, 64),
+    "small": (96, 6, 3, 8, 64),  # as deep as the small InternVideo-Next, so that its blocks have one each
 }
 KNOWN = tuple(sorted({*SPRITES, *OBJECTS}))  # what may be in a picture
 

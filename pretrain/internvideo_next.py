@@ -621,7 +621,7 @@ _SMALL: dict[str, Any] = {
 FLAVOURS: dict[str, Config] = {
     "tiny": Config(Size(24, 2, 2), Size(24, 2, 2), Size(32, 1, 1), (4, 4, 4), teacher="tiny", teacher_size=(24, 2),
                    aligned=1, **_SMALL),
-    "small": Config(Size(160, 6, 5), Size(128, 4, 4), Size(256, 3, 1), (4, 8, 8), teacher="small", teacher_size=(96, 4),
+    "small": Config(Size(160, 6, 5), Size(128, 4, 4), Size(256, 3, 1), (4, 8, 8), teacher="small", teacher_size=(96, 6),
                     aligned=2, **_SMALL),
     "base": Config(Size(768, 12, 12), drop=0.1, **_PUBLISHED),
     "large": Config(Size(1024, 24, 16), drop=0.2, **_PUBLISHED),
