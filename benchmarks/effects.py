@@ -134,7 +134,7 @@ class Study:
     effects: Mapping[str, tuple[str, str, str]]
     trial: Callable[[str, int, int], Found]
     updates: int
-    about: str
+    about: str | Callable[[], str]
     classes: Mapping[str, int] = field(default_factory=lambda: dict(CLASSES))  # what is asked
     labelled: Mapping[str, int] = field(default_factory=lambda: dict(LABELLED))  # by what, and from how many labels
     lines_of_scale: Sequence[str] = LINES
@@ -232,11 +232,12 @@ class Study:
 
         kinds = {c: c.partition(", ")[2] for c in self.read_outs}
         titles = [f"{c} ({self.labelled[k]})" if k else c for c, k in kinds.items()]
+        about = self.about if isinstance(self.about, str) else self.about()
         chance = ", ".join(f"{n} {100 * c:.1f}" for n, c in table["chance"].items())
         lines = [
-            f"{table['trials']} of {table['of']} trials, {table['updates']:,} updates each. Accuracy of frozen heads in %, mean "
+            f"{table['trials']} of {table['of']} trials, {table['updates']:,} updates each. Accuracy in %, mean "
             "over seeds [95 % interval, Student's t]; in brackets behind a read-out the labels that it learns from. "
-            f"Chance: {chance}. {self.about}",
+            f"Chance: {chance}. {about}",
             "",
             f"| features | seeds | {' | '.join([*titles, *self.numbers])} |",
             "|---" * (len(titles) + len(self.numbers) + 2) + "|",

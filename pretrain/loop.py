@@ -40,6 +40,14 @@ def lr_at(step: int, updates: int, peak: float, warmup: int = 100, decay: float 
     return peak * (1 - (1 - floor) * min(1.0, (step - start) / max(1.0, updates - start)))
 
 
+def warm_cosine(step: int, updates: int, peak: float, warmup: float) -> float:
+    """Linear warm-up over a share `warmup` of the updates, then a cosine to 0."""
+    start = warmup * updates
+    if step < start:
+        return peak * (step + 1) / start
+    return peak * (1 + math.cos(math.pi * min(1.0, (step - start) / max(1.0, updates - start)))) / 2
+
+
 @dataclass(frozen=True)
 class Share:
     """A process's part of every batch. All processes together see the batch that one alone would see."""
@@ -112,7 +120,7 @@ def fit(
     pieces = accelerator.num_processes * micro
     shares = [Share(accelerator.process_index * micro + k, pieces) for k in range(micro)]
     if accelerator.is_main_process:
-        _check_settings(folder, settings or {})
+        check_settings(folder, settings or {})
     batches = _Ahead(batch_at, shares, ahead)
     groups = _groups(module, schedule(0, 1), weight_decay, decay_vectors, spared)
     names = [name for group in groups for name in group.pop("names")]
@@ -253,8 +261,9 @@ class _Ahead:
             self.thread.shutdown(cancel_futures=True)
 
 
-def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raises ValueError where the folder holds a training of other settings; notes those of a new one."""
+    folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / "settings.json", json.loads(json.dumps(settings))
     if not path.exists():
         _write_json(path, wanted)

@@ -19,17 +19,18 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from pretrain import long, masks, tokenizer
 from pretrain import recipe as recipes
 from pretrain.data import named_rng
 from pretrain.flow import flow_scores
-from pretrain.loop import Share, fit
+from pretrain.loop import Share, check_settings, fit, warm_cosine
 from pretrain.recipe import Clips, check_side, generator, is_main, record_of, to_pixels, to_uint8
 from pretrain.stored import Stored, sum_of
 from pretrain.targets import meters
-from pretrain.tokenizer import Grid, Tokenizer, distance, heat
+from pretrain.tokenizer import Grid, Tokenizer, changes, heat
 from pretrain.vit3d import (
     BASE,
     Encoder,
@@ -74,7 +75,7 @@ class Config:
     tokens: dict[str, Any] = field(default_factory=dict)  # the tokenizer's own configuration
     flavour: str = ""
 
-    def decoded(self, total: int) -> tuple[int, int]:
+    def budget(self, total: int) -> tuple[int, int]:
         """How many of `total` tokens are decoded for their importance and by chance."""
         if self.mask == "random":
             return 0, round((self.top + self.extra) * total)
@@ -145,13 +146,12 @@ class LVMAE(nn.Module):
         pixels = to_pixels(video)
         if config.mask == "adaptive":
             return self.tokenizer.importance(pixels)
+        grid = self.encoder.grid(pixels)
         if config.mask not in ("everest", "difference"):
-            return torch.ones(len(video), math.prod(self.encoder.grid(pixels)), device=video.device)
+            return torch.ones(len(video), math.prod(grid), device=video.device)
         seen = patchify(pixels, config.tubelet, config.patch)
         seen = self.encoder.embed(seen) if config.mask == "everest" else seen
-        moved = distance(seen.transpose(1, 2).unflatten(2, self.encoder.grid(pixels)))
-        moved = torch.cat([moved[:, :1], moved], 1).flatten(1)
-        return moved / moved.sum(1, keepdim=True)
+        return changes(seen.transpose(1, 2).unflatten(2, grid))
 
     def chosen(self, scores: Tensor, keep: Tensor, uniform: Tensor, grid: Grid, first: int) -> Tensor:
         """The tokens (B, M) that are decoded, none of those that the encoder sees, `keep` (B, K): by their `scores` and by
@@ -163,7 +163,7 @@ class LVMAE(nn.Module):
         if self.config.mask == "uniform":
             frames = hidden[0] // (grid[1] * grid[2])  # a tube hides as many in every frame
             return hidden[:, (frames % EVERY) == first % min(EVERY, grid[0])]
-        top, extra = self.config.decoded(total)
+        top, extra = self.config.budget(total)
         return masks.importance(scores, min(top, hidden.shape[1]), min(extra, hidden.shape[1] - top), uniform, keep)
 
     # Training
@@ -196,7 +196,11 @@ class LVMAE(nn.Module):
             places = grid[1] * grid[2]
             known = recipes.everywhere(len(video), ahead * places).to(pixels.device)
             coming = known[:, :places] + ahead * places
-            parts["ahead"] = self.loss(self.predict(pixels, known, coming), gather(target, coming))
+            wanted = gather(target, coming)
+            if self.config.target != "pixels":  # by itself, as it is drawn: nothing that comes later is in its codes
+                with torch.no_grad():
+                    wanted = self.tokenizer.encode(pixels.split(self.config.tubelet, 2)[ahead])
+            parts["ahead"] = self.loss(self.predict(pixels, known, coming), wanted)
         logs = {"loss": torch.stack(list(parts.values())).sum(), **parts}
         if measure and len(video) > 1:
             with torch.no_grad():
@@ -281,7 +285,7 @@ class LVMAE(nn.Module):
 
     def stream(self, pixels: Tensor, chunk: int, memory: int, seed: int = 0) -> Tensor:
         """Features (B, N, D) of a clip that is read `chunk` frames at a time, each block looking back at `memory` tokens of what
-        it read before, drawn from all of that at random. With a memory as long as the clip nothing before is lost; with one chunk
+        it read before, a random choice from all of that. With a memory as long as the clip nothing before is lost; with one chunk
         it is the encoder itself. The authors name this direction; the choice of random tokens is MC-ViT's (2402.05861)."""
         size, found = self.encoder.size, []
         past: list[Tensor] = [pixels.new_zeros(len(pixels), 0, size.width) for _ in self.encoder.blocks]
@@ -289,7 +293,7 @@ class LVMAE(nn.Module):
         tokens = self.encoder.embed(patchify(pixels, self.config.tubelet, self.config.patch))
         tokens = tokens + sincos(at, size.width, self.config.base).to(tokens.dtype)
         turns = self.config.positions == "both"
-        each, places = chunk // self.config.tubelet * grid[1] * grid[2], at.new_zeros(1, 0, 3)
+        each, places, luck = chunk // self.config.tubelet * grid[1] * grid[2], at.new_zeros(1, 0, 3), torch.zeros(0)
         if not each:
             raise ValueError(f"a chunk of {chunk} frames is less than a tubelet of {self.config.tubelet}")
         for number, (x, here) in enumerate(zip(tokens.split(each, 1), at.split(each, 1), strict=True)):
@@ -301,8 +305,9 @@ class LVMAE(nn.Module):
                 states.append(torch.cat([before, x], 1))
                 x = block(x, turn, None, block.norm1(states[-1]), turned)
             found.append(self.encoder.norm(x))
-            total = around.shape[1]
-            kept = torch.randperm(total, generator=generator(seed, number))[:memory].sort().values.to(pixels.device)
+            luck = torch.cat([luck, torch.rand(here.shape[1], generator=generator(seed, number))])
+            kept = luck.argsort()[:memory].sort().values  # each token so far with the same chance
+            luck, kept = luck[kept], kept.to(pixels.device)
             past, places = [state[:, kept] for state in states], around[:, kept]
         return torch.cat(found, 1)
 
@@ -364,14 +369,6 @@ RECIPES = {
     **{name: Recipe(224, 256, 1e-3, (128,)) for name in ("vit-b", "vit-l")},
 }
 OPTIMISER: dict[str, Any] = {"weight_decay": 0.05, "decay_vectors": False, "betas": (0.9, 0.95)}
-
-
-def rates(step: int, updates: int, lr: float, warmup: float) -> dict[str, float]:
-    """The learning rate of an update, for all weights."""
-    start = warmup * updates
-    if step < start:
-        return {"": lr * (step + 1) / start}
-    return {"": lr * (1 + math.cos(math.pi * min(1.0, (step - start) / max(1.0, updates - start)))) / 2}
 
 
 class Batches:
@@ -466,6 +463,10 @@ def pretrain(
     model = LVMAE(config, tokenizer.load(name), checkpointing=size.startswith("vit"))
     videos = Videos(data, max(lengths), recipe.side, fps=fps, seed=seed, most_bad=most_bad) if data else None
     batches = Batches(model.config, recipe, seed, videos)
+    # A tokenizer that was trained again since would say codes that the one in the checkpoint cannot draw.
+    settings = {**given, "weights of the tokenizer": sum_of(model.tokenizer)}
+    if is_main():
+        check_settings(out / "work", settings)
     if stored:
         batches.stored = keep(model, batches.clips, stored, out / "stored", given)
     log = fit(
@@ -474,10 +475,10 @@ def pretrain(
         out / "work",
         minutes=minutes,
         updates=updates,
-        schedule=lambda step, total: rates(step, total, recipe.lr, recipe.warmup),
+        schedule=lambda step, total: {"": warm_cosine(step, total, recipe.lr, recipe.warmup)},
         **OPTIMISER,
         precision=precision,
-        settings=given,
+        settings=settings,
         ahead=videos is not None,
         micro=micro,
         on_checkpoint=lambda step: save(out, model),
@@ -500,15 +501,24 @@ def keep(model: LVMAE, clips: Clips, total: int, folder: Path, given: dict[str, 
     EVEREST's, whose embedding learns, on the mask."""
     side = clips.side // clips.patch
     frames = int(given["frames"])
+    model.to(PartialState().device)
 
-    def make(numbers: range) -> dict[str, Tensor]:
-        video = clips(numbers, frames, side, side)
+    def one(number: int) -> dict[str, Tensor]:
+        """One clip at a time: a published tokenizer wants gigabytes for each."""
+        video = clips([number], frames, side, side).to(PartialState().device)
         codes = model.tokenizer.indices(model.tokenizer.encode(to_pixels(video)))
         return {"codes": codes} if model.config.mask == "everest" else {"codes": codes, "scores": model.scores(video)}
 
+    def make(numbers: range) -> dict[str, Tensor]:
+        found = [one(number) for number in numbers]
+        return {name: torch.cat([values[name].cpu() for values in found]) for name in found[0]}
+
     key = {name: given[name] for name in ("seed", "data", "side", "fps", "frames", "mask")}
+    key |= {"tokenizer": sum_of(model.tokenizer), "config": model.config.tokens}
+    if clips.videos is not None:
+        key["files"] = clips.videos.fingerprint()
     with torch.no_grad():
-        return Stored(folder, {**key, "tokenizer": sum_of(model.tokenizer)}, total, make).fill("codes and importance")
+        return Stored(folder, key, total, make).fill("codes and importance")
 
 
 def save(out: Path, model: LVMAE) -> None:
@@ -580,9 +590,8 @@ def pictures(model: LVMAE, video: Tensor, seed: int = 0) -> dict[str, Tensor]:
         return to_uint8(unpatchify(tokens, grid, config.tubelet, config.patch))[0]
 
     def only(index: Tensor) -> Tensor:
-        clean, seen = patchify(pixels, config.tubelet, config.patch), torch.zeros_like(index, dtype=torch.bool)
         seen = torch.zeros(1, total, 1).scatter_(1, index[..., None], 1.0)
-        return clean * seen
+        return patchify(pixels, config.tubelet, config.patch) * seen
 
     shown[f"encoder, {1 - config.hidden:.0%}"] = film(only(drawn.keep))
     asked = model.chosen(scores, drawn.keep, drawn.uniform, grid, drawn.first)

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import inspect
 import json
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -78,10 +79,10 @@ class Clips:
         return shape[0] * side // 8, shape[1] * side // 8
 
     def batch(self, wanted: float, rows: int, columns: int) -> int:
-        """How many clips of that shape make a batch that is worth `wanted` square ones. In whole eights where there are as
-        many, so that up to eight processes share what one would see."""
+        """How many clips of that shape make a batch that is worth `wanted` square ones. In whole eights, or 4, 2 or 1 where there
+        are less, so that processes share what one would see."""
         wanted *= min(1.0, (self.side // self.patch) ** 2 / (rows * columns))
-        return round(wanted / 8) * 8 if wanted >= 8 else max(1, round(wanted))
+        return round(wanted / 8) * 8 if wanted >= 8 else 2 ** int(math.log2(max(1, round(wanted))))
 
     def __call__(self, numbers: Sequence[int], frames: int, rows: int, columns: int) -> Tensor:
         """uint8 (len(numbers), frames, H, W, 3)."""

@@ -48,7 +48,9 @@ class Stored:
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
         self.total, self.make = total, make
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "key.json").write_text(text)
+        temporary = self.folder / f"key.{os.getpid()}.tmp"
+        temporary.write_text(text)
+        temporary.replace(self.folder / "key.json")
         self.values: Values = {}
 
     def fill(self, title: str = "stored") -> Stored:

@@ -4,8 +4,8 @@ section 3.3).
     clip V -> 3-D CNN -> soft tokens e_i -> * top-k of importance s_i -> FSQ -> 3-D CNN -> clip
            -> scorer -> u_i,  s_i = |u_(t, p) - u_(t-1, p)|
 
-Tokens that are not among the k most important are set to zero before they are quantised, so the scorer learns which ones the
-rest of the clip cannot be guessed from. Trained once, then frozen: an LVMAE has its targets and its decoder masks from it.
+Tokens that are not among the k most important are set to zero before they are quantised, and the scorer learns which ones cannot
+be guessed from the rest of the clip. Trained once, then frozen: an LVMAE has its targets and its decoder masks from it.
 
     vdmreason pretrain tokenizer --budget 1h --out my-tokenizer
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from pretrain import recipe as recipes
 from pretrain.data import named_rng
 from pretrain.loop import Share, fit, trapezoid
 from pretrain.recipe import Clips, check_side, generator, is_main, record_of, to_pixels, to_uint8
-from pretrain.vit3d import unpatchify
+from pretrain.vit3d import patchify, unpatchify
 
 ZOO = Path(__file__).resolve().parent / "zoo" / "tokenizer"
 Grid = tuple[int, int, int]
@@ -145,7 +145,8 @@ def scorer_of(config: Config) -> nn.Sequential:
     one, two = (config.tubelet, first, first), (1, config.patch // first, config.patch // first)
 
     def strided(given: int, out: int, stride: tuple[int, ...]) -> nn.Conv3d:
-        return nn.Conv3d(given, out, tuple(s + 2 for s in stride), stride, padding=1)
+        # A clip goes on as it ends: with zeros around it the first and the last frame would always seem to change.
+        return nn.Conv3d(given, out, tuple(s + 2 for s in stride), stride, padding=1, padding_mode="replicate")
 
     return nn.Sequential(strided(3, config.scorer, one), nn.SiLU(), strided(config.scorer, config.scorer, two))
 
@@ -212,29 +213,31 @@ class Tokenizer(nn.Module):
 
     def importance(self, pixels: Tensor) -> Tensor:
         """How much each token differs from the one before it, by what the scorer sees, as shares of the whole clip: (B, N). The
-        first frame has the second's (the paper leaves it open; EVEREST does so). Windows follow each other without a break."""
-        seen = torch.cat([self.scorer(some) for some in self.windows(pixels)], 2)  # (B, C, t, h, w)
-        if seen.shape[2] == 1:
-            return torch.full(seen.flatten(2).shape[::2], 1 / seen[0, 0].numel(), device=pixels.device)
-        moved = distance(seen)
-        moved = torch.cat([moved[:, :1], moved], 1).flatten(1)
-        return moved / moved.sum(1, keepdim=True).clamp_min(1e-12)
+        first frame has the second's (the paper leaves it open; EVEREST does so). The scorer, which is small, sees the clip whole:
+        at the borders of windows nothing changes."""
+        return changes(self.scorer(pixels))
 
     # Training
 
-    def forward(self, video: Tensor, keep: Tensor, chance: Tensor | None = None) -> dict[str, Tensor]:
-        """The squared error of what is made of the most important tokens. `video` uint8 (B, F, H, W, 3) of one window; `keep`
-        (B,), the share of the tokens that stay: in the first frame all of them, of the others k. With
-        `chance` (B, N) that decides which, and not the scorer."""
+    def forward(self, video: Tensor, keep: Tensor, chance: Tensor, by_chance: Tensor) -> dict[str, Tensor]:
+        """The squared error of what is made of the tokens that stay, and what the scorer costs.
+
+        `video` uint8 (B, F, H, W, 3) of one window; `keep` (B,), the share of the tokens that stay: all of the first frame and
+        the most important others; where `by_chance` (B,) says so, those of the highest `chance` (B, N) instead.
+        """
         pixels = to_pixels(video)
         soft, importance = self.encoder(pixels), self.importance(pixels)
-        stays = torch.ones_like(importance)
-        later = (importance if chance is None else chance)[:, soft[0, 0, 0].numel() :]
-        if later.shape[1]:
-            stays[:, -later.shape[1] :] = relaxed_top(later, keep, self.config.softness)
-        made = self.decode(self.quantised(soft * stays.unflatten(1, soft.shape[2:])[:, None]), self.grid(pixels))
-        error = (made - pixels).square().mean()
-        return {"loss": error, "psnr": psnr(error.detach())}
+        total, first = importance.shape[1], soft[0, 0, 0].numel()
+        later = importance[:, first:]
+        count = ((keep * total).round().long() - first).clamp(0, total - first)
+        stays = top(torch.where(by_chance[:, None], chance[:, first:], later.detach()), count)
+        kept = torch.cat([torch.ones_like(importance[:, :first]), stays.float()], 1)
+        made = self.decode(self.quantised(soft * kept.unflatten(1, soft.shape[2:])[:, None]), self.grid(pixels))
+        error = patchify((made - pixels).square(), self.config.tubelet, self.config.patch).mean(-1)  # (B, N)
+        missed = error.detach()[:, first:] * ~stays
+        # In a sum of all importances the scorer has a part also where a clip has one frame of tokens: DDP waits for it.
+        scorer = expected(later, count, missed, self.config.softness).mean() + 0 * importance.sum()
+        return {"loss": error.mean() + scorer, "scorer": scorer, "psnr": psnr(error.mean().detach())}
 
     @torch.no_grad()
     def rebuilt(self, pixels: Tensor, stays: Tensor | None = None) -> Tensor:
@@ -267,16 +270,36 @@ def distance(volume: Tensor) -> Tensor:
     return ((volume[:, :, 1:] - volume[:, :, :-1]).square().sum(1) + 1e-8).sqrt()
 
 
-def relaxed_top(scores: Tensor, share: Tensor, softness: float) -> Tensor:
-    """1 for the round(share * N) highest scores of (B, N), else 0; backwards a sigmoid round the k-th (straight through)."""
+def changes(volume: Tensor) -> Tensor:
+    """How far each place of (B, C, t, h, w) is from the one before it, as shares of the whole: (B, t * h * w). The first frame
+    has the second's; one frame alone has nothing to compare with, and all of its places are alike."""
+    if volume.shape[2] == 1:
+        moved = torch.ones_like(volume[:, 0]) + 0 * volume.sum(1)
+    else:
+        moved = distance(volume)
+        moved = torch.cat([moved[:, :1], moved], 1)
+    return moved.flatten(1) / moved.flatten(1).sum(1, keepdim=True).clamp_min(1e-12)
+
+
+def top(scores: Tensor, count: Tensor) -> Tensor:
+    """bool (B, N): the `count` (B,) highest of scores (B, N)."""
+    return scores.argsort(1, descending=True).argsort(1) < count[:, None]
+
+
+def expected(scores: Tensor, count: Tensor, missed: Tensor, softness: float) -> Tensor:
+    """The share of the error `missed` (B, N) of dropped tokens that is still expected, (B,), if a token stays with a chance that
+    rises with its score, half at the `count`-th: a top-k that has a gradient.
+
+    Which relaxation the paper has stands in a footnote that could not be had. The usual one, hard forwards and the gradient
+    straight through a sigmoid, taught the scorer to look away from what moves (docs/log.md): at a token that is dropped it asks
+    what a first small step of its code would do, and at one that stays, whose code is at an end of its range, nothing.
+    """
+    if not scores.shape[1]:
+        return scores.sum(1)
     scores = scores / scores.mean(1, keepdim=True).clamp_min(1e-12)
-    count = (share * scores.shape[1]).round().long().clamp(0, scores.shape[1])
-    rank = scores.argsort(1, descending=True).argsort(1)
-    hard = (rank < count[:, None]).float()
-    ordered = scores.detach().sort(1, descending=True).values
-    edge = ordered.gather(1, (count - 1).clamp_min(0)[:, None])
-    soft = torch.sigmoid((scores - edge) / softness)
-    return hard + soft - soft.detach()
+    edge = scores.detach().sort(1, descending=True).values.gather(1, (count - 1).clamp_min(0)[:, None])
+    goes = torch.sigmoid((edge - scores) / softness)
+    return (goes * missed).sum(1) / missed.sum(1).clamp_min(1e-12)
 
 
 def psnr(error: Tensor) -> Tensor:
@@ -293,14 +316,13 @@ class Recipe:
     batch: int
     lr: float
     lengths: tuple[int, ...]  # frames of a step's clips, one of these
-    # Of the training, so long does chance say which tokens stay. Before the decoder can fill in what is missing all tokens
-    # are alike to it, and a scorer that learns from that learns to look away from what moves (docs/log.md).
-    chance: float = 0.0
+    # Share of the clips of which chance says which tokens stay: so every token is dropped now and then, and its error seen.
+    chance: float = 0.5
 
 
 RECIPES = {
     "tiny": Recipe(32, 4, 1e-3, (2, 4)),
-    "small": Recipe(64, 8, 1e-3, (2, 4, 8, 8, 16), chance=0.5),
+    "small": Recipe(64, 8, 1e-3, (2, 4, 8, 8, 16)),
     **{name: Recipe(224, 128, 1e-4, (16,)) for name in ("b", "l")},
 }
 
@@ -311,7 +333,6 @@ class Batches:
     def __init__(self, config: Config, recipe: Recipe, seed: int, videos: Any = None) -> None:
         self.config, self.recipe, self.seed, self.videos = config, recipe, seed, videos
         self.clips = Clips(config.patch, recipe.side, seed, videos)
-        self.updates = 10**9
 
     def __call__(self, step: int, share: Share) -> dict[str, Any]:
         rng = named_rng("tokenizer", self.seed, step)
@@ -322,18 +343,17 @@ class Batches:
             rows = columns = max(recipes.LEAST, self.recipe.side // self.config.patch // int(rng.integers(1, 3)))
         batch = self.clips.batch(self.recipe.batch * min(2.0, max(1.0, most / 2 / frames)), rows, columns)
         mine = share.rows(batch)
-        numbers = [step * 1000 + row for row in mine]
+        numbers = [step * 4 * self.recipe.batch + row for row in mine]
         low, high = self.config.keep
         keep = torch.tensor([rng.uniform(low, high) for _ in range(batch)])[mine.start : mine.stop].float()
         if self.videos is None and step % 2:
             video = long.clips(numbers, self.seed, frames, rows * self.config.patch)[0]
         else:
             video = self.clips(numbers, frames, rows, columns)
-        chance = None
-        if step < self.recipe.chance * self.updates:
-            total = frames // self.config.tubelet * rows * columns
-            chance = torch.stack([torch.rand(total, generator=generator(self.seed, step, row)) for row in mine])
-        return {"video": video, "keep": keep, "chance": chance}
+        total = frames // self.config.tubelet * rows * columns
+        chance = torch.stack([torch.rand(total, generator=generator(self.seed, step, row)) for row in mine])
+        by_chance = torch.tensor([rng.random() < self.recipe.chance for _ in range(batch)])[mine.start : mine.stop]
+        return {"video": video, "keep": keep, "chance": chance, "by_chance": by_chance}
 
 
 def pretrain(
@@ -363,19 +383,13 @@ def pretrain(
     torch.manual_seed(seed)
     model = Tokenizer(config)
     videos = Videos(data, max(recipe.lengths), recipe.side, fps=fps, seed=seed, most_bad=most_bad) if data else None
-    batches, rates = Batches(config, recipe, seed, videos), trapezoid(recipe.lr)
-
-    def schedule(step: int, total: int) -> Mapping[str, float]:
-        batches.updates = total  # a budget in minutes becomes a number of updates only once some were timed
-        return rates(step, total)
-
     log = fit(
         model,
-        batches,
+        Batches(config, recipe, seed, videos),
         out / "work",
         minutes=minutes,
         updates=updates,
-        schedule=schedule,
+        schedule=trapezoid(recipe.lr),
         decay_vectors=False,
         precision=precision,  # type: ignore[arg-type]
         settings=given,
@@ -413,9 +427,13 @@ def load(folder: Path | str, *, random_weights: bool = False) -> Tokenizer:
             torch.manual_seed(0)
             return Tokenizer(FLAVOURS["tiny"])
     folder = ZOO if str(folder) == "small" else Path(folder)
-    model = Tokenizer(config_of(recipes.stored_config(folder, "tokenizer", "tokenizer")))
-    if not random_weights:
-        model.load_state_dict(recipes.stored_weights(folder))
+    try:
+        model = Tokenizer(config_of(recipes.stored_config(folder, "tokenizer", "tokenizer")))
+        if not random_weights:
+            model.load_state_dict(recipes.stored_weights(folder))
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ValueError(f"the tokenizer in {folder} does not fit its config.json ({reason}). Copy it again") from None
     return model
 
 
@@ -433,12 +451,8 @@ def card(record: dict[str, Any], model: Tokenizer) -> str:
         f"**Training**: {log['updates']:,} updates, {log['seconds'] / 60:.0f} minutes; last PSNR {log['psnr']:.1f} dB with "
         f"{low:.0%} to {high:.0%} of the tokens.",
         "**Ours, not the paper's**: squared error alone, no perceptual and no adversarial loss; layer norm place by place; "
-        "strides by linear maps; how many tokens stay is drawn anew for every clip"
-        + (
-            f"; for the first {record['recipe']['chance']:.0%} of the training chance says which."
-            if record["recipe"]["chance"]
-            else "."
-        ),
+        "strides by linear maps; how many tokens stay is drawn anew for every clip, of every other one chance says which; the "
+        "scorer is told what the error of dropped tokens is.",
     ]
     return recipes.card(f"An adaptive tokenizer, size {record['size']}, pretrained by us", about, record, points)
 

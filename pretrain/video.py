@@ -280,17 +280,21 @@ def duration(file: str | IO[bytes]) -> float:
 
 
 def sample_times(
-    rng: np.random.Generator, seconds: float, frames: int, fps: float, sampling: Literal["dense", "sparse"]
+    rng: np.random.Generator | None, seconds: float, frames: int, fps: float, sampling: Literal["dense", "sparse"]
 ) -> list[float]:
     """When the frames of a clip are taken.
 
     dense   `fps` a second from a random start (V-JEPA, NExT-Vid: 4); faster where the video is too short
     sparse  one at random from each of `frames` equal parts of the video (TSN: InternVideo-Next)
+
+    Without `rng` from the middle.
     """
     if sampling == "sparse":
-        return [float(t) for t in (np.arange(frames) + rng.random(frames)) * seconds / frames]
+        offsets = 0.5 if rng is None else rng.random(frames)
+        return [float(t) for t in (np.arange(frames) + offsets) * seconds / frames]
     step = min(1 / fps, seconds * 0.999 / frames)
-    start = rng.uniform(0, max(0.0, seconds - step * frames))
+    room = max(0.0, seconds - step * frames)
+    start = room / 2 if rng is None else rng.uniform(0, room)
     return [float(start + step * k) for k in range(frames)]
 
 
@@ -335,6 +339,14 @@ class Videos:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
+    def fingerprint(self) -> str:
+        """A hash of which files these are: names, sizes and times of change."""
+        digest = hashlib.sha256()
+        for source in self.sources:
+            facts = os.stat(source.path) if os.path.exists(source.path) else None
+            digest.update(f"{source} {facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
+        return digest.hexdigest()
+
     def clips(self, numbers: Sequence[int], frames: int | None = None) -> Frames:
         """uint8 (len(numbers), frames, side, side, 3): `clip` of each, decoded side by side, since PyAV lets go of Python while
         it decodes."""
@@ -344,6 +356,15 @@ class Videos:
         """Clips and their labels (len(numbers),): of the videos that were read, where one took the place of a bad one."""
         found = self._side_by_side(numbers, None)
         return np.stack([frames for frames, _ in found]), np.array([source.label for _, source in found], np.int64)
+
+    def middle(self, number: int) -> tuple[Frames, int] | None:
+        """The middle of video `number` and its label; None where it cannot be read."""
+        source = self.sources[number]
+        try:
+            return self._read(source, None, self.frames), int(source.label or 0)
+        except Unreadable as error:
+            self._count(source, str(error))
+            return None
 
     def _side_by_side(self, numbers: Sequence[int], frames: int | None) -> list[tuple[Frames, Source]]:
         if self._pool is None:
@@ -386,7 +407,7 @@ class Videos:
         groups = [list(chain(*shards[k : k + self.GROUP])) for k in range(0, len(shards), self.GROUP)]
         return np.concatenate([rng.permutation(group) for group in groups])
 
-    def _read(self, source: Source, rng: np.random.Generator, frames: int) -> Frames:
+    def _read(self, source: Source, rng: np.random.Generator | None, frames: int) -> Frames:
         if source.length == 0 or (
             source.length is None and os.path.exists(source.path) and not os.path.getsize(source.path)
         ):

@@ -307,7 +307,9 @@ def probe(
     task: Annotated[
         str, typer.Option("--long", help="Instead: bounces, order or period, which only long clips tell")
     ] = "",
-    frames: Annotated[int, typer.Option(min=2, max=128, help="With --long: the middle frames that are seen")] = 128,
+    frames: Annotated[
+        int | None, typer.Option(min=2, max=128, help="With --long: the middle frames that are seen; default all 128")
+    ] = None,
     chunk: Annotated[
         int | None, typer.Option(min=2, help="With --long: an LVMAE reads so many frames at a time (streaming)")
     ] = None,
@@ -334,10 +336,14 @@ def probe(
             raise UserError(
                 "--kind all reads depth and tracks, which long clips have none of: linear, attentive or both."
             )
+        frames = frames or 128
         rows = probed_long(folder, labels, seeds, kinds, epochs, task, frames, chunk, memory)
+    elif frames or chunk:
+        raise UserError("--frames and --chunk are of long clips: say which with --long bounces, order or period.")
     else:
         rows = probed(folder, labels, seeds, kinds, epochs)
-    given = {"labels": labels, "seeds": seeds, **({"task": task, "frames": frames} if task else {})}
+    given: dict[str, Any] = {"labels": labels, "seeds": seeds, "kind": kind, "epochs": epochs}
+    given |= {"task": task, "frames": frames, "chunk": chunk, "memory": memory if chunk else None} if task else {}
     store.write_json(folder / "probe.json", {**given, "rows": rows, **store.versions()})
     read = f"{task} in {frames} frames, " if task else ""
     table = Table(title=f"{read}accuracy in %, {labels} labelled clips, [95 % interval]", title_justify="left")
@@ -379,6 +385,9 @@ def finetune(
     fps: Fps = 4.0,
     seed: Seed = 0,
     scratch: Annotated[bool, typer.Option(help="Begin from random weights: what pretraining is compared with")] = False,
+    micro: Micro = 1,
+    precision: Precision = "no",
+    checkpointing: Annotated[bool, typer.Option(help="Compute blocks twice and keep less")] = False,
 ) -> None:
     """Train a backbone's encoder on labels, all of it, and say how it does on clips that it has not seen.
 
@@ -389,12 +398,16 @@ def finetune(
 
     recipe, model = opened(folder)
     minutes, updates = parse_budget(budget)
+    one_of("--precision", precision, ("no", "bf16"))
+    if not data:
+        one_of("--long", task, tuple(_tasks()))
     if bool(data) != bool(test):
         raise UserError("--data needs --test, and --test --data: what is learnt from and what is tested on.")
     if frames % model.config.tubelet:
         raise UserError(f"--frames {frames}: give a multiple of the backbone's tubelet, {model.config.tubelet}.")
     patch = model.config.patch
-    side = side or (8 if data else 4) * patch
+    learnt = (store.read_json(folder / "pretrain.json") or {}).get("recipe", {}).get("side")
+    side = side or (learnt or 8 * patch if data else 4 * patch)
     if side % patch:
         raise UserError(f"--side {side}: give a multiple of the backbone's patch, {patch}.")
     if scratch:
@@ -402,10 +415,11 @@ def finetune(
 
         torch.manual_seed(seed)
         model = recipe.load(folder, random_weights=True)
+    model.encoder.blocks.checkpointing = checkpointing
     drop = (0.2 if frames >= 128 else 0.0) if drop is None else drop
     given: dict[str, Any] = {"folder": str(folder), "task": "" if data else task, "data": data, "test": test}
     given |= {"frames": frames, "labels": labels, "batch": batch, "lr": lr, "drop": drop, "side": side, "fps": fps}
-    given |= {"seed": seed, "scratch": scratch}
+    given |= {"seed": seed, "scratch": scratch, "precision": precision}
     with jobs.working(out, listens=False) if first_process() else contextlib.nullcontext():
         try:
             clips: Any = (
@@ -414,10 +428,12 @@ def finetune(
                 else finetuning.LongClips(task, frames, side, labels, seed=seed)
             )
             classifier, log = finetuning.finetune(
-                model.encoder, clips, out / "work", updates=updates, minutes=minutes, batch=batch, lr=lr, drop=drop, seed=seed,
-                settings=given, ahead=bool(data), title=f"finetune {folder.name}",
+                model.encoder, {"label": clips}, out / "work", updates=updates, minutes=minutes, batch=batch, micro=micro,
+                lr=lr, drop=drop, seed=seed, precision=precision, settings=given, ahead=bool(data),  # type: ignore[arg-type]
+                title=f"finetune {folder.name}",
             )  # fmt: skip
-            found = finetuning.tested(classifier.eval().logits, clips)
+            found: dict[str, Any] = finetuning.tested(classifier, "label", clips)
+            found["bad"] = {**clips.learnt.bad, **clips.asked.bad} if data else {}
         except (ValueError, FloatingPointError) as error:
             raise UserError(str(error)) from error
     if not first_process():
