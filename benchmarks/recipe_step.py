@@ -2,6 +2,7 @@
 
     python benchmarks/recipe_step.py nextvid --size vit-l --batch 1            # results/recipe_step.jsonl, a line a run
     python benchmarks/recipe_step.py internvideo_next --size base --stage 2 --batch 1 --checkpointing
+    python benchmarks/recipe_step.py lvmae --size vit-b --batch 1                              # 128 frames, 15 % decoded
     python benchmarks/recipe_step.py nextvid --size vit-l --batch 32 --precision bf16          # on a GPU: MFU too
 
 The step is the recipe's own: all masked passes, the teachers, predictor, decoder, backward, clipping, AdamW, the moving
@@ -30,8 +31,10 @@ from flops import counter
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pretrain import image_teacher, internvideo_next, nextvid  # noqa: E402
+from pretrain import image_teacher, internvideo_next, lvmae, nextvid  # noqa: E402
 from pretrain.recipe import to_pixels  # noqa: E402
+from pretrain.tokenizer import Config as TokenizerConfig  # noqa: E402
+from pretrain.tokenizer import Stage, Tokenizer  # noqa: E402
 from vdmreason import store  # noqa: E402
 
 LINES = ROOT / "benchmarks" / "results" / "recipe_step.jsonl"
@@ -74,7 +77,20 @@ def giant() -> Any:
     return SiglipVisionModel(SiglipVisionConfig(**size, patch_size=16, image_size=256))
 
 
-STEPS = {"nextvid": nextvid_step, "internvideo_next": internvideo_next_step}
+def lvmae_step(size: str, stage: int, frames: int, batch: int, checkpointing: bool) -> tuple[Any, dict[str, Any], Any]:
+    """With codes and importance stored, as in a training on a set of videos: the tokenizer has nothing to do."""
+    config, side = lvmae.FLAVOURS[size], lvmae.RECIPES[size].side
+    stub = Tokenizer(TokenizerConfig((Stage(4, 0, 2, config.patch), Stage(4, 0)), 4))
+    model = lvmae.LVMAE(config, stub, checkpointing=checkpointing)
+    grid = (frames // config.tubelet, side // config.patch, side // config.patch)
+    drawn = lvmae.draw(config, grid, range(batch), 0).batch()
+    total = grid[0] * grid[1] * grid[2]
+    drawn |= {"codes": torch.randint(2**18, (batch, total), dtype=torch.int32), "scores": torch.rand(batch, total)}
+    return model, drawn, lambda pixels: None
+
+
+STEPS = {"nextvid": nextvid_step, "internvideo_next": internvideo_next_step, "lvmae": lvmae_step}
+RECIPES = {"nextvid": nextvid, "internvideo_next": internvideo_next, "lvmae": lvmae}
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -83,7 +99,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     made = STEPS[given.recipe]
     model, drawn, bare = made(given.size, given.stage, given.frames, given.batch, given.checkpointing)
     model.to(device)
-    side = (nextvid if given.recipe == "nextvid" else internvideo_next).RECIPES[given.size].side
+    side = RECIPES[given.recipe].RECIPES[given.size].side
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.04, fused=device == "cuda")
     video = torch.randint(0, 256, (given.batch, given.frames, side, side, 3), dtype=torch.uint8)
@@ -97,7 +113,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        model.after_step()
+        if hasattr(model, "after_step"):
+            model.after_step()
         return loss.item()
 
     whole, reference = counter(), counter()
@@ -141,8 +158,8 @@ def main() -> None:
     parser.add_argument("--precision", choices=("no", "bf16"), default="no")
     parser.add_argument("--checkpointing", action="store_true", help="spend time to save memory")
     given = parser.parse_args()
-    given.size = given.size or {"nextvid": "vit-l", "internvideo_next": "base"}[given.recipe]
-    given.frames = given.frames or (32 if given.stage == 2 else 16)
+    given.size = given.size or {"nextvid": "vit-l", "internvideo_next": "base", "lvmae": "vit-b"}[given.recipe]
+    given.frames = given.frames or (128 if given.recipe == "lvmae" else 32 if given.stage == 2 else 16)
     found = measure(given)
     git = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True

@@ -165,7 +165,7 @@ def _cloth(rng: Generator, t: npt.NDArray[np.int64], side: int, pan: bool) -> np
     ]  # each (F, side, waves)
     (down, down_), (across, across_) = ((np.sin(way), np.cos(way)) for way in ways)
     # the sum over waves of sin(down + across)
-    weight = 0.5 + (down @ across_.transpose(0, 2, 1) + down_ @ across.transpose(0, 2, 1)).astype(np.float32) / 6
+    weight = 0.5 + (down @ across_.transpose(0, 2, 1) + down_ @ across.transpose(0, 2, 1)).astype(np.float32) / 12
     pictures: npt.NDArray[np.float32] = np.float32(one) + np.float32(two - one) * weight[..., None]
     return pictures
 

@@ -178,7 +178,9 @@ def card(title: str, about: str, record: Mapping[str, Any], points: Iterable[str
     learnt = (
         "procedural clips (`pretrain/data.py`): moving shapes, blocks that influence each other, a camera that turns"
     )
-    if record["data"] != "procedural":
+    if record["data"] == "long":
+        learnt = "long procedural clips (`pretrain/long.py`): one object on a background that stands or pans"
+    elif record["data"] != "procedural":
         learnt = f"the videos in `{record['data']}`"
         learnt += f", {len(record['bad'])} of them unreadable" if record.get("bad") else ""
     said = [

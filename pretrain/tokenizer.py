@@ -328,10 +328,11 @@ RECIPES = {
 
 
 class Batches:
-    """What a step learns from, as a function of the step: every other batch of procedural clips is of long ones."""
+    """What a step learns from, as a function of the step: without `videos` procedural clips and windows of long ones in turn, or
+    the latter alone (`only_long`)."""
 
-    def __init__(self, config: Config, recipe: Recipe, seed: int, videos: Any = None) -> None:
-        self.config, self.recipe, self.seed, self.videos = config, recipe, seed, videos
+    def __init__(self, config: Config, recipe: Recipe, seed: int, videos: Any = None, only_long: bool = False) -> None:
+        self.config, self.recipe, self.seed, self.videos, self.only_long = config, recipe, seed, videos, only_long
         self.clips = Clips(config.patch, recipe.side, seed, videos)
 
     def __call__(self, step: int, share: Share) -> dict[str, Any]:
@@ -339,14 +340,15 @@ class Batches:
         frames = int(rng.choice(self.recipe.lengths))
         most = max(self.recipe.lengths)
         rows, columns = self.clips.shape(step)
-        if self.videos is None and step % 2:
+        from_long = self.videos is None and (self.only_long or step % 2 == 1)
+        if from_long:
             rows = columns = max(recipes.LEAST, self.recipe.side // self.config.patch // int(rng.integers(1, 3)))
         batch = self.clips.batch(self.recipe.batch * min(2.0, max(1.0, most / 2 / frames)), rows, columns)
         mine = share.rows(batch)
         numbers = [step * 4 * self.recipe.batch + row for row in mine]
         low, high = self.config.keep
         keep = torch.tensor([rng.uniform(low, high) for _ in range(batch)])[mine.start : mine.stop].float()
-        if self.videos is None and step % 2:
+        if from_long:
             video = long.clips(numbers, self.seed, frames, rows * self.config.patch)[0]
         else:
             video = self.clips(numbers, frames, rows, columns)
@@ -372,7 +374,7 @@ def pretrain(
     most_bad: float = 0.1,
 ) -> dict[str, Any]:
     """Train a tokenizer and write `model.safetensors`, `config.json` and a card to `out`. Resumes after a kill; `data` as in
-    `nextvid.pretrain`."""
+    `nextvid.pretrain`, or "long" for long procedural clips alone."""
     from pretrain.video import Videos
 
     out, config = Path(out), FLAVOURS[size]
@@ -382,10 +384,12 @@ def pretrain(
     given |= {"precision": precision}
     torch.manual_seed(seed)
     model = Tokenizer(config)
-    videos = Videos(data, max(recipe.lengths), recipe.side, fps=fps, seed=seed, most_bad=most_bad) if data else None
+    videos = None
+    if data not in ("", "long"):
+        videos = Videos(data, max(recipe.lengths), recipe.side, fps=fps, seed=seed, most_bad=most_bad)
     log = fit(
         model,
-        Batches(config, recipe, seed, videos),
+        Batches(config, recipe, seed, videos, only_long=data == "long"),
         out / "work",
         minutes=minutes,
         updates=updates,
