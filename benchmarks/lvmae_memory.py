@@ -15,15 +15,18 @@ left out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import resource
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from flops import counter
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -44,6 +47,7 @@ RATIOS, FRAMES, SIZES, KERNELS = (
     ("vit-b", "small"),
     ("flash", "materialised"),
 )
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "OutOfMemory", "MemoryError", "bad_alloc")
 BACKEND = {"flash": SDPBackend.FLASH_ATTENTION, "materialised": SDPBackend.MATH}
 
 
@@ -91,13 +95,17 @@ def cell(size: str, frames: int, ratio: float, attention: str) -> dict[str, Any]
         loss.backward()
         model.zero_grad(set_to_none=True)
 
-    with sdpa_kernel(BACKEND[attention]):
+    # On a GPU in bf16: its flash kernel has no fp32.
+    mixed = torch.autocast("cuda", torch.bfloat16) if device == "cuda" else contextlib.nullcontext()
+    with sdpa_kernel(BACKEND[attention]), mixed:
         before = memory(device)
-        began = time.monotonic()
+        seconds = 0.0
         for _ in range(2):
             began = time.monotonic()
             step()
-        seconds = time.monotonic() - began
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.monotonic() - began
         peak = memory(device) - before
         with torch.no_grad(), counter() as counted:
             at = lvmae.coordinates(grid, device)[None]
@@ -124,44 +132,35 @@ def memory(device: str) -> float:
 
 
 def run(given: argparse.Namespace) -> None:
-    known = {(r["size"], r["frames"], r["ratio"], r["attention"]) for r in rows()}
+    on = "cuda" if torch.cuda.is_available() else "cpu"
+    known = {(r["size"], r["frames"], r["ratio"], r["attention"]) for r in rows() if r["device"] == on}
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    cells = itertools.product(
-        given.size or SIZES, given.frames or FRAMES, given.ratio or RATIOS, given.attention or KERNELS
-    )
-    for size, frames, ratio, attention in cells:
-        if (size, frames, ratio, attention) in known:
+    sizes, kernels = given.size or SIZES, given.attention or KERNELS
+    for size, frames, ratio, kernel in itertools.product(sizes, given.frames or FRAMES, given.ratio or RATIOS, kernels):
+        if (size, frames, ratio, kernel) in known:
             continue
-        command = [sys.executable, __file__, "cell", size, str(frames), str(ratio), attention, str(given.threads)]
-        limit = int(given.limit * 2**30)
+        command = [sys.executable, __file__, "cell", size, str(frames), str(ratio), kernel, str(given.threads)]
+        limit = int(given.limit * 2**30) if on == "cpu" else 0
+        free = psutil.virtual_memory().available / 2**30
 
         def bound(limit: int = limit) -> None:
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            if limit:
+                resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, this ends and nothing else
 
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, preexec_fn=None if given.limit <= 0 else bound
-        )
-        row = {"size": size, "frames": frames, "ratio": ratio, "attention": attention, "limit_gib": given.limit}
-        row |= {"commit": commit.stdout.strip(), "torch": torch.__version__}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=bound)
+        row = {"size": size, "frames": frames, "ratio": ratio, "attention": kernel, "device": on}
+        row |= {"limit_gib": given.limit, "free_gib": free, "commit": commit.stdout.strip(), "torch": torch.__version__}
         if done.returncode == 0:
             row |= {"fits": True, **json.loads(done.stdout.splitlines()[-1])}
-        elif any(
-            word in done.stderr
-            for word in ("not enough memory", "can't allocate memory", "OutOfMemory", "MemoryError", "bad_alloc")
-        ):
+        elif done.returncode == -signal.SIGKILL or any(word in done.stderr for word in OUT_OF_MEMORY):
             row |= {"fits": False}
         else:
             sys.exit(f"{' '.join(command)}:\n{done.stderr[-2000:]}")
         with LINES.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        print(
-            {
-                k: round(v, 3) if isinstance(v, float) else v
-                for k, v in row.items()
-                if k not in ("commit", "torch", "machine")
-            },
-            flush=True,
-        )
+        shown = ("size", "frames", "ratio", "attention", "fits", "seconds", "peak_gib", "layer_gib", "gflop")
+        print({k: round(v, 3) if isinstance(v := row[k], float) else v for k in shown if k in row}, flush=True)
 
 
 def rows() -> list[dict[str, Any]]:
@@ -187,10 +186,10 @@ def markdown(found: list[dict[str, Any]]) -> str:
     machines = ", ".join(sorted({r["machine"] for r in found if r["fits"]}))
     limits = ", ".join(f"{x:g}" for x in sorted({r["limit_gib"] for r in found}))
     about = (
-        f"One training step with one clip, {machines}, fp32, without optimiser. Peak: what the step adds to the process. A cell "
-        f'may ask for {limits} GiB of address space; "no" wanted more. GFLOP: the decoder\'s forward pass as torch counts it, '
-        "and by 24 D^2 N + 4 N^2 D a layer. Layer: what one decoder layer's attention keeps for the way back, beside its scores "
-        "alone, 4 H N^2 bytes."
+        f"One training step with one clip, {machines}, without optimiser. Peak: what the step adds to the process. A cell may ask "
+        f'for {limits} GiB of address space; "no" wanted more than that, or than the machine had. GFLOP: a forward pass of the '
+        "decoder as torch counts it, and by 24 D^2 N + 4 N^2 D a layer. Layer: what one decoder layer's attention keeps for the "
+        "way back, beside its scores alone, 4 H N^2 bytes."
     )
     columns = ["frames", "decoded", "decoder tokens", "GFLOP (analytic)", "layer, flash GiB"]
     columns += [
