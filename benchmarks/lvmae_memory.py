@@ -188,8 +188,8 @@ def markdown(found: list[dict[str, Any]]) -> str:
     about = (
         f"One training step with one clip, {machines}, without optimiser. Peak: what the step adds to the process. A cell may "
         f'ask for {limits} GiB of address space; "no" wanted more than that, or than the machine had. GFLOP: a forward pass of '
-        "the decoder as torch counts it, and by 24 D^2 N + 4 N^2 D a layer. Layer: what one decoder layer's attention keeps for the "
-        "way back, beside its scores alone, 4 H N^2 bytes."
+        "the decoder as torch counts it, and by 24 D^2 N + 4 N^2 D a layer. Layer: what the attention of one of its layers "
+        "keeps for the way back, beside its scores alone, 4 H N^2 bytes."
     )
     columns = ["frames", "decoded", "decoder tokens", "GFLOP (analytic)", "layer, flash GiB"]
     columns += [
