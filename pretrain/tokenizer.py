@@ -55,7 +55,6 @@ class Config:
     window: int = 16  # frames that are seen at once; longer clips window by window
     # Share of the tokens that stay in training, drawn between the two: 768 of 1568 as published.
     keep: tuple[float, float] = (768 / 1568, 768 / 1568)
-    softness: float = 0.5  # tau of the relaxed top-k, in units of the mean importance
 
     @property
     def tubelet(self) -> int:
@@ -236,7 +235,7 @@ class Tokenizer(nn.Module):
         error = patchify((made - pixels).square(), self.config.tubelet, self.config.patch).mean(-1)  # (B, N)
         missed = error.detach()[:, first:] * ~stays
         # In a sum of all importances the scorer has a part also where a clip has one frame of tokens: DDP waits for it.
-        scorer = expected(later, count, missed, self.config.softness).mean() + 0 * importance.sum()
+        scorer = surprise(later, missed).mean() + 0 * importance.sum()
         return {"loss": error.mean() + scorer, "scorer": scorer, "psnr": psnr(error.mean().detach())}
 
     @torch.no_grad()
@@ -286,20 +285,18 @@ def top(scores: Tensor, count: Tensor) -> Tensor:
     return scores.argsort(1, descending=True).argsort(1) < count[:, None]
 
 
-def expected(scores: Tensor, count: Tensor, missed: Tensor, softness: float) -> Tensor:
-    """The share of the error `missed` (B, N) of dropped tokens that is still expected, (B,), if a token stays with a chance that
-    rises with its score, half at the `count`-th: a top-k that has a gradient.
+def surprise(importance: Tensor, missed: Tensor) -> Tensor:
+    """How far the importance of dropped tokens is from the shares that they have in what is missed: the cross entropy of the two
+    as distributions, (B,), of (B, N) each; `missed` is the error where a token was dropped, 0 where it stayed.
 
-    Which relaxation the paper has stands in a footnote that could not be had. The usual one, hard forwards and the gradient
-    straight through a sigmoid, taught the scorer to look away from what moves (docs/log.md): at a token that is dropped it asks
-    what a first small step of its code would do, and at one that stays, whose code is at an end of its range, nothing.
+    Which relaxation of top-k the paper has stands in a footnote that could not be had. Two others failed here (docs/log.md): hard
+    forwards and the gradient straight through a sigmoid taught the scorer to look away from what moves, for at a dropped token it
+    asks what a first small step of its code would do, and at one that stays, whose code is at an end of its range, nothing.
     """
-    if not scores.shape[1]:
-        return scores.sum(1)
-    scores = scores / scores.mean(1, keepdim=True).clamp_min(1e-12)
-    edge = scores.detach().sort(1, descending=True).values.gather(1, (count - 1).clamp_min(0)[:, None])
-    goes = torch.sigmoid((edge - scores) / softness)
-    return (goes * missed).sum(1) / missed.sum(1).clamp_min(1e-12)
+    dropped = missed > 0
+    total = missed.sum(1, keepdim=True)
+    share = importance * dropped / (importance * dropped).sum(1, keepdim=True).clamp_min(1e-12)
+    return -(missed / total.clamp_min(1e-12) * (share + 1e-9).log() * dropped).sum(1)
 
 
 def psnr(error: Tensor) -> Tensor:
@@ -456,8 +453,10 @@ def card(record: dict[str, Any], model: Tokenizer) -> str:
         f"{low:.0%} to {high:.0%} of the tokens.",
         "**Ours, not the paper's**: squared error alone, no perceptual and no adversarial loss; layer norm place by place; "
         "strides by linear maps; how many tokens stay is drawn anew for every clip, of every other one chance says which; the "
-        "scorer is told what the error of dropped tokens is.",
+        "scorer is told the error of dropped tokens.",
     ]
+    if record["data"] == "procedural":
+        points.append("**Half of its batches** are windows of long clips (`pretrain/long.py`).")
     return recipes.card(f"An adaptive tokenizer, size {record['size']}, pretrained by us", about, record, points)
 
 

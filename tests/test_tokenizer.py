@@ -18,7 +18,7 @@ from torch import Tensor
 from pretrain import long, tokenizer
 from pretrain.recipe import to_pixels
 from pretrain.stored import SHARD, Stored, read, sum_of
-from pretrain.tokenizer import FLAVOURS, Config, Stage, Tokenizer, distance, expected, psnr, top
+from pretrain.tokenizer import FLAVOURS, Config, Stage, Tokenizer, distance, psnr, surprise, top
 
 
 @pytest.fixture(scope="module")
@@ -130,21 +130,19 @@ def test_the_top_are_the_highest() -> None:
     assert found.int().tolist() == [[0, 1, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
 
 
-def test_a_scorer_learns_to_keep_what_is_missed() -> None:
-    """Scores of places whose error is large when they are dropped rise, those of the others fall; without an error or without
-    tokens there is nothing to learn."""
-    scores = torch.tensor([[0.5, 0.5, 0.6, 0.4]], requires_grad=True)
-    expected(scores, torch.tensor([2]), torch.tensor([[0.0, 1.0, 0.0, 0.2]]), 0.5).sum().backward()
-    assert scores.grad is not None and scores.grad[0, 1] < 0 < scores.grad[0, 0]  # it is descended
-    weights = torch.sigmoid(
-        (torch.tensor([1.0, 1.0, 1.2, 0.8]) - 1.0) / 0.5
-    )  # of staying; the second highest is at the edge
-    wanted = ((1 - weights) * torch.tensor([0.0, 1.0, 0.0, 0.2])).sum() / 1.2
-    assert expected(scores, torch.tensor([2]), torch.tensor([[0.0, 1.0, 0.0, 0.2]]), 0.5).item() == pytest.approx(
-        wanted.item()
-    )
-    assert expected(scores, torch.tensor([2]), torch.zeros(1, 4), 0.5).item() == 0
-    assert expected(torch.zeros(2, 0), torch.tensor([0, 0]), torch.zeros(2, 0), 0.5).tolist() == [0, 0]
+def test_a_scorer_learns_the_shares_of_what_is_missed() -> None:
+    """Least where importance is in proportion to the error of dropped tokens, whatever those that stayed have; it rises for what
+    is missed more than it is thought to be; without an error or without tokens there is nothing to learn."""
+    missed = torch.tensor([[0.0, 0.6, 0.0, 0.2]])
+    best = surprise(torch.tensor([[5.0, 3.0, 0.1, 1.0]]), missed)
+    assert best.item() == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), rel=1e-5)
+    scores = torch.tensor([[0.5, 0.5, 0.6, 0.5]], requires_grad=True)
+    found = surprise(scores, missed)
+    found.sum().backward()
+    assert found > best and scores.grad is not None
+    assert scores.grad[0, 1] < 0 < scores.grad[0, 3] and scores.grad[0, 0] == scores.grad[0, 2] == 0  # it is descended
+    assert surprise(scores, torch.zeros(1, 4)).item() == 0
+    assert surprise(torch.zeros(2, 0), torch.zeros(2, 0)).tolist() == [0, 0]
 
 
 def given(model: Tokenizer, keep: float, by_chance: bool) -> dict[str, Tensor]:
