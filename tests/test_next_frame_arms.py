@@ -160,7 +160,8 @@ def test_answers_depend_on_the_seed_and_not_on_the_batch(family: ModuleType) -> 
     for a, b in zip(together, alone, strict=True):
         assert a.raw.shape == (length(family), 64, 64, 3) and np.abs(a.raw.astype(int) - b.raw).max() <= 1
         assert np.array_equal(a.raw[0], a.raw[length(family) - 3]) and not np.array_equal(a.raw[0], a.raw[-1])
-    assert np.array_equal(one.predict(givens[:1], [9])[0].raw, together[0].raw) != draws(family)
+    apart = np.abs(one.predict(givens[:1], [9])[0].raw.astype(int) - together[0].raw).max()
+    assert (apart > 1) == draws(family)
 
 
 def test_it_answers_and_learns_in_bf16(family: ModuleType, folder: Path) -> None:
