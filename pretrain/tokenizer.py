@@ -143,11 +143,15 @@ def scorer_of(config: Config) -> nn.Sequential:
     first = 2 ** math.ceil(math.log2(config.patch) / 2)  # of the patch; the second layer has the rest
     one, two = (config.tubelet, first, first), (1, config.patch // first, config.patch // first)
 
-    def strided(given: int, out: int, stride: tuple[int, ...]) -> nn.Conv3d:
+    def strided(given: int, out: int, stride: tuple[int, ...], bias: bool = True) -> nn.Conv3d:
         # A clip goes on as it ends: with zeros around it the first and the last frame would always seem to change.
-        return nn.Conv3d(given, out, tuple(s + 2 for s in stride), stride, padding=1, padding_mode="replicate")
+        return nn.Conv3d(
+            given, out, tuple(s + 2 for s in stride), stride, padding=1, bias=bias, padding_mode="replicate"
+        )
 
-    return nn.Sequential(strided(3, config.scorer, one), nn.SiLU(), strided(config.scorer, config.scorer, two))
+    # What is added to every u is in no difference of them.
+    second = strided(config.scorer, config.scorer, two, bias=False)
+    return nn.Sequential(strided(3, config.scorer, one), nn.SiLU(), second)
 
 
 class Tokenizer(nn.Module):
@@ -318,7 +322,7 @@ class Recipe:
 
 
 RECIPES = {
-    "tiny": Recipe(32, 4, 1e-3, (2, 4)),
+    "tiny": Recipe(32, 4, 1e-3, (2, 8)),
     "small": Recipe(64, 8, 1e-3, (2, 4, 8, 8, 16)),
     **{name: Recipe(224, 128, 1e-4, (16,)) for name in ("b", "l")},
 }
