@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pretrain import denoise, image_teacher, masks
 from pretrain import recipe as recipes
 from pretrain.image_teacher import ImageTeacher, layers_of
-from pretrain.loop import Share, fit
+from pretrain.loop import Share, fit, warm_cosine
 from pretrain.recipe import Clips, check_side, generator, is_main, record_of, to_pixels, to_uint8
 from pretrain.targets import Teacher, meters
 from pretrain.vit3d import (
@@ -641,11 +641,7 @@ class Stage:
 
     def rates(self, step: int, updates: int) -> dict[str, float]:
         """The learning rate of an update, for all weights."""
-        start = self.warmup * updates
-        if step < start:
-            return {"": self.lr * (step + 1) / start}
-        done = (step - start) / max(1.0, updates - start)
-        return {"": self.lr * (self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2)}
+        return {"": warm_cosine(step, updates, self.lr, self.warmup, self.floor)}
 
 
 @dataclass(frozen=True)

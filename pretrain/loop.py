@@ -40,12 +40,13 @@ def lr_at(step: int, updates: int, peak: float, warmup: int = 100, decay: float 
     return peak * (1 - (1 - floor) * min(1.0, (step - start) / max(1.0, updates - start)))
 
 
-def warm_cosine(step: int, updates: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over a share `warmup` of the updates, then a cosine to 0."""
+def warm_cosine(step: int, updates: int, peak: float, warmup: float, floor: float = 0.0) -> float:
+    """Linear warm-up over a share `warmup` of the updates, then a cosine down to `floor * peak`."""
     start = warmup * updates
     if step < start:
         return peak * (step + 1) / start
-    return peak * (1 + math.cos(math.pi * min(1.0, (step - start) / max(1.0, updates - start)))) / 2
+    done = min(1.0, (step - start) / max(1.0, updates - start))
+    return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ def lvmae(
     vdmreason pretrain lvmae --size vit-b --data videos/ --tokenizer my-tokenizer --frames 128 --precision bf16 --out big
     """
     one_of("--precision", precision, ("no", "bf16"))
-    one_of("--mask", mask, ("adaptive", "random", "uniform", "flow", "everest", "difference", "none"))
+    one_of("--mask", mask, importlib.import_module("pretrain.lvmae").MASKS)
     if target:
         one_of("--target", target, ("codes", "levels", "pixels"))
     given: dict[str, Any] = {"tokens": tokenizer, "mask": mask, "target": target or None, "frames": frames}
