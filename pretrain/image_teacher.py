@@ -9,7 +9,6 @@ and whatever learns from it says so.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -241,9 +240,7 @@ def pretrain(
     given = {"size": size, "seed": seed, "batch": batch}
     record = record_of("image-teacher", None, out, f"{minutes:g}m" if minutes else f"{updates}u", given, pretrain)
     record |= {"log": log}
-    (out / "pretrain.json").write_text(json.dumps(record, indent=1))
-    (out / "README.md").write_text(card(record, model))
-    return record
+    return recipes.write_down(record, out, card(record, model))
 
 
 def card(record: dict[str, Any], model: Told) -> str:

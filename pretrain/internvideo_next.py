@@ -810,9 +810,7 @@ def pretrain(
         "internvideo-next", recipe, out, budget, {**given, "micro": micro, "most_bad": most_bad}, pretrain
     )
     record |= {"log": logs, "bad": {**bad, **videos.bad} if videos else {}}
-    (out / "pretrain.json").write_text(json.dumps(record, indent=1))
-    (out / "README.md").write_text(card(record, model))
-    return record
+    return recipes.write_down(record, out, card(record, model))
 
 
 def teacher_of(config: Config) -> ImageTeacher:

@@ -491,9 +491,7 @@ def pretrain(
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
     record = record_of("lvmae", recipe, out, budget, options, pretrain)
     record |= {"log": log, "bad": videos.bad if videos else {}}
-    (out / "pretrain.json").write_text(json.dumps(record, indent=1))
-    (out / "README.md").write_text(card(record, model))
-    return record
+    return recipes.write_down(record, out, card(record, model))
 
 
 def keep(model: LVMAE, clips: Clips, total: int, folder: Path, given: dict[str, Any]) -> Stored:

@@ -14,7 +14,6 @@ Where the paper is silent the choice is named at its place; they stem from V-JEP
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -624,9 +623,7 @@ def pretrain(
     options = {**given, "batch": batch, "micro": micro, "side": side, "most_bad": most_bad}
     record = record_of("nextvid", recipe, out, budget, options, pretrain)
     record |= {"log": log, "bad": videos.bad if videos else {}}
-    (out / "pretrain.json").write_text(json.dumps(record, indent=1))
-    (out / "README.md").write_text(card(record, model))
-    return record
+    return recipes.write_down(record, out, card(record, model))
 
 
 def save(out: Path, model: NextVid) -> None:

@@ -121,6 +121,13 @@ def record_of(name: str, recipe: Any, out: Path, budget: str, given: Mapping[str
     }
 
 
+def write_down(record: dict[str, Any], out: Path, card: str) -> dict[str, Any]:
+    """Leave `pretrain.json` and the card of a training beside its weights."""
+    (out / "pretrain.json").write_text(json.dumps(record, indent=1))
+    (out / "README.md").write_text(card)
+    return record
+
+
 def is_main() -> bool:
     """Whether this is the process that writes."""
     return bool(PartialState().is_main_process)

@@ -14,7 +14,6 @@ Of MAGVIT's losses only the squared error is kept; the perceptual and the advers
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -410,9 +409,7 @@ def pretrain(
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
     record = record_of("tokenizer", recipe, out, budget, options, pretrain)
     record |= {"log": log, "bad": videos.bad if videos else {}}
-    (out / "pretrain.json").write_text(json.dumps(record, indent=1))
-    (out / "README.md").write_text(card(record, model))
-    return record
+    return recipes.write_down(record, out, card(record, model))
 
 
 def save(out: Path, model: Tokenizer) -> None:

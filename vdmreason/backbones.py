@@ -10,7 +10,7 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -557,25 +557,57 @@ def probed_long(
 
     ways = {str(folder): reader(model), "never trained": reader(fresh)}
     ways["pixels"] = lambda video: probes.raw_patches(video, tubelet, patch)
+    parts, total = shares(labels)
+
+    def clips(seed: int) -> Iterator[tuple[Any, dict[str, Any]]]:
+        for start in range(0, total, AT_ONCE):
+            numbers = range(start, min(start + AT_ONCE, total))
+            video, label = long.clips(numbers, 10**7 + seed, frames, 4 * patch, task, long.middle(frames))
+            yield video, {task: label}
+
+    return readings(ways, clips, parts, total, [task], seeds, kinds, epochs)
+
+
+AT_ONCE = 50  # clips
+
+
+def shares(labels: int) -> tuple[list[slice], int]:
+    """Which clips a probe learns from, is picked by and is tested on, and how many there are."""
     pick, test = max(100, labels // 4), 1000
-    total = labels + pick + test
-    parts = [slice(labels), slice(labels, labels + pick), slice(labels + pick, None)]
+    return [slice(labels), slice(labels, labels + pick), slice(labels + pick, None)], labels + pick + test
+
+
+def readings(
+    ways: Mapping[str, Any],
+    clips: Callable[[int], Iterator[tuple[Any, dict[str, Any]]]],
+    parts: Sequence[slice],
+    total: int,
+    asked: Sequence[str],
+    seeds: int,
+    kinds: tuple[str, ...],
+    epochs: int,
+    dense: Callable[[Any, int], Iterator[tuple[str, float]]] | None = None,
+) -> list[dict[str, Any]]:
+    """A row of accuracies for each of the features in `ways`: probes of each kind for each label `asked`, and what `dense` reads
+    of all tokens."""
+    from pretrain import probe as probes
+
     rows: list[dict[str, Any]] = []
     for name, encode in ways.items():
         found: dict[str, list[float]] = {}
         for seed in range(seeds):
-            batches = (
-                long.clips(range(k, min(k + 25, total)), 10**7 + seed, frames, 4 * patch, task, long.middle(frames))
-                for k in range(0, total, 25)
-            )
-            features = probes.features(encode, ((video, {task: label}) for video, label in batches), -(-total // 25))
+            features = probes.features(encode, clips(seed), -(-total // AT_ONCE))
             for kind in kinds:
+                if kind == "heads" and dense:
+                    for column, value in dense(features.tokens, seed):
+                        found.setdefault(column, []).append(value)
+                    continue
                 read = features.pooled() if kind == "linear" else features
-                learn, choose, told = (read.part(part) for part in parts)
-                score = probes.probe(kind, learn, choose, told, task, epochs=epochs, seed=seed)  # type: ignore[arg-type]
-                found.setdefault(f"{task}, {kind}", []).append(score.accuracy)
-        scores = {column: probes.interval(values) for column, values in found.items()}
-        rows.append({"features": name, "accuracy": scores})
+                for label in asked:
+                    learn, choose, told = (read.part(part) for part in parts)
+                    score = probes.probe(kind, learn, choose, told, label, epochs=epochs, seed=seed)  # type: ignore[arg-type]
+                    found.setdefault(f"{label}, {kind}", []).append(score.accuracy)
+        rows.append({"features": name, "accuracy": {c: probes.interval(values) for c, values in found.items()}})
     return rows
 
 
@@ -593,17 +625,15 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, fresh = model.to(device), fresh.to(device)
     patch, tubelet = model.config.patch, model.config.tubelet
-    side, frames, pick, test = 8 * patch, 4 * tubelet, max(100, labels // 4), 1000
-
-    total = labels + pick + test
-    parts = [slice(labels), slice(labels, labels + pick), slice(labels + pick, None)]
+    side, frames = 8 * patch, 4 * tubelet
+    parts, total = shares(labels)
 
     def made(seed: int, numbers: range) -> list[Any]:
         return [scene(i, 10**7 + seed, frames, side) for i in numbers]
 
     def clips(seed: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-        for start in range(0, total, 50):
-            scenes = made(seed, range(start, min(start + 50, total)))
+        for start in range(0, total, AT_ONCE):
+            scenes = made(seed, range(start, min(start + AT_ONCE, total)))
             told = {name: torch.tensor([s.labels[name] for s in scenes]) for name in _classes()}
             yield torch.from_numpy(np.stack([s.frames for s in scenes])), told
 
@@ -621,24 +651,8 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
         "never trained": lambda video: recipe.encode(fresh, video.to(device)),
         "pixels": lambda video: probes.raw_patches(video, tubelet, patch),
     }
-    rows: list[dict[str, Any]] = []
     staying: list[float] = []
-    for name, encode in ways.items():
-        found: dict[str, list[float]] = {}
-        for seed in range(seeds):
-            features = probes.features(encode, clips(seed), -(-total // 50))
-            for kind in kinds:
-                if kind == "heads":
-                    for column, value in dense(features.tokens, seed):
-                        found.setdefault(column, []).append(value)
-                    continue
-                read = features.pooled() if kind == "linear" else features
-                for label in _classes():
-                    learn, choose, told = (read.part(part) for part in parts)
-                    score = probes.probe(kind, learn, choose, told, label, epochs=epochs, seed=seed)  # type: ignore[arg-type]
-                    found.setdefault(f"{label}, {kind}", []).append(score.accuracy)
-        scores = {column: probes.interval(values) for column, values in found.items()}
-        rows.append({"features": name, "accuracy": scores})
+    rows = readings(ways, clips, parts, total, list(_classes()), seeds, kinds, epochs, dense)
     if staying:
         rows[0]["staying"] = float(np.mean(staying))
     return rows
