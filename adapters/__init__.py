@@ -9,7 +9,7 @@ from types import ModuleType
 
 from tasks.base import UserError, suggest
 
-_NOT_FAMILIES = {"__init__", "base", "next_frame", "pictures"}
+_NOT_FAMILIES = {"__init__", "base", "clips", "kept", "language", "next_frame", "pictures"}
 
 
 @cache

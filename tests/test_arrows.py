@@ -44,10 +44,15 @@ def rule(module: str) -> tuple[set[str], set[str]]:
             return {"tasks"}, {"numpy", "peft", "torch", "safetensors"}
         if name == "pictures":
             return {"tasks"}, {"numpy"}
+        if name == "kept":
+            return {"tasks.base", "adapters.base"}, {"numpy", "torch", "safetensors"}
+        if name == "clips":
+            return {"tasks", "adapters.base", "adapters.kept", "adapters.pictures"}, {"numpy", "torch"}
         if name == "next_frame":
             return {"tasks", "adapters.base", "adapters.pictures"}, {"numpy", "torch"}
         own = {f"pretrain.{name}"} if name in OWN_BACKBONES else set()
-        return {"tasks", "adapters.base", "adapters.next_frame", "adapters.pictures", *own}, {ANY}
+        shared = {f"adapters.{tool}" for tool in ("base", "clips", "kept", "language", "next_frame", "pictures")}
+        return {"tasks", *shared, *own}, {ANY}
     if name in ("train", "predict"):
         allowed = {"vdmreason", "tasks", "adapters"}
         return allowed, {"numpy", "rich", "torch", "accelerate", "safetensors", "peft"}

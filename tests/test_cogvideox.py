@@ -21,6 +21,7 @@ from adapters import cogvideox
 from adapters.base import Flavour, Lora
 from adapters.cogvideox import Options
 from tasks.base import UserError
+from tasks.render import STYLES, paint
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +128,7 @@ def test_sampling_equals_the_stock_pipeline(
     ours = arm(folder, **options)
     example = tasks.examples("colour_moves/shift", "train", 1)[0]
     canvas = (4, 6) if version == "old" else example.canvas
-    image = cogvideox.paint(example.question[: canvas[0], : canvas[1]], cogvideox.STYLES["video-16"], canvas)
+    image = paint(example.question[: canvas[0], : canvas[1]], STYLES["video-16"], canvas)
 
     original = pipeline_cogvideox_image2video.retrieve_latents
     monkeypatch.setattr(

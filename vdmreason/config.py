@@ -31,7 +31,8 @@ from tasks.base import Example, Split, Task, UserError, suggest
 
 #: Keys that say how a run is watched or kept, not what it computes. Two runs that differ only here have one id.
 NOT_IDENTITY = ("note", "checkpoint_every", "preview_every", "previews")
-#: Keys that came later. At their defaults they leave a run what it was before they came, and so its id.
+#: Keys that came later. At their defaults they leave a run what it was before they came, and so its id. A family's options
+#: say so of themselves: `field(metadata={"later": True})`.
 LATER = ("augment", "votes", "far_from", "test_task")
 
 
@@ -112,6 +113,9 @@ class Run:
         """12 hex digits over everything that changes the outcome; equal ids are the same experiment."""
         content = {key: value for key, value in to_dict(self).items() if key not in NOT_IDENTITY}
         content = {k: v for k, v in content.items() if k not in LATER or v != Run.__dataclass_fields__[k].default}
+        kinds = dataclasses.fields(adapters.family(self.family).Options)
+        later = {f.name: _plain(f.default) for f in kinds if f.metadata.get("later")}
+        content["options"] = {k: v for k, v in content["options"].items() if k not in later or v != later[k]}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
