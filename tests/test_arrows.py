@@ -48,6 +48,8 @@ def rule(module: str) -> tuple[set[str], set[str]]:
             return {"tasks.base", "adapters.base"}, {"numpy", "torch", "safetensors"}
         if name == "clips":
             return {"tasks", "adapters.base", "adapters.kept", "adapters.pictures"}, {"numpy", "torch"}
+        if name == "language":
+            return {"tasks", "adapters.base"}, {"numpy", "torch", "transformers"}
         if name == "next_frame":
             return {"tasks", "adapters.base", "adapters.pictures"}, {"numpy", "torch"}
         own = {f"pretrain.{name}"} if name in OWN_BACKBONES else set()

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 import tasks
 from adapters import causal_lm
 from adapters.base import Cancelled, Flavour, Lora, flavour
-from adapters.causal_lm import IGNORED, Options, Question, _fits
+from adapters.causal_lm import Options, Question
+from adapters.language import IGNORED, Closing, fits, read
 from tasks.base import UserError
 from tasks.text import Grammar, parse, write
 
@@ -162,13 +163,11 @@ def test_one_batch_is_overfitted_and_answered_exactly_and_generation_stops_at_th
 
 
 def test_a_row_is_done_when_its_array_closes_whatever_the_last_token_holds_behind_it():
-    from adapters.causal_lm import _Closing
-
     arm = tiny(lora=False)
     rows = ["[[1,2],[3,4]]\n[[5", "[[1]]]", "no array", "[[7,7"]
     ids = [arm.encode(text) for text in rows]
     steps = max(map(len, ids))
-    closing = _Closing(arm, 0, steps, len(rows), None)
+    closing = Closing(arm, 0, steps, len(rows), None)
     for n in range(1, steps + 1):
         padded = [i[:n] + [arm.ends[0]] * (n - len(i[:n])) for i in ids]
         done = closing(torch.tensor(padded), None)
@@ -177,7 +176,7 @@ def test_a_row_is_done_when_its_array_closes_whatever_the_last_token_holds_behin
 
 
 def test_an_answer_that_is_no_grid_says_where():
-    answer = causal_lm._read("[[1,2],[3]]", 0.5)
+    answer = read("[[1,2],[3]]", 0.5)
     assert (
         answer.grid is None and answer.raw == "[[1,2],[3]]" and "row 2" in answer.problem and "\n" not in answer.problem
     )
@@ -215,7 +214,7 @@ def test_constraints_have_no_dead_ends():
     for n in range(60):
         canvas, grammar, text = (rng.randint(1, 5), rng.randint(1, 5)), Grammar(), ""
         while not grammar.done:
-            token = rng.choice([t for t in tokens if _fits(grammar, t, canvas)])
+            token = rng.choice([t for t in tokens if fits(grammar, t, canvas)])
             text += token
             grammar = Grammar(text)
         grid = parse(text)
