@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,9 +15,10 @@ import tasks
 from adapters import causal_lm
 from adapters.base import Cancelled, Flavour, Lora, flavour
 from adapters.causal_lm import Options, Question
-from adapters.language import IGNORED, Closing, fits, read
+from adapters.language import IGNORED, Closing, answer_nll, fits, read, sampling
 from tasks.base import UserError
 from tasks.text import Grammar, parse, write
+from vdmreason import config
 
 TINY = causal_lm.FLAVOURS["tiny"]
 
@@ -38,7 +39,10 @@ def tiny(options: Options | None = None, seed: int = 0, lora: bool = True):
     return arm
 
 
-def published(folder, kind: str = "qwen3", template: bool = True):
+THINKS = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"  # as Qwen3-8B's
+
+
+def published(folder, kind: str = "qwen3", template: bool = True, thinks: bool = False, **more):
     """A checkpoint in the published layout at tiny size: tokenizer, chat template, config, safetensors in shards."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
@@ -53,13 +57,14 @@ def published(folder, kind: str = "qwen3", template: bool = True):
     )
     raw.train_from_iterator(["[[0,1],[2,3]],[[10,11]]"] * 3, trainer)
     turn = "{{ '<|begin|>' }}{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|end|>{% endfor %}"
-    turn += "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+    turn += "{% if add_generation_prompt %}<|turn|>assistant\n" + (THINKS if thinks else "") + "{% endif %}"
     PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<|begin|>", eos_token="<|end|>", chat_template=turn if template else None
     ).save_pretrained(folder)
     torch.manual_seed(1)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = AutoConfig.for_model(kind, vocab_size=raw.get_vocab_size(), num_key_value_heads=1, head_dim=16, **sizes)
+    sizes |= {"vocab_size": raw.get_vocab_size(), "num_key_value_heads": 1, "head_dim": 16, **more}
+    config = AutoConfig.for_model(kind, **sizes)
     model = AutoModelForCausalLM.from_config(config)
     # as published ones have it: sampling, and a penalty that would spoil a grid
     model.generation_config = GenerationConfig(
@@ -127,6 +132,140 @@ def test_loss_is_the_mean_of_the_samples_means_and_sees_the_answer_only():
 
     changed = replace(samples[0], wanted=samples[1].wanted)
     assert arm.loss(arm.collate([changed], [0])).item() != pytest.approx(single[0].item(), abs=1e-6)
+
+
+def plainly(arm, batch):
+    """The loss by the model's own forward, all of its logits kept, a sample a row."""
+    labels = batch["labels"][:, 1:]
+    logits = arm.model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1].float()
+    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    return (nll.sum(1) / (labels != IGNORED).sum(1)).mean()
+
+
+def gradients(arm, loss):
+    """The loss as a number, and what it asks of each weight of the LoRA."""
+    names, weights = zip(*arm.trainable().items(), strict=True)
+    return loss.item(), dict(zip(names, torch.autograd.grad(loss, weights), strict=True))
+
+
+def stirred(arm):
+    """With a LoRA that is no longer zero, so that both of its matrices have a gradient."""
+    arm.attach(Lora(rank=4, alpha=4))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in arm.trainable().items():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+    return arm
+
+
+def alike(one, other, tolerance: float) -> bool:
+    """Two results of `gradients`, the gradients in shares of the largest of each weight."""
+    assert one[1].keys() == other[1].keys()
+    scales = {name: max(1e-3, g.abs().max().item()) for name, g in other[1].items()}
+    worst = max((one[1][n] - other[1][n]).abs().max().item() / scales[n] for n in scales)
+    return abs(one[0] - other[0]) < tolerance and worst < 10 * tolerance
+
+
+# What published models do between hidden states and logits: nothing, a cap, a division, a product
+HEADS = {
+    "qwen3": {},
+    "llama": {},
+    "gemma2": {"final_logit_softcapping": 0.5, "sliding_window": 8},
+    "granite": {"logits_scaling": 4.0},
+    "cohere": {"logit_scale": 3.0},
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_chunked_loss_is_the_plain_one_in_number_and_gradient(tmp_path, kind):
+    found, _ = published(tmp_path, kind, **HEADS[kind])
+    arm = stirred(causal_lm.load(found, Options(loss_chunk=7)))
+    batch = arm.collate([arm.frame(e) for e in [*examples(2), *tasks.examples("maze/7x7", "train", 1)]], [0] * 3)
+    whole = gradients(arm, plainly(arm, batch))
+    assert alike(gradients(arm, arm.loss(batch)), whole, 1e-6)
+    # a model whose body cannot be told from its head gives its logits by its own forward
+    type(arm.model).base_model_prefix, prefix = "nothing of this name", type(arm.model).base_model_prefix
+    try:
+        assert arm.model.base_model is arm.model
+        assert alike(gradients(arm, arm.loss(batch)), whole, 1e-6)
+    finally:
+        type(arm.model).base_model_prefix = prefix
+
+
+def test_no_logits_are_kept_for_the_backward_pass(tmp_path):
+    vocabulary = 20_000
+    found, _ = published(tmp_path, vocab_size=vocabulary)
+    arm = stirred(causal_lm.load(found, Options(loss_chunk=16)))
+    batch = arm.collate([arm.frame(e) for e in examples(2)], [0, 0])
+    weights = {w.untyped_storage().data_ptr() for w in arm.model.parameters()}
+
+    def kept(loss_of) -> int:
+        """Bytes that autograd keeps between forward and backward, the model's own weights left out."""
+        storages = {}
+
+        def count(tensor):
+            if (storage := tensor.untyped_storage()).data_ptr() not in weights:
+                storages[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive, so that no address is used twice
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss_of(batch)
+        return sum(size for size, _ in storages.values())
+
+    logits = int((batch["labels"] != IGNORED).sum()) * vocabulary * 4
+    ours, plain = kept(arm.loss), kept(lambda batch: plainly(arm, batch))
+    assert plain > logits > 5 * ours, (plain, logits, ours)
+
+
+def test_packed_samples_lose_nothing_and_see_nothing_of_each_other(tmp_path):
+    for kind in ("qwen3", "llama", "gemma2"):
+        folder = tmp_path / kind
+        found, _ = published(folder, kind, **HEADS[kind])
+        arm = stirred(causal_lm.load(found, Options()))
+        packed = stirred(causal_lm.load(found, Options(packed=True)))
+        made = [*examples(3), *tasks.examples("maze/7x7", "train", 2)]
+        small = made[0].answer[:2, :2]  # two short ones, so that they lie side by side
+        made[0], made[2] = (replace(e, question=small + n, answer=small) for n, e in enumerate((made[0], made[2])))
+        samples = [arm.frame(e) for e in made]
+        padded, rows = arm.collate(samples, [0] * 5), packed.collate(samples, [0] * 5)
+        assert rows["input_ids"].shape[0] < 5 and rows["input_ids"].shape[1] == padded["input_ids"].shape[1]
+        assert set(rows) == {"input_ids", "labels", "position_ids", "sample"}
+        assert alike(gradients(packed, packed.loss(rows)), gradients(arm, plainly(arm, padded)), 1e-5)
+
+        learned = rows["labels"] != IGNORED
+        owner = rows["sample"][learned]
+
+        def nll(ids, positions, arm=packed, rows=rows):
+            return answer_nll(arm.model, rows["labels"], 1024, {"input_ids": ids, "position_ids": positions}).detach()
+
+        before = nll(rows["input_ids"], rows["position_ids"])
+        for n in range(5):
+            others = rows["sample"] != n
+            changed = torch.where(others, rows["input_ids"], (rows["input_ids"] + 5) % 200)
+            after = nll(changed, rows["position_ids"])
+            assert (after - before)[owner != n].abs().max() < 1e-6 < (after - before)[owner == n].abs().max()
+        straight = torch.arange(rows["input_ids"].shape[1]).expand_as(rows["input_ids"])
+        assert (nll(rows["input_ids"], straight) - before).abs().max() > 1e-3  # the positions are what parts them
+
+
+def test_rows_are_filled_first_fit_decreasing():
+    rng = random.Random(0)
+    for _ in range(50):
+        lengths = [rng.randint(1, 30) for _ in range(rng.randint(1, 20))]
+        rows = causal_lm.packed_rows(lengths, max(lengths))
+        assert sorted(n for row in rows for n in row) == list(range(len(lengths)))
+        assert all(sum(lengths[n] for n in row) <= max(lengths) for row in rows)
+        # no sample of a later row would have fitted into an earlier one when its turn came: at most one row half empty
+        assert sum(2 * sum(lengths[n] for n in row) <= max(lengths) for row in rows) <= 1
+
+
+def test_layers_that_carry_a_state_along_the_row_are_not_packed(tmp_path):
+    found, _ = published(tmp_path)
+    arm = causal_lm.load(found, Options())
+    arm.model.config.layer_types = ["linear_attention", "full_attention"]
+    with pytest.raises(UserError, match="Set packed to false"):
+        causal_lm.CausalLM(arm.model, arm.tokenizer, Options(packed=True))
 
 
 def test_codec_writes_and_reads_back():
@@ -198,9 +337,39 @@ def test_sampling_follows_the_seed_of_each_answer():
     assert arm.predict([given], [2])[0].raw == first[1]
 
 
+def test_samples_come_from_what_top_k_and_top_p_leave():
+    """Temperature, top-k, top-p, in this order; frequencies against probabilities worked out by hand."""
+    logits = torch.tensor([3.0, 2.5, 2.0, 1.0, 0.0, -1.0])
+    for options in (
+        Options(temperature=2.0, top_k=4, top_p=0.8),
+        Options(temperature=0.5, top_p=0.9),
+        Options(temperature=1.0),
+    ):
+        left = [(value / options.temperature, token) for token, value in enumerate(logits.tolist())]
+        left = sorted(left, reverse=True)[: options.top_k or None]
+        shares = {token: np.exp(value) / sum(np.exp(v) for v, _ in left) for value, token in left}
+        while sum(shares.values()) - (least := min(shares.values())) >= options.top_p:
+            shares = {token: share for token, share in shares.items() if share > least}
+        draws = 4000
+        scores = logits.expand(draws, -1)
+        for step in sampling(options, range(draws)):
+            scores = step(torch.zeros(draws, 1, dtype=torch.long), scores)
+        drawn = scores.argmax(1).bincount(minlength=6) / draws
+        by_hand = torch.tensor([shares.get(token, 0.0) / sum(shares.values()) for token in range(6)])
+        assert ((drawn == 0) == (by_hand == 0)).all() and (drawn - by_hand).abs().max() < 0.03
+    assert sampling(Options(top_k=3, top_p=0.5), [0]) == []  # greedy
+
+
+def test_one_token_to_sample_from_is_the_greedy_one():
+    given = tiny().frame(examples(1)[0]).given
+    greedy = tiny(Options(max_new_tokens=12)).predict([given], [0])[0].raw
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}):
+        assert tiny(Options(max_new_tokens=12, temperature=5.0, **narrow)).predict([given], [3])[0].raw == greedy
+
+
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
 def test_constrained_decoding_of_a_random_model_always_parses(temperature):
-    arm = tiny(Options(constrained=True, temperature=temperature))
+    arm = tiny(Options(constrained=True, temperature=temperature, top_k=3, top_p=0.9))
     canvases = [(1, 1), (2, 3), (4, 2), (3, 5)]
     for answer, canvas in zip(arm.predict([Question("[[1]]", c) for c in canvases], range(4)), canvases, strict=True):
         assert answer.grid is not None, answer.problem
@@ -291,6 +460,40 @@ def test_a_base_model_without_template_gets_a_plain_prompt(tmp_path):
         causal_lm.load(found, Options(prompt="chat"))
 
 
+def test_a_model_that_would_think_aloud_is_asked_not_to(tmp_path):
+    found, _ = published(tmp_path, thinks=True)
+    arm = causal_lm.load(found, Options())
+    sample = arm.frame(examples(1)[0])
+    assert arm.prompt(sample.given).endswith("<|turn|>assistant\n<think>\n\n</think>\n\n")
+    batch = arm.collate([sample], [0])
+    assert arm.decode(batch["labels"][0][batch["labels"][0] != IGNORED]) == sample.wanted
+
+
+def test_published_models_get_the_papers_settings():
+    """Table 6 of the paper."""
+    for name, alpha, dropout, micro in (
+        ("Qwen/Qwen3-4B-Instruct-2507", 32, 0.0, 2),
+        ("Qwen/Qwen3-8B", 32, 0.0, 1),
+        ("meta-llama/Llama-3.1-8B-Instruct", 64, 0.05, 1),
+    ):
+        run = config.resolve({"task": "maze/7x7", "n": 30, "family": "causal_lm", "flavour": name})
+        assert run.lora == Lora(rank=32, alpha=alpha, dropout=dropout)
+        o = run.optim
+        assert (o.lr, o.schedule, o.warmup, o.weight_decay) == (2e-4, "linear", 5, 0.01)
+        assert (o.micro_batch, o.batch) == (micro, 8)
+        asked = run.arm_options()
+        assert (asked.temperature, asked.top_p, asked.top_k, asked.max_new_tokens) == (0.7, 0.8, 20, 4096)
+
+
+def test_keys_that_came_later_leave_a_run_its_id():
+    run = {"task": "maze/7x7", "n": 30, "family": "causal_lm"}
+    later = {f.name for f in fields(Options) if f.metadata.get("later")}
+    assert later == {"top_p", "top_k", "loss_chunk", "packed"}
+    for key, value in (("top_p", 0.5), ("top_k", 2), ("loss_chunk", 8), ("packed", True)):
+        assert config.resolve({**run, "options": {key: getattr(Options(), key)}}).id == config.resolve(run).id
+        assert config.resolve({**run, "options": {key: value}}).id != config.resolve(run).id
+
+
 def test_random_init_keeps_config_and_tokenizer_and_follows_the_seed(tmp_path):
     found, model = published(tmp_path)
     one, two, other = (causal_lm.load(found, Options(), init="random", seed=s).model.state_dict() for s in (3, 3, 4))
@@ -325,6 +528,10 @@ def test_wrong_options_are_refused_with_a_suggestion():
         Options(prompt="plan")
     with pytest.raises(UserError):
         Options(max_new_tokens=0)
+    for wrong in ({"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"loss_chunk": 0}, {"temperature": -1.0}):
+        with pytest.raises(UserError, match=next(iter(wrong))) as error:
+            Options(**wrong)
+        assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="Did you mean 'small'"):
         flavour(causal_lm, "smal")
 
