@@ -60,7 +60,11 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         return allowed, {"numpy", "rich", "torch", "accelerate", "safetensors", "peft"}
     if name in ("config", "store", "evaluate", "jobs"):
         # torch-free; PIL only for stored clips, psutil only to know a process again
-        return {"vdmreason.config", "vdmreason.store", "tasks", "adapters"}, {"numpy", "yaml", "PIL", "psutil"}
+        reads = {"vdmreason.config", "vdmreason.store", "vdmreason.library", "tasks", "adapters"}
+        return reads, {"numpy", "yaml", "PIL", "psutil"}
+    if name in ("library", "library_cli"):
+        # torch-free; the hub's own client writes cards and carries folders
+        return {"vdmreason", "tasks", "adapters"}, {"huggingface_hub", "httpx", "safetensors", "rich", "typer"}
     if name == "ui":
         return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "psutil", "yaml"}
     if name == "export":

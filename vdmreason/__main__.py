@@ -1,4 +1,5 @@
-"""The command line: vdmreason tasks | arc | pretrain | probe | finetune | train | predict | evaluate | compare | app | doctor.
+"""The command line: vdmreason tasks | arc | pretrain | probe | finetune | train | predict | evaluate | adapters | compare
+| app | doctor.
 
 Everything the page does, it does through the functions called here. torch is imported only by the commands that need a
 model, so looking at puzzles and scores starts at once.
@@ -22,7 +23,7 @@ import typer.core
 
 import tasks
 from tasks.base import UserError, suggest
-from vdmreason import backbones, jobs, store
+from vdmreason import backbones, jobs, library_cli, store
 
 
 class OneLine(typer.core.TyperGroup):
@@ -55,6 +56,7 @@ app.command("probe")(backbones.probe)
 app.command("finetune")(backbones.finetune)
 arc_app = typer.Typer(no_args_is_help=True, help="Score answers to ARC puzzles by the rules in use, and hand them in.")
 app.add_typer(arc_app, name="arc")
+app.add_typer(library_cli.app, name="adapters")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.lr=1e-3")]
 Folder = Annotated[Path | None, typer.Option(help="Where the run is kept; the same folder resumes.")]

@@ -20,7 +20,7 @@ import numpy as np
 
 import tasks
 from tasks.base import Example, Grid, Task, UserError, Verdict
-from vdmreason import config, store
+from vdmreason import config, library, store
 
 DRAWS = 2000  # bootstrap samples
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
@@ -173,6 +173,7 @@ def evaluate(folder: str | Path) -> dict[str, Any]:
         "seconds_per_answer": float(np.mean([p["seconds"] for p in predictions])),
     }
     store.write_json(folder / "result.json", result)
+    library.leave_card(folder)
     return result
 
 

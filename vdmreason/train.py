@@ -33,7 +33,7 @@ import adapters
 from adapters.base import Arm
 from tasks.base import Example, UserError, suggest
 from tasks.split import refuse_leak
-from vdmreason import config, jobs, predict, store
+from vdmreason import config, jobs, library, predict, store
 from vdmreason.config import Optim, Run, named_seed
 from vdmreason.progress import progress
 
@@ -137,6 +137,7 @@ def train(
                     facts = store.provenance(run, examples, device_name(accelerator.device), arm.backbone)
                     result |= {"id": run.id, "run": config.to_dict(run), "provenance": facts}
                     store.write_json(folder / "result.json", result)
+                    library.leave_card(folder)
         except jobs.Stopped:
             pass  # the checkpoint is written; the arm is as far as it got
         accelerator.wait_for_everyone()

@@ -1,0 +1,745 @@
+"""Adapters as things that travel: a card that says what one is, a folder for strangers, and the way to a hub and back.
+
+    card(folder)        the model card, with the hub's metadata; `leave_card` writes it beside every adapter
+    export, import_     a run's folder to one that diffusers and peft read directly, and back
+    push, pull          the same by way of a model hub, with huggingface_hub's own client
+    listing             what is here, shipped and own
+
+An exported folder is flat, because those libraries look for the weights at its top:
+
+    <out>/pytorch_lora_weights.safetensors, or adapter_model.safetensors and adapter_config.json
+          README.md, config.yaml, result.json
+          predictions.jsonl, clips/                 only where asked for
+
+What comes in is not trusted: safetensors only, a fixed list of file names, scores counted again from the answers where
+those came along. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import adapters
+import tasks
+from adapters.base import Arm, Flavour, adapter_file
+from tasks import augment
+from tasks.base import UserError, suggest
+from vdmreason import config, store
+from vdmreason.config import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+DIFFUSERS, PEFT = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
+PREFIX = {DIFFUSERS: "transformer.", PEFT: "base_model.model."}
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+#: All that is ever taken from a folder or a hub; the card is written anew.
+TAKEN = re.compile(
+    rf"(adapter/)?({re.escape(DIFFUSERS)}|{re.escape(PEFT)}|adapter_config\.json)"
+    r"|config\.yaml|result\.json|predictions\.jsonl|clips/\d{4,9}\.webp"
+)
+CLIP = re.compile(r"clips/\d{4,9}\.webp")
+RESULT = ("id", "run", "provenance", "codec", "complete", "scores", "baselines", "votes", "seconds_per_answer")
+ELSEWHERE = "trained elsewhere"
+
+
+def zoo() -> Path:
+    """Where the adapters that ship lie."""
+    return Path(os.environ.get("VDMREASON_ZOO", Path(adapters.__file__).parent / "zoo"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The card
+
+
+def card(folder: str | Path, name: str = "", hub: str = "") -> str:
+    """The model card of a run's or an exported folder: YAML front matter in the hub's format, then plain sentences.
+
+    `name` is the folder's in the examples (default: its own), `hub` its "owner/name" where it lies on one.
+    Raises UserError for a folder without a config or an adapter.
+
+        print(card("adapters/zoo/maze-7x7--causal_lm--n300"))
+    """
+    from huggingface_hub import ModelCard
+
+    folder = Path(folder)
+    run, weights = store.read_config(folder), weights_of(folder)
+    result = store.read_json(folder / "result.json") or {}
+    with _damaged(folder / "result.json"):
+        front = _front_matter(run, weights, result)
+        body = [
+            f"# {run.task}, n = {run.n}: a LoRA for {_base(run)}",
+            _what(run, result),
+            "## Scores",
+            _scores(run, result),
+            "## Use",
+            _use(run, folder, weights, name or folder.resolve().name, hub),
+            "## Provenance",
+            _provenance(run, weights, result),
+        ]
+    return str(ModelCard(f"---\n{front}\n---\n\n" + "\n\n".join(body) + "\n"))
+
+
+def leave_card(folder: str | Path) -> None:
+    """Write the card of a run that has an adapter to its README.md, whole or not at all."""
+    if store.whole_folder(Path(folder) / "adapter"):
+        store.write_text(Path(folder) / "README.md", card(folder))
+
+
+def weights_of(folder: Path) -> Path:
+    """The adapter's safetensors file of a run's folder (in adapter/) or of an exported one (at its top)."""
+    inside = store.whole_folder(folder / "adapter")
+    return adapter_file(inside or folder)[0]
+
+
+def _flavour(run: Run) -> Flavour:
+    return adapters.base.flavour(adapters.family(run.family), run.flavour)
+
+
+def _hub_id(run: Run) -> str:
+    """The backbone's name on the hub, or "" where it has none."""
+    base = _flavour(run).base
+    return (
+        base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith(".") and not Path(base).exists() else ""
+    )
+
+
+def _ships(run: Run) -> str:
+    """The folder of a backbone that ships, as one writes it in a checkout; "" for others."""
+    base = Path(_flavour(run).base)
+    return base.relative_to(ROOT).as_posix() if base.is_absolute() and base.is_relative_to(ROOT / "pretrain") else ""
+
+
+def _base(run: Run) -> str:
+    """The backbone by name. Of a path on somebody's disk only the last part is anybody's business."""
+    return _hub_id(run) or _ships(run) or f"{run.family} {Path(run.flavour).name}"
+
+
+def _elsewhere(result: Mapping[str, Any]) -> bool:
+    return result.get("provenance", {}).get("origin") == ELSEWHERE
+
+
+def _front_matter(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    evaluations = []
+    scores = result.get("scores") or {}
+    for key, kind, title in (("exact", "exact_match", "exact match"), ("cells", "accuracy", "cells")):
+        if key in scores:
+            low, high = scores[key]["low"], scores[key]["high"]
+            name = f"{title}, 95 % interval [{low:.4f}, {high:.4f}], {scores['n']} tests"
+            slug = config.slug(run.tested)
+            evaluations.append(
+                EvalResult("other", slug, run.tested, kind, round(scores[key]["value"], 6), "visual reasoning",
+                           dataset_split="test", metric_name=name)
+            )  # fmt: skip
+    licence: dict[str, Any] = {"license": "apache-2.0"}
+    if _elsewhere(result):
+        licence = {"license": "unknown"}
+    elif base := _hub_id(run):
+        licence = {
+            "license": "other",
+            "license_name": "as-the-base-model",
+            "license_link": f"https://huggingface.co/{base}",
+        }
+    library = "diffusers" if weights.name == DIFFUSERS else "peft"
+    facts = {"family": run.family, "flavour": Path(run.flavour).name if not _hub_id(run) else run.flavour, "init": run.init,
+             "task": run.task, "test_task": run.tested, "n": run.n, "seed": run.seed, "run": run.id}  # fmt: skip
+    data = ModelCardData(
+        base_model=_hub_id(run)
+        or None,  # the hub refuses what is not one of its names; ours is told below and in the text
+        library_name=library,
+        tags=["lora", "vdmreason", "visual-reasoning", "few-shot", config.slug(run.task.split("/")[0])],
+        metrics=["exact_match", "accuracy"] if evaluations else None,
+        model_name=run.name if evaluations else None,
+        eval_results=evaluations or None,
+        vdmreason={"base": _base(run), **facts},
+        **licence,
+    )
+    return str(data.to_yaml())
+
+
+def _what(run: Run, result: Mapping[str, Any]) -> str:
+    lora, flavour = run.lora, _flavour(run)
+    size = f", {flavour.parameters / 1e6:,.1f} M parameters" if flavour.parameters else ""
+    lines = [
+        f"- base: `{_base(run)}` (family `{run.family}`{size})",
+        f"- init: {run.init}" + (" (a control: the backbone's weights are random)" if run.init == "random" else ""),
+        f"- LoRA: rank {lora.rank}, alpha {lora.alpha}, on {' and '.join(lora.targets)} layers",
+        f"- task: `{run.task}`, n = {run.n} training examples, seed {run.seed}",
+    ]
+    if run.augment > 1:
+        lines.append(f"- each example seen under {run.augment} views")
+    if _elsewhere(result):
+        lines.append(
+            "- trained elsewhere: task and n are as its importer says, and how long it was trained is not known"
+        )
+    else:
+        lines.append(f"- {run.optim.updates} updates of {run.optim.batch}, learning rate {run.optim.lr:g}")
+    text = "\n".join(lines)
+    if _ships(run):
+        text += (
+            "\n\nThe backbone is small and was pretrained by us, on procedural video and plain text (this one: "
+            f"{flavour.about.split('by us ')[-1]}). What it scores says nothing of the published models of its kind."
+        )
+    elif not flavour.base:
+        text += "\n\nThe backbone is a tiny one with random weights, for tests."
+    elif not _hub_id(run):
+        text += "\n\nThe backbone is a checkpoint of its maker's own; without it this adapter is of no use."
+    return text
+
+
+def _scores(run: Run, result: Mapping[str, Any]) -> str:
+    scores = result.get("scores")
+    if not scores:
+        return "Not scored yet."
+    text = f"{scores['n']} test examples of `{run.tested}` that it was not trained on, 95 % intervals"
+    text += ":" if result.get("complete", True) else f"; {run.test} are to be answered:"
+    rows = [f"| exact | {_rate(scores['exact'])} |", f"| right by the rules | {_rate(scores['right'])} |"]
+    rows += [f"| cells | {_rate(scores['cells'])} |", f"| unreadable | {_rate(scores['unreadable'])} |"]
+    if result.get("codec"):
+        rows.append(f"| codec ceiling (the true answers, written and read back) | {_rate(result['codec']['exact'])} |")
+    for name, title in (("copy", "copy the input, exact"), ("nearest", "nearest training example, exact")):
+        if name in result.get("baselines", {}):
+            rows.append(f"| {title} | {_rate(result['baselines'][name]['exact'])} |")
+    if run.votes > 1:
+        text = f"Answers by vote over {run.votes} views. " + text
+    return text + "\n\n| | |\n|---|---|\n" + "\n".join(rows)
+
+
+def _rate(value: Mapping[str, float]) -> str:
+    return f"{100 * value['value']:.1f} % [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def _use(run: Run, folder: Path, weights: Path, name: str, hub: str) -> str:
+    """Code that runs as it stands; from a checkout, where the backbone is ours."""
+    live = weights.parent != folder and not hub  # a run's folder, not one that travels
+    given = hub or (f"{name}/adapter" if live else name)
+    library, code = _code(run, weights, given)
+    if live:
+        asks = f"vdmreason predict {name}"
+        if _may_vote(run):
+            asks += f"\nvdmreason predict {name} --set votes=4        # asked under four views, which vote"
+    else:
+        asks = f"vdmreason adapters {f'pull {hub}' if hub else f'import {name}'} --out runs/{run.name}"
+        asks += f"\nvdmreason predict runs/{run.name}"
+    return (
+        f"In {library}:\n\n```python\n{code}\n```\n\n"
+        f"In vdmreason, which asks it as it was trained to be asked and scores it:\n\n```sh\n{asks}\n```"
+    )
+
+
+def _code(run: Run, weights: Path, given: str) -> tuple[str, str]:
+    """The library that reads the adapter, and how."""
+    published = (_hub_id(run) or _ships(run)) if run.init == "pretrained" else ""
+    # for classes of our own, and for weights that are drawn from a seed
+    ours = (
+        "import adapters\n\n"
+        f"family = adapters.family({run.family!r})\n"
+        f"flavour = adapters.base.flavour(family, {_spoken(run)!r})\n"
+        f"arm = family.load(flavour, family.Options(), init={run.init!r}, seed={run.seed})\n"
+    )
+    if weights.name == DIFFUSERS:
+        if published:
+            more = "" if _hub_id(run) else ", tokenizer=None, text_encoder=None"
+            code = "from diffusers import DiffusionPipeline\n\n"
+            code += f"pipeline = DiffusionPipeline.from_pretrained({published!r}{more})\n"
+        else:
+            code = f"from diffusers import CogVideoXImageToVideoPipeline\n{ours}"
+            code += "pipeline = CogVideoXImageToVideoPipeline(None, None, arm.vae, arm.model, arm.scheduler)\n"
+        return "diffusers", f"{code}pipeline.load_lora_weights({given!r})"
+    if published and adapters.family(run.family).ARM == "language":
+        code = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        code += f"base = AutoModelForCausalLM.from_pretrained({published!r})\n"
+        return "peft", f"{code}model = PeftModel.from_pretrained(base, {given!r})"
+    return "peft", f"from peft import PeftModel\n{ours}model = PeftModel.from_pretrained(arm.model, {given!r})"
+
+
+def _may_vote(run: Run) -> bool:
+    try:
+        return len(augment.views(tasks.get(run.tested), 4)) == 4
+    except UserError:  # the rule holds under fewer views
+        return False
+
+
+def _spoken(run: Run) -> str:
+    return (
+        run.flavour if _hub_id(run) or run.flavour in adapters.family(run.family).FLAVOURS else Path(run.flavour).name
+    )
+
+
+def _provenance(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
+    made = result.get("provenance") or {}
+    commit = made.get("commit")
+    facts = {
+        "run": run.id,
+        "commit": commit and f"{commit} ({'dirty: with changes that are not in it' if made.get('dirty') else 'clean'})",
+        "device": made.get("device"),
+        "python": made.get("python"),
+        "libraries": ", ".join(f"{k} {v}" for k, v in (made.get("libraries") or {}).items()),
+        "training data, sha256": made.get("data"),
+        "backbone's weights": made.get("backbone"),
+        "adapter, sha256": sha256(weights),
+        "command": made.get("command"),
+        "date": made.get("date"),
+        "origin": made.get("origin"),
+    }
+    lines = [f"- {name}: `{_printable(value)}`" for name, value in facts.items() if value]
+    return "\n".join(lines) + "\n\nThe full settings are in `config.yaml`."
+
+
+def _printable(value: object) -> str:
+    """Text of unknown origin without what would end its quotes or move a terminal's cursor."""
+    return "".join(c if c.isprintable() and c != "`" else " " for c in str(value))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """A file of the right format with the wrong content is one line too."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path}: does not hold what it should ({type(error).__name__}: {error}). Delete it."
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Out
+
+
+def export(folder: str | Path, out: str | Path, answers: bool = False, hub: str = "") -> Path:
+    """Write what a stranger needs of a run into a new folder: weights at its top, card, config and scores.
+
+    `answers`: predictions.jsonl and its clips too. Raises UserError where there is no adapter, or where `out` is taken.
+
+        export("runs/maze-7x7--cogvideox--n30--s0--ab12cd", "maze-lora")
+        PeftModel.from_pretrained(base, "maze-lora")            # or pipeline.load_lora_weights("maze-lora")
+    """
+    folder, out = Path(folder), Path(out)
+    store.read_config(folder)
+    weights = weights_of(folder)
+    _refuse_taken(out)
+    with store.new_folder(out) as new:
+        shutil.copyfile(weights, new / weights.name)
+        for path in (weights.with_name("adapter_config.json"), folder / "config.yaml", folder / "result.json"):
+            if path.is_file():
+                shutil.copyfile(path, new / path.name)
+        if answers:
+            _copy_answers(folder, new)
+        # by the name that it will have, not by the temporary one
+        store.write_text(new / "README.md", card(new, out.resolve().name, hub))
+    return out
+
+
+def _copy_answers(folder: Path, new: Path) -> None:
+    if (folder / "predictions.jsonl").is_file():
+        shutil.copyfile(folder / "predictions.jsonl", new / "predictions.jsonl")
+        for clip in sorted(folder.glob("clips/*.webp")):
+            (new / "clips").mkdir(exist_ok=True)
+            shutil.copyfile(clip, new / "clips" / clip.name)
+
+
+def _refuse_taken(out: Path) -> None:
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise UserError(f"{out}: is there already, and nothing is overwritten. Take another --out.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a LoRA's file says of itself."""
+
+    name: str  # DIFFUSERS or PEFT: the layout, and the file's name in it
+    rank: int
+    alpha: int
+    modules: tuple[str, ...]  # the layers that it adapts
+    notes: Mapping[str, Any]  # ours, where we made it
+
+
+def import_(
+    source: str | Path,
+    out: str | Path | None = None,
+    given: Mapping[str, Any] | None = None,
+    origin: str = "",
+) -> Path:
+    """Make a run's folder of an exported one, or of a bare LoRA in diffusers' or peft's layout, and return it.
+
+    `given` says what a bare one is for, {"family", "flavour", "task", "n"}; of an exported one only the flavour may be said
+    anew (where its backbone lies on this machine). `out` is a new folder (default: runs/<name>). Whether the LoRA fits its
+    backbone to the last layer is known when that is loaded, by `predict`.
+
+    Raises UserError for pickled, damaged or strange files, for what is missing in `given`, and for a folder that is taken.
+
+        import_("maze-lora")
+        import_("their-lora", given={"family": "causal_lm", "flavour": "small", "task": "maze/7x7", "n": 30})
+    """
+    source, wanted = Path(source), {k: v for k, v in (given or {}).items() if v is not None}
+    weights = _incoming(source)
+    found = read_lora(weights)
+    folder = source if source.is_dir() else source.parent
+    whole = source.is_dir() and (folder / "config.yaml").is_file()
+    run, result = _exported(folder, found, wanted) if whole else _bare(weights, found, wanted)
+    _refuse_misfit(run, found, weights)
+    if origin and "origin" not in result["provenance"]:
+        result["provenance"]["origin"] = origin
+
+    place = Path(out) if out else store.runs_root() / run.name
+    _refuse_taken(place)
+    with store.new_folder(place) as new:
+        (new / "adapter").mkdir()
+        shutil.copyfile(weights, new / "adapter" / found.name)
+        if found.name == PEFT:
+            shutil.copyfile(weights.with_name("adapter_config.json"), new / "adapter" / "adapter_config.json")
+        store.write_config(new, run)
+        store.write_json(new / "result.json", result)
+        store.write_state(new, state="done", step=run.optim.updates, updates=run.optim.updates, eta=None)
+        if whole and "flavour" not in wanted:
+            _take_answers(folder, new)
+        store.write_text(new / "README.md", card(new, place.resolve().name))
+    return place
+
+
+def _incoming(source: Path) -> Path:
+    """The weights file of a folder, or the file itself; never a pickle."""
+    refusal = "is pickled, and a pickle can run any code when it is opened. Ask for safetensors."
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder.")
+    if source.is_file():
+        if source.suffix in PICKLES:
+            raise UserError(f"{source}: {refusal}")
+        if source.suffix != ".safetensors":
+            raise UserError(f"{source}: is no adapter. Give a folder, or a .safetensors file.")
+        return source
+    for place in (source / "adapter", source):
+        for name in PREFIX:
+            if (place / name).is_file():
+                return place / name
+    for path in sorted(source.iterdir()):
+        if path.suffix in PICKLES:
+            raise UserError(f"{path}: {refusal}")
+    raise UserError(f"{source}: holds no adapter, that is no {DIFFUSERS} and no {PEFT}.")
+
+
+def read_lora(path: Path) -> Found:
+    """Layout, rank, alpha and layers of a LoRA, from its safetensors header and the adapter_config.json beside it.
+
+    Raises UserError for a damaged file, for keys that are no LoRA's, and for kinds of LoRA other than the plain one.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: is damaged or cut off. Copy it again.") from error
+    name = next((n for n, prefix in PREFIX.items() if shapes and all(k.startswith(prefix) for k in shapes)), None)
+    if name is None:
+        strange = next((k for k in shapes if not k.startswith(tuple(PREFIX.values()))), "nothing")
+        raise UserError(f"{path}: is no LoRA as diffusers or peft save it (it holds {strange}).")
+    halves: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key, shape in shapes.items():
+        match = re.fullmatch(r"(.+)\.lora_([AB])\.weight", key.removeprefix(PREFIX[name]))
+        if not match or len(shape) != 2:
+            raise UserError(f"{path}: {key} is no part of a plain LoRA of linear layers.")
+        halves.setdefault(match[1], {})[match[2]] = shape
+    for module, half in halves.items():
+        if set(half) != {"A", "B"} or half["A"][0] != half["B"][1]:
+            raise UserError(f"{path}: {module} lacks one of its two halves, or they do not fit each other.")
+    ranks = {half["A"][0] for half in halves.values()}
+    if len(ranks) > 1:
+        raise UserError(f"{path}: has layers of rank {min(ranks)} and {max(ranks)}; a run has one rank.")
+    with _damaged(path):
+        settings = _settings(path, name, header)
+        notes = json.loads(header.get("vdmreason", "{}"))
+        alpha = settings.get("lora_alpha", *ranks)  # what diffusers takes where a file does not say
+        if settings.get("r", *ranks) not in ranks:
+            raise UserError(f"{path}: is of rank {min(ranks)}, but its settings say {settings['r']}.")
+        if alpha != int(alpha):
+            raise UserError(f"{path}: has alpha {alpha}; a run takes whole numbers.")
+    return Found(name, min(ranks), int(alpha), tuple(sorted(halves)), notes if isinstance(notes, dict) else {})
+
+
+def _settings(path: Path, name: str, header: Mapping[str, str]) -> dict[str, Any]:
+    """peft's settings: beside the weights, or where diffusers keeps them, in the file's own header."""
+    if name == DIFFUSERS:
+        kept = json.loads(header.get("lora_adapter_metadata", "{}"))
+        settings = {k.removeprefix(PREFIX[name]): v for k, v in kept.items()}
+    else:
+        beside = path.with_name("adapter_config.json")
+        settings = store.read_json(beside)
+        if settings is None:
+            raise UserError(f"{beside}: is missing; without it nobody knows the LoRA's alpha.")
+        if settings.get("peft_type") != "LORA":
+            raise UserError(f"{beside}: is a {settings.get('peft_type')}, not a LORA.")
+    more = (
+        "use_dora",
+        "use_rslora",
+        "use_qalora",
+        "rank_pattern",
+        "alpha_pattern",
+        "modules_to_save",
+        "layer_replication",
+    )
+    for key in more:
+        if settings.get(key):
+            raise UserError(f"{path}: is no plain LoRA ({key}), and only those are read.")
+    return settings
+
+
+def _exported(folder: Path, found: Found, wanted: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """The run and the scores that a folder of ours carries."""
+    run, path = store.read_config(folder), folder / "result.json"
+    strange = sorted(set(wanted) - {"flavour"})
+    if strange:
+        raise UserError(f"--{strange[0]}: the folder's config.yaml says it already; only --flavour may be said anew.")
+    with _damaged(path):
+        result = {k: v for k, v in (store.read_json(path) or {}).items() if k in RESULT}
+        result["provenance"] = dict(result.get("provenance") or {})
+    if result.get("id", run.id) != run.id:
+        raise UserError(
+            f"{path}: belongs to another run than config.yaml. Delete it, or import the folder it came from."
+        )
+    if "flavour" in wanted:  # another run by its id; the backbone's fingerprint says whether the weights are the same
+        made = result["provenance"] | {"adapter_of": run.id}
+        run = config.resolve(config.to_dict(run) | {"flavour": wanted["flavour"]})
+        result = {"provenance": made | {"run": run.id}}
+    return run, result
+
+
+def _bare(weights: Path, found: Found, wanted: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """The run that a LoRA without a config belongs to: as its own notes say where we made it, and as `wanted` says."""
+    ours = found.notes.get("run")
+    tree: dict[str, Any] = dict(ours) if isinstance(ours, dict) else {}
+    tree |= wanted
+    missing = [f"--{key}" for key in ("family", "flavour", "task", "n") if key not in tree]
+    if missing:
+        example = "--family causal_lm --flavour Qwen/Qwen3-4B-Instruct-2507 --task maze/7x7 --n 30"
+        raise UserError(f"{weights}: says not what it is for ({', '.join(missing)}). Say it, such as {example}.")
+    layers = _kinds(tree["family"], found, weights)
+    tree["lora"] = {**(tree.get("lora") or {}), "rank": found.rank, "alpha": found.alpha, "targets": layers}
+    if tree.get("init") == "random" and "init" not in (ours or {}):
+        raise UserError(f"{weights}: nobody knows from which random weights.")
+    if not ours:
+        tree["note"] = ELSEWHERE
+    run = config.resolve(tree)
+    if ours:
+        made = {"run": run.id, "backbone": found.notes.get("backbone"), "libraries": found.notes.get("versions")}
+        return run, {"provenance": made}
+    return run, {"provenance": {"run": run.id, "origin": ELSEWHERE}}
+
+
+def _arm(family: str) -> type[Arm]:
+    """A family's arm, read without loading torch."""
+    known = vars(adapters.family(family)).values()
+    arms = [c for c in known if isinstance(c, type) and issubclass(c, Arm) and hasattr(c, "targets")]
+    return arms[-1]
+
+
+def _kinds(family: str, found: Found, weights: Path) -> list[str]:
+    """Which kinds of layers a LoRA adapts, by the family's names for them."""
+    targets, kinds = _arm(family).targets, set()
+    for module in found.modules:
+        kind = next((k for k, names in targets.items() if f".{module}".endswith(tuple(f".{n}" for n in names))), None)
+        if kind is None:
+            names = ", ".join(n for k in targets.values() for n in k)
+            raise UserError(f"{weights}: adapts {module}, and a LoRA of {family} those named {names}.")
+        kinds.add(kind)
+    return [kind for kind in targets if kind in kinds]
+
+
+def _refuse_misfit(run: Run, found: Found, weights: Path) -> None:
+    layout = DIFFUSERS if _arm(run.family).layout == "diffusers" else PEFT
+    if found.name != layout:
+        raise UserError(f"{weights}: is laid out as {found.name}, but family {run.family} reads {layout}.")
+    kinds = _kinds(run.family, found, weights)
+    if (found.rank, found.alpha, set(kinds)) != (run.lora.rank, run.lora.alpha, set(run.lora.targets)):
+        said = f"rank {run.lora.rank}, alpha {run.lora.alpha} on {' and '.join(run.lora.targets)}"
+        raise UserError(
+            f"{weights}: is of rank {found.rank}, alpha {found.alpha} on {' and '.join(kinds)}, but its run says {said}."
+        )
+
+
+def _take_answers(folder: Path, new: Path) -> None:
+    """Answers that came along, scored again here: nobody has to believe the file."""
+    path = folder / "predictions.jsonl"
+    records = store.read_lines(path)
+    if not records:
+        return
+    from vdmreason import evaluate
+
+    with _damaged(path):
+        for record in records:
+            clip = str(record["raw"]).endswith(".webp")
+            if clip and not CLIP.fullmatch(record["raw"]):
+                raise UserError(f"{path}: names a clip outside its folder ({_printable(record['raw'])[:60]}).")
+        _copy_answers(folder, new)
+        evaluate.evaluate(new)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The hub
+
+
+def push(folder: str | Path, repo: str, private: bool = False, answers: bool = False) -> str:
+    """Put a run's adapter on the hub as `owner/name`, as `export` writes it; returns its address.
+
+    Raises UserError without a login, without a network, without the right to write there, and where `private` is wanted of
+    a repository that is public already.
+
+        push("runs/maze-7x7--cogvideox--n30--s0--ab12cd", "me/maze-lora", private=True)
+    """
+    from huggingface_hub import get_token
+
+    _refuse_name(repo)
+    weights_of(Path(folder))
+    if not get_token():
+        raise UserError("Nobody is logged in to the hub. Log in first: hf auth login")
+    with tempfile.TemporaryDirectory() as scratch, _hub_errors(repo):
+        made = export(folder, Path(scratch) / repo.partition("/")[2], answers, hub=repo)
+        api = _api()
+        url = api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise UserError(
+                f"{repo}: is there already and public. Take another name, or make it private on the hub first."
+            )
+        api.upload_folder(
+            repo_id=repo, folder_path=made, commit_message=f"Adapter of run {store.read_config(folder).id}"
+        )
+    return str(url)
+
+
+def pull(repo: str, out: str | Path | None = None, given: Mapping[str, Any] | None = None) -> Path:
+    """Fetch an adapter from the hub and make it a run's folder, as `import_` does; returns that.
+
+    Only files of known names are fetched, never a pickle. Raises UserError as `import_` does, without a network, for a
+    repository that is not there or not open to this login, and for one with names that lead out of its folder.
+
+        pull("me/maze-lora")
+    """
+    _refuse_name(repo)
+    if out:
+        _refuse_taken(Path(out))
+    with tempfile.TemporaryDirectory() as scratch:
+        with _hub_errors(repo):
+            api = _api()
+            info = api.model_info(repo)
+            wanted = _wanted(repo, [sibling.rfilename for sibling in info.siblings or []])
+            api.snapshot_download(repo, revision=info.sha, local_dir=scratch, allow_patterns=wanted)
+        return import_(scratch, out, given, origin=f"{repo}@{info.sha}")
+
+
+def _wanted(repo: str, names: Sequence[str]) -> list[str]:
+    """The names to fetch, out of those that a hub offers."""
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/") or "\\" in name or ":" in name or not name.isprintable():
+            raise UserError(f"{repo}: offers a file named {_printable(name)[:60]}, which may lead out of its folder.")
+    wanted = [name for name in names if TAKEN.fullmatch(name)]
+    if not any(name.endswith(".safetensors") for name in wanted):
+        pickled = next((name for name in names if name.endswith(PICKLES)), None)
+        why = f"its weights are pickled ({pickled})" if pickled else f"it has no {DIFFUSERS} and no {PEFT}"
+        raise UserError(f"{repo}: holds no adapter that can be read: {why}.")
+    return wanted
+
+
+def _api() -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))  # read now, not when the library was imported
+
+
+def _refuse_name(repo: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"{repo}: is no name on the hub; it looks like owner/name.") from error
+    if repo.count("/") != 1:
+        raise UserError(f"{repo}: must look like owner/name.")
+
+
+@contextmanager
+def _hub_errors(repo: str) -> Iterator[None]:
+    """What the hub refuses or does not hear, as one line that says what to do."""
+    import httpx
+    from huggingface_hub import errors
+
+    login = "Log in first (hf auth login), with a token that has the right to it."
+    try:
+        yield
+    except errors.LocalTokenNotFoundError as error:
+        raise UserError(f"{repo}: wants a login. {login}") from error
+    except errors.GatedRepoError as error:
+        raise UserError(f"{repo}: wants its licence accepted, on its page on the hub. {login}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{repo}: is not on the hub, or not open to this login. Check the name; else: hf auth login"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise UserError(f"{repo}: the hub refuses ({status}). {login}") from error
+        raise UserError(f"{repo}: the hub answers {status}: {' '.join(str(error).split())[:200]}") from error
+    except (httpx.TransportError, ConnectionError, errors.LocalEntryNotFoundError) as error:
+        raise UserError(
+            f"{repo}: the hub cannot be reached (no network, or HF_HUB_OFFLINE is set). Try again where there is one, or "
+            "carry the folder: vdmreason adapters export"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is here
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An adapter that is here."""
+
+    folder: Path
+    run: Run
+    exact: Mapping[str, float] | None  # {"value", "low", "high"}; None: not scored yet
+    bytes: int  # of the weights
+
+
+def listing(*roots: str | Path) -> tuple[list[Entry], list[str]]:
+    """Every adapter under `roots` (default: those that ship, and runs/), and a line for each folder that cannot be read."""
+    found, faults = [], []
+    for folder in sorted(store.find_runs(*(roots or (zoo(), store.runs_root())))):
+        if not store.whole_folder(folder / "adapter") and not any((folder / name).is_file() for name in PREFIX):
+            continue  # a run that has not come so far
+        try:
+            result, weights = store.read_json(folder / "result.json") or {}, weights_of(folder)
+            with _damaged(folder / "result.json"):
+                scores = result.get("scores")
+                exact = {k: float(scores["exact"][k]) for k in ("value", "low", "high")} if scores else None
+            found.append(Entry(folder, store.read_config(folder), exact, weights.stat().st_size))
+        except UserError as error:
+            faults.append(str(error))
+    return found, faults
+
+
+def known_families(name: str | None) -> None:
+    """Refuse a family that is not here, before anything is read."""
+    if name is not None and name.replace("-", "_") not in adapters.families():
+        raise UserError(f"--family {name}: unknown.{suggest(name, adapters.families())}")
