@@ -150,6 +150,9 @@ class Arm:
         """What a later loader has to know about how this arm asked its model. Stored with the adapter."""
         return {}
 
+    def prepare(self, samples: Sequence[Sample], show: Callable[[int], None] | None = None) -> None:
+        """Compute ahead what is computed once a sample, such as latents; `show(done)` is told. Nothing by itself."""
+
     # What every arm shares.
 
     def attach(self, lora: Lora, seed: int = 0) -> None:
@@ -175,6 +178,19 @@ class Arm:
             inject_adapter_in_model(config, self.model, "default")
         self.lora = lora
 
+    def detach(self) -> None:
+        """Take the LoRA away again: the backbone is what it was, and ready for another."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for name, layer in list(self.model.named_modules()):
+            if isinstance(layer, BaseTunerLayer):
+                parent, _, last = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), last, layer.get_base_layer())
+        for left in ("peft_config", "_hf_peft_config_loaded"):
+            if left in vars(self.model):
+                delattr(self.model, left)
+        self.lora = None
+
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
@@ -192,13 +208,21 @@ class Arm:
 
         return Loss()
 
-    def save(self, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
-        """Write the LoRA in the published layout, with alpha and our conventions in the file's own header."""
+    def weights(self) -> dict[str, Tensor]:
+        """The LoRA's tensors by peft's names, whole and on the CPU, also where the model is sharded (all processes ask)."""
         from peft import get_peft_model_state_dict
+
+        found = get_peft_model_state_dict(self.model).items()
+        return {k: (v.full_tensor() if hasattr(v, "full_tensor") else v).detach().cpu().contiguous() for k, v in found}
+
+    def save(
+        self, folder: Path, metadata: Mapping[str, Any] | None = None, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write the LoRA (`weights()`) in the published layout, with alpha and our conventions in the file's own header."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {k: v.detach().cpu().contiguous() for k, v in get_peft_model_state_dict(self.model).items()}
+        weights = dict(weights or self.weights())
         config = self.model.peft_config["default"]  # type: ignore[union-attr, index, operator]
         notes = json.dumps({"backbone": self.backbone, **self.conventions(), **(metadata or {})}, sort_keys=True)
         if self.layout == "diffusers":

@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ class Kept:
 
     def put(self, made: Mapping[str, Values]) -> None:
         """Keep values, one shard for all of them. float32 stays float32: a cache must not change a result."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         flat = {f"{key}/{name}": v.detach().cpu().contiguous() for key, vs in made.items() for name, v in vs.items()}
@@ -67,19 +69,18 @@ class Kept:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file(flat, temporary)
             os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        except (OSError, SafetensorError):  # the library's own word for a full disk
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _look(self) -> None:
         """Read the names in shards that are new, and take away what was never finished."""
         from safetensors import SafetensorError, safe_open
 
         for path in sorted(self.folder.glob("*.tmp")):
-            try:
+            with suppress(OSError):  # another process may be faster
                 if time.time() - path.stat().st_mtime > FORGOTTEN:
                     path.unlink(missing_ok=True)
-            except OSError:  # another process was faster
-                pass
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._read):
             try:
                 with safe_open(path, "pt") as file:
@@ -106,10 +107,8 @@ class Kept:
     def _drop(self, shard: Path) -> None:
         """Take a damaged shard away, so that what it held is made again."""
         self._where = {key: path for key, path in self._where.items() if path != shard}
-        try:
+        with suppress(OSError):  # in a read-only cache it is only never used
             shard.unlink(missing_ok=True)
-        except OSError:  # a read-only cache: it is only never used
-            pass
 
 
 def content_of(values: Mapping[str, Tensor]) -> str:

@@ -55,9 +55,9 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         own = {f"pretrain.{name}"} if name in OWN_BACKBONES else set()
         shared = {f"adapters.{tool}" for tool in ("base", "clips", "kept", "language", "next_frame", "pictures")}
         return {"tasks", *shared, *own}, {ANY}
-    if name in ("train", "predict"):
+    if name in ("train", "predict", "speed"):
         allowed = {"vdmreason", "tasks", "adapters"}
-        return allowed, {"numpy", "rich", "torch", "accelerate", "safetensors", "peft"}
+        return allowed, {"numpy", "rich", "torch", "accelerate", "safetensors", "peft", "bitsandbytes"}
     if name in ("config", "store", "evaluate", "jobs"):
         # torch-free; PIL only for stored clips, psutil only to know a process again
         reads = {"vdmreason.config", "vdmreason.store", "vdmreason.library", "tasks", "adapters"}

@@ -30,10 +30,10 @@ from tasks import augment
 from tasks.base import Example, Split, Task, UserError, suggest
 
 #: Keys that say how a run is watched or kept, not what it computes. Two runs that differ only here have one id.
-NOT_IDENTITY = ("note", "checkpoint_every", "preview_every", "previews")
+NOT_IDENTITY = ("note", "checkpoint_every", "preview_every", "previews", "speed")
 #: Keys that came later. At their defaults they leave a run what it was before they came, and so its id. A family's options
 #: say so of themselves: `field(metadata={"later": True})`.
-LATER = ("augment", "votes", "far_from", "test_task")
+LATER = ("augment", "votes", "far_from", "test_task", "quantise")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,15 @@ class Optim:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How fast, and in how little memory. No part of a run's identity: it changes nothing beyond rounding."""
+
+    compile: Literal["auto", "on", "off"] = "auto"  # the blocks, each by itself; auto: on a GPU, from 100 updates on
+    checkpointing: Literal["auto", "on", "off"] = "auto"  # compute activations twice; auto: where nothing else fits
+    shard: bool = False  # FSDP2: the frozen weights lie in parts over the processes, for what one device cannot hold
+
+
+@dataclass(frozen=True)
 class Run:
     """One trial: one task, n examples, one arm, one seed."""
 
@@ -82,7 +91,9 @@ class Run:
     votes: int = 1  # views under which each test question is answered; the answers are turned back and vote
     test_task: str = ""  # another task to be tested on: maze/21x21 where task is maze/13x13; "": the same
     far_from: int = 0  # test examples lie as far as published from each of so many training examples; 0: no matter
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where a GPU has it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where a GPU has it; the optimiser keeps fp32
+    quantise: Literal["none", "nf4", "int8"] = "none"  # the frozen weights of the blocks in 4 or 8 bits (bitsandbytes)
+    speed: Speed = field(default_factory=Speed)
     checkpoint_every: int = 100  # updates between checkpoints
     preview_every: int = 0  # updates between previews on a few fixed test examples; 0: none
     previews: int = 4  # how many of them

@@ -18,6 +18,7 @@ import json
 import math
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -33,7 +34,7 @@ import adapters
 from adapters.base import Arm
 from tasks.base import Example, UserError, suggest
 from tasks.split import refuse_leak
-from vdmreason import config, jobs, library, predict, store
+from vdmreason import config, jobs, library, predict, speed, store
 from vdmreason.config import Optim, Run, named_seed
 from vdmreason.progress import progress
 
@@ -99,8 +100,11 @@ def train(
     stop: Callable[[], bool] | None = None,
     on_step: OnStep | None = None,
     report_to: str | None = None,
+    resident: Resident | None = None,
 ) -> Arm:
     """Adapt an arm to n examples, in `folder`; go on where an earlier call was interrupted. Returns the adapted arm.
+
+    `resident` keeps the backbone between calls: one that suits the run gets a fresh LoRA instead of being loaded again.
 
     `stop` is asked after every update; a STOP file in the folder and SIGTERM mean the same: checkpoint and end, state
     "stopped". `on_step` gets each line of metrics.jsonl: {"step" (updates done), "loss" (mean over the effective
@@ -120,7 +124,7 @@ def train(
         examples = config.train_examples(run)
         learned = config.learned_examples(run)
         refuse_leak(examples, config.test_examples(run))
-        arm = load_arm(run, str(accelerator.device))
+        arm = (resident or Resident()).arm(run, str(accelerator.device))
         if store.whole_folder(folder / "adapter"):
             arm.restore(folder / "adapter")
             if main:
@@ -129,10 +133,11 @@ def train(
         try:
             with _pen(accelerator, folder, run) as pen:
                 _loop(run, folder, accelerator, arm, learned, pen, stop, on_step)
+                weights = arm.weights()
                 if main:
                     notes = {"run": config.to_dict(run), "id": run.id, "versions": store.versions()}
                     with store.new_folder(folder / "adapter") as new:
-                        arm.save(new, notes)
+                        arm.save(new, notes, weights)
                     result = store.read_json(folder / "result.json") or {}
                     facts = store.provenance(run, examples, device_name(accelerator.device), arm.backbone)
                     result |= {"id": run.id, "run": config.to_dict(run), "provenance": facts}
@@ -158,13 +163,27 @@ def _loop(
 ) -> None:
     optim, main, device = run.optim, accelerator.is_main_process, accelerator.device
     samples = [arm.frame(example) for example in examples]
-    parts = shares(optim.batch, optim.micro_batch, accelerator.process_index, accelerator.num_processes)
-
-    weights = arm.trainable()
-    optimizer = torch.optim.AdamW(weights.values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
-    first = restore_checkpoint(folder, run, weights, optimizer)
-    model, optimizer = accelerator.prepare(arm.module(), optimizer)
     precision = torch.bfloat16 if use_bf16(run, device) else None
+    autocast = functools.partial(torch.autocast, device.type, precision, enabled=precision is not None)
+    sharded = run.speed.shard and accelerator.num_processes > 1
+    refuse_impossible(run, sharded)
+    compute_ahead(run, accelerator, arm, samples)
+    micro = make_room(run, accelerator, arm, samples, autocast, sharded)
+    parts = shares(optim.batch, micro, accelerator.process_index, accelerator.num_processes)
+    if run.speed.compile == "on" or (run.speed.compile == "auto" and device.type == "cuda" and optim.updates >= 100):
+        speed.compile_blocks(arm.model)
+
+    model = speed.shard(arm.module()) if sharded else accelerator.prepare(arm.module())
+    weights = speed.Masters(arm.trainable())
+    optimizer = torch.optim.AdamW(
+        weights.copies.values(),
+        lr=optim.lr,
+        betas=optim.betas,
+        weight_decay=optim.weight_decay,
+        fused=True if device.type == "cuda" else None,
+    )
+    first = restore_checkpoint(folder, run, weights.copies, optimizer)
+    weights.give()
 
     if main:
         cut_metrics(folder, first)
@@ -173,7 +192,8 @@ def _loop(
     model.train()
     done = first
     metrics = store.Lines(folder / "metrics.jsonl") if main else nullcontext()
-    with metrics as lines, progress(f"{run.name}: training", optim.updates, first, main) as show:
+    attention = speed.best_attention(device)
+    with metrics as lines, attention, progress(f"{run.name}: training", optim.updates, first, main) as show:
         pace = Pace()
         for step in range(first, optim.updates):
             began = time.perf_counter()
@@ -187,12 +207,15 @@ def _loop(
                 batch = arm.collate([samples[indices[p]] for p in part], [sample_seed(run.seed, step, p) for p in part])
                 # gradients are summed over micro-batches here and averaged over processes once, with the last of them
                 last = number == len(parts)
-                with nullcontext() if last else accelerator.no_sync(model):
-                    with torch.autocast(device.type, precision, enabled=precision is not None):
+                if sharded:
+                    model.set_requires_gradient_sync(last)
+                with nullcontext() if last or sharded else accelerator.no_sync(model):
+                    with autocast():
                         loss = model(batch)
                     accelerator.backward(loss / len(parts))
                 total += loss.detach().float() / len(parts)
-            norm = accelerator.clip_grad_norm_(weights.values(), optim.clip or math.inf)
+            weights.take_gradients()
+            norm = weights.clip(optim.clip or math.inf)
 
             # One wait for the device an update, one message between processes: the loss, and who wants to stop.
             wanted = bool(pen.stop_wanted() or (stop and stop()))
@@ -202,9 +225,12 @@ def _loop(
             refuse_non_finite(loss_value, norm_value, step + 1, folder)
             optimizer.step()
             optimizer.zero_grad()
+            weights.give()
 
             done, seconds = step + 1, time.perf_counter() - began
             ending = done == optim.updates or stop_share > 0
+            due = done % run.checkpoint_every == 0 or ending
+            state = checkpoint_state(weights.copies, optimizer) if due else None
             if main:
                 assert lines is not None
                 record = {"step": done, "loss": loss_value, "lr": lr_at(step, optim), "grad_norm": norm_value,
@@ -219,8 +245,8 @@ def _loop(
                 if on_step:
                     on_step(record)
                 # After the metrics: a kill between the two costs a checkpoint, never a line.
-                if done % run.checkpoint_every == 0 or ending:
-                    save_checkpoint(folder, run, done, weights, optimizer)
+                if state:
+                    save_checkpoint(folder, run, done, *state)
             accelerator.log({"loss": loss_value, "lr": lr_at(step, optim), "grad_norm": norm_value}, step=done)
             if ending:
                 break
@@ -261,13 +287,101 @@ def make_accelerator(report_to: str | None, folder: Path) -> Accelerator:
 
 def load_arm(run: Run, device: str) -> Arm:
     """The run's backbone with a fresh LoRA attached, on a device such as "cpu" or "cuda:0"."""
-    module = adapters.family(run.family)
-    flavour = adapters.base.flavour(module, run.flavour)
-    dtype = "bfloat16" if use_bf16(run, torch.device(device)) else "float32"
-    torch.manual_seed(named_seed("load", run.seed))
-    arm: Arm = module.load(flavour, run.arm_options(), init=run.init, seed=run.seed, device=device, dtype=dtype)
-    arm.attach(run.lora, run.seed)
-    return arm
+    return Resident().arm(run, device)
+
+
+class Resident:
+    """A backbone that stays in memory between runs: loading is most of a short trial. A run that wants another one, or the same
+    asked otherwise, has it loaded in its place."""
+
+    def __init__(self) -> None:
+        self._arm: Arm | None = None
+        self._key: tuple[Any, ...] = ()
+
+    def arm(self, run: Run, device: str) -> Arm:
+        """The run's backbone with a fresh LoRA attached."""
+        module = adapters.family(run.family)
+        flavour = adapters.base.flavour(module, run.flavour)
+        dtype = "bfloat16" if use_bf16(run, torch.device(device)) else "float32"
+        # The seed names the backbone's weights where those are drawn, and else nothing of it.
+        seed = run.seed if run.init == "random" or not flavour.base else None
+        options = json.dumps(config.to_dict(run)["options"], sort_keys=True)
+        # What was compiled or checkpointed stays so; what was sharded is not used again.
+        key = (run.family, run.flavour, run.init, seed, run.quantise, options, device, dtype, run.speed)
+        torch.manual_seed(named_seed("load", run.seed))
+        if self._arm is None or self._key != key:
+            self._arm = None  # lets go of the old one first
+            arm: Arm = module.load(flavour, run.arm_options(), init=run.init, seed=run.seed, device=device, dtype=dtype)
+            if run.quantise != "none":
+                speed.quantise(arm.model, run.quantise)
+        else:
+            arm = self._arm
+            arm.detach()
+        self._arm, self._key = (None, ()) if run.speed.shard else (arm, key)
+        arm.attach(run.lora, run.seed)
+        return arm
+
+
+def refuse_impossible(run: Run, sharded: bool) -> None:
+    """Refuse settings that contradict each other."""
+    if sharded and run.preview_every:
+        raise UserError("speed.shard: sharded weights draw no previews; set preview_every: 0 and predict afterwards.")
+    if sharded and run.quantise != "none":
+        raise UserError("speed.shard: quantised weights cannot be sharded; set quantise: none, or speed.shard: false.")
+
+
+def compute_ahead(run: Run, accelerator: Accelerator, arm: Arm, samples: Sequence[Any]) -> None:
+    """Latents and the like, once a sample; many processes share the work."""
+    mine = samples[accelerator.process_index :: accelerator.num_processes]
+    with progress(f"{run.name}: latents", len(mine), 0, accelerator.is_main_process and len(mine) > 100) as show:
+        arm.prepare(mine, lambda done: show(done, None, ""))
+    accelerator.wait_for_everyone()
+
+
+def make_room(
+    run: Run,
+    accelerator: Accelerator,
+    arm: Arm,
+    samples: Sequence[Any],
+    autocast: Callable[[], Any],
+    sharded: bool,
+) -> int | None:
+    """The micro-batch: the run's own, or on a GPU the largest that fits, of the longest samples. Only where not even one example
+    fits are activations computed twice. The effective batch stays what it is."""
+    wanted, device = run.speed.checkpointing, accelerator.device
+    if wanted == "on":
+        speed.checkpoint_blocks(arm.model)
+    share = run.optim.batch // accelerator.num_processes
+    # one device cannot hold what has to be sharded: nothing can be tried on it
+    if run.optim.micro_batch or sharded or not speed.worth_fitting(device):
+        return run.optim.micro_batch
+    shares(run.optim.batch, None, 0, accelerator.num_processes)  # refuses a batch that cannot be shared
+    most = speed.longest(samples)
+
+    def attempt(micro: int) -> None:
+        batch = arm.collate([most[i % len(most)] for i in range(micro)], [0] * micro)
+        arm.model.train()
+        try:
+            with autocast():
+                loss = arm.loss(batch)
+            loss.backward()
+        finally:
+            arm.model.zero_grad(set_to_none=True)
+
+    micro = speed.fitting(attempt, share)
+    if micro is None and wanted == "auto":
+        speed.checkpoint_blocks(arm.model)
+        micro = speed.fitting(attempt, share)
+    fits = torch.tensor([micro or 0], device=device)
+    micro = int(accelerator.gather(fits).min())
+    if not micro:
+        raise UserError(
+            "Not even one example fits into this device's memory. Set quantise: nf4, or a smaller options.pixels; "
+            "`vdmreason doctor --config` says what would fit."
+        )
+    if micro < share:
+        accelerator.print(f"{run.name}: micro-batches of {micro}, {share // micro} an update", file=sys.stderr)
+    return micro
 
 
 def use_bf16(run: Run, device: torch.device) -> bool:
@@ -307,17 +421,26 @@ def _pen(accelerator: Accelerator, folder: Path, run: Run) -> Iterator[jobs.Work
 # Checkpoints: checkpoints/step-000100/{lora,optimizer}.safetensors and trainer.json
 
 
-def save_checkpoint(
-    folder: Path, run: Run, step: int, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
-) -> None:
-    """Write a checkpoint whole or not at all, then drop all but the last two."""
+Tensors = dict[str, torch.Tensor]
+
+
+def checkpoint_state(weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> tuple[Tensors, Tensors]:
+    """The weights and the optimiser's state, whole and on the CPU; where they are sharded all processes have to ask."""
+
+    def kept(value: Any) -> torch.Tensor:
+        return speed.whole(torch.as_tensor(value)).detach().cpu().contiguous().clone()
+
     names = list(weights)
     flat = {}  # "exp_avg.<weight>", "exp_avg_sq.<weight>", "step.<weight>"
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
-            flat[f"{key}.{names[index]}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
+            flat[f"{key}.{names[index]}"] = kept(value)
+    return {name: kept(value) for name, value in weights.items()}, flat
+
+
+def save_checkpoint(folder: Path, run: Run, step: int, tensors: Tensors, flat: Tensors) -> None:
+    """Write a checkpoint (`checkpoint_state`) whole or not at all, then drop all but the last two."""
     with store.new_folder(folder / "checkpoints" / f"step-{step:06d}") as new:
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
         save_file(tensors, new / "lora.safetensors", {"format": "pt"})
         save_file(flat, new / "optimizer.safetensors", {"format": "pt"})
         (new / "trainer.json").write_text(json.dumps({"step": step, "id": run.id}), encoding="utf-8")
@@ -343,13 +466,16 @@ def restore_checkpoint(
     if facts["id"] != run.id or {k: v.shape for k, v in lora.items()} != {k: v.shape for k, v in weights.items()}:
         raise UserError(f"{newest}: belongs to another run. Delete that folder{before}.")
 
-    with torch.no_grad():
-        for name, value in weights.items():
-            value.copy_(lora[name])
+    for name, value in weights.items():
+        speed.fill(value, lora[name])
     names = list(weights)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in flat.items():
         kind, _, name = key.partition(".")
+        if value.shape == weights[name].shape:  # sharded as the weight is, on however many processes
+            like = torch.empty_like(weights[name])
+            speed.fill(like, value)
+            value = like
         state.setdefault(names.index(name), {})[kind] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(facts["step"])

@@ -1,0 +1,308 @@
+"""Faster and smaller, and still the same training: every trick of `vdmreason.speed` against the plain way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_family
+import pytest
+import torch
+from test_train import CODE, ENV, free_port, metrics, run_of, same, weights
+from torch import nn
+
+import tasks
+from adapters.base import Lora
+from tasks.base import UserError
+from vdmreason import config, speed, train
+from vdmreason.config import Run
+
+FAMILIES = ["cogvideox", "causal_lm"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fakes(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with fake_family.installed(), pytest.MonkeyPatch.context() as patch:
+        cache = str(tmp_path_factory.mktemp("cache"))
+        patch.setenv("VDMREASON_CACHE", cache)
+        patch.setitem(ENV, "VDMREASON_CACHE", cache)
+        yield
+    torch.set_num_threads(threads)
+
+
+def real(family: str, updates: int = 4, **changes: object) -> Run:
+    plain = {"schedule": "constant", "lr": 1e-3, "batch": 4}
+    lora = {"dropout": 0.0, **changes.pop("lora", {})}  # type: ignore[dict-item]
+    return run_of(family, updates=updates, lora=lora, optim=plain, **changes)
+
+
+def step(arm, examples) -> tuple[float, dict[str, torch.Tensor]]:  # type: ignore[no-untyped-def]
+    """Loss and gradients of one batch."""
+    samples = [arm.frame(e) for e in examples]
+    arm.model.train()
+    loss = arm.loss(arm.collate(samples, range(len(samples))))
+    loss.backward()
+    grads = {name: p.grad.clone() for name, p in arm.trainable().items()}
+    arm.model.zero_grad()
+    return loss.item(), grads
+
+
+def arm_of(run: Run):  # type: ignore[no-untyped-def]
+    arm = train.load_arm(run, "cpu")
+    generator = torch.Generator().manual_seed(1)
+    for p in arm.trainable().values():  # B is zero at first, and then A has no gradient
+        nn.init.normal_(p, std=0.05, generator=generator)
+    return arm
+
+
+EXAMPLES = tasks.examples("life/B3S23", "train", 3, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Precision
+
+
+def test_masters_keep_what_bf16_would_lose() -> None:
+    """A thousand steps of a thousandth of what bf16 can tell apart at 1 move a master by one; the weight follows."""
+    weight = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    masters = speed.Masters({"w": weight})
+    optimizer = torch.optim.SGD(masters.copies.values(), lr=1.0)
+    for _ in range(1000):
+        weight.grad = torch.full_like(weight, 1e-3)
+        masters.take_gradients()
+        optimizer.step()
+        masters.give()
+    assert weight.dtype == torch.bfloat16 and weight.abs().max() < 0.01
+    assert masters.copies["w"].dtype == torch.float32
+
+
+def test_fp32_weights_are_their_own_masters() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    assert speed.Masters({"w": weight}).copies["w"] is weight
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bf16_adapters_learn_through_fp32_masters_and_resume_to_the_bit(tmp_path: Path, family: str) -> None:
+    run = real(family, 6, precision="bf16", checkpoint_every=3)
+    arm = train.train(run, tmp_path / "whole")
+    assert {p.dtype for p in arm.trainable().values()} == {torch.bfloat16}
+    kept = weights_of(tmp_path / "whole")
+    assert {v.dtype for v in kept.values()} == {torch.float32}
+    assert any(not torch.equal(v, v.bfloat16().float()) for v in kept.values())
+    for part in (3, None):
+        train.train(run, tmp_path / "parts", stop=lambda part=part: part == len(metrics(tmp_path / "parts")) + 1)
+    assert same(weights_of(tmp_path / "parts"), kept) and same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Those of the last checkpoint, as the optimiser has them."""
+    from safetensors.torch import load_file
+
+    from vdmreason import store
+
+    return load_file(store.checkpoints(folder)[-1] / "lora.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Blocks
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_block_is_found_once(family: str) -> None:
+    arm = train.load_arm(real(family), "cpu")
+    names = [type(block).__name__ for block in speed.blocks(arm.model)]
+    assert names.count(max(set(names), key=names.count)) == 2  # tiny ones have two layers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_computing_twice_changes_nothing_and_keeps_less(family: str) -> None:
+    run = real(family)
+    plain, checkpointed = arm_of(run), arm_of(run)
+    speed.checkpoint_blocks(checkpointed.model)
+    bytes_kept = []
+    found = []
+    for arm in (plain, checkpointed):
+        kept = [0]
+
+        def pack(x: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept[0] += x.numel() * x.element_size()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            found.append(step(arm, EXAMPLES))
+        bytes_kept.append(kept[0])
+    (loss, grads), (other, others) = found
+    assert loss == pytest.approx(other, rel=1e-6) and bytes_kept[1] < 0.8 * bytes_kept[0]
+    assert all(torch.allclose(grads[n], others[n], rtol=1e-4, atol=1e-7) for n in grads)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_blocks_compute_the_same(family: str) -> None:
+    """Through the compiler's capture and its backward; not to machine code, which takes a CPU a minute."""
+    run = real(family)
+    plain, compiled = arm_of(run), arm_of(run)
+    assert speed.compile_blocks(compiled.model, "aot_eager") >= 2
+    (loss, grads), (other, others) = step(plain, EXAMPLES), step(compiled, EXAMPLES)
+    assert loss == pytest.approx(other, rel=1e-6)
+    assert all(torch.allclose(grads[n], others[n], rtol=1e-4, atol=1e-7) for n in grads)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory
+
+
+def test_the_largest_micro_batch_that_fits_divides_the_share() -> None:
+    for share, room, expected in ((16, 16, 16), (16, 5, 4), (12, 7, 6), (7, 6, 1), (8, 0, None)):
+        tried = []
+
+        def attempt(micro: int, room: int = room, tried: list[int] = tried) -> None:
+            tried.append(micro)
+            if micro > room:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        assert speed.fitting(attempt, share) == expected
+        assert tried == sorted(tried, reverse=True)
+    with pytest.raises(RuntimeError, match="another"):
+        speed.fitting(lambda micro: (_ for _ in ()).throw(RuntimeError("another matter")), 4)
+
+
+def test_less_memory_is_the_same_run_in_smaller_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device with room for two: micro-batches of two, the batch of the run, and the losses of a device with room."""
+    run = real("causal_lm")
+    train.train(run, tmp_path / "roomy")
+    kind = type(train.load_arm(run, "cpu"))
+    loss = kind.loss
+
+    def scarce(self, batch):  # type: ignore[no-untyped-def]
+        if len(batch["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss(self, batch)
+
+    monkeypatch.setattr(kind, "loss", scarce)
+    monkeypatch.setattr(speed, "worth_fitting", lambda device: True)
+    train.train(run, tmp_path / "scarce")
+    for a, b in zip(metrics(tmp_path / "roomy"), metrics(tmp_path / "scarce"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+    def none(self, batch):  # type: ignore[no-untyped-def]
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(kind, "loss", none)
+    with pytest.raises(UserError, match="Not even one example fits"):
+        train.train(run, tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_quantised_base_is_close_smaller_and_frozen(tmp_path: Path, family: str, kind: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    plain, run = real(family), real(family, quantise=kind)
+    assert plain.id != run.id
+    whole, small = train.load_arm(plain, "cpu"), train.load_arm(run, "cpu")
+
+    def size(arm) -> int:  # type: ignore[no-untyped-def]
+        inside = [p for block in speed.blocks(arm.model) for n, p in block.named_parameters() if "lora_" not in n]
+        return sum(p.numel() * p.element_size() for p in inside)
+
+    assert size(small) < (0.5 if kind == "nf4" else 0.6) * size(whole)
+    samples = [whole.frame(e) for e in EXAMPLES]
+    losses = [arm.loss(arm.collate(samples, [0, 1, 2])).item() for arm in (whole, small)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.15) and losses[0] != losses[1]
+    assert small.trainable().keys() == whole.trainable().keys()
+    train.train(run, tmp_path)
+    assert metrics(tmp_path)[-1]["loss"] < metrics(tmp_path)[0]["loss"] * 1.5
+    again = train.load_arm(run, "cpu")
+    again.restore(tmp_path / "adapter")
+    with pytest.raises(UserError, match="other weights"):
+        whole.restore(tmp_path / "adapter")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One backbone for many runs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_resident_backbone_gives_what_a_fresh_one_gives(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [real(family, 3, n=n, lora={"rank": rank}) for n, rank in ((4, 2), (6, 3), (4, 2))]
+    for i, run in enumerate(runs):
+        train.train(run, tmp_path / f"fresh{i}")
+    import adapters
+
+    module, loads = adapters.family(family), []
+    load = module.load
+    monkeypatch.setattr(module, "load", lambda *a, **k: loads.append(1) or load(*a, **k))
+    resident = train.Resident()
+    for i, run in enumerate(runs):
+        train.train(run, tmp_path / f"resident{i}", resident=resident)
+        assert same(weights(tmp_path / f"fresh{i}"), weights(tmp_path / f"resident{i}"))
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_detach_leaves_the_backbone_as_it_was(family: str) -> None:
+    run = real(family)
+    arm = train.load_arm(run, "cpu")
+    before = {k.replace(".base_layer", ""): v.clone() for k, v in arm.model.state_dict().items() if "lora_" not in k}
+    step(arm, EXAMPLES)
+    arm.detach()
+    after = arm.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[k], v) for k, v in before.items())
+    arm.attach(Lora(rank=5), 3)
+    assert len(arm.trainable()) > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sharded over processes
+
+
+def launch(processes: int, run: Run, folder: Path, *extra: str) -> None:
+    config_file = folder.with_suffix(".yaml")
+    config_file.write_text(config.to_yaml(run))
+    script = folder.with_suffix(".py")
+    script.write_text(CODE)
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    words += ["--main_process_port", str(free_port()), str(script), str(config_file), str(folder), "0"]
+    done = subprocess.run(words, env={**ENV, **os.environ, **ENV}, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sharded_over_two_processes_is_the_run_of_one(tmp_path: Path, family: str) -> None:
+    """FSDP2: the same losses; saved under two processes it goes on under one, and the other way round."""
+    import shutil
+
+    run = real(family, 6, checkpoint_every=3, speed={"shard": True})
+    train.train(run, tmp_path / "one")
+    launch(2, run, tmp_path / "two")
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [r["step"] for r in two] == list(range(1, 7))
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-4), a["step"]
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-3), a["step"]
+    for name in weights(tmp_path / "one"):
+        assert torch.allclose(weights(tmp_path / "one")[name], weights(tmp_path / "two")[name], atol=2e-4)
+
+    for source, processes in (("two", 1), ("one", 2)):
+        folder = tmp_path / f"{source}-on-{processes}"
+        shutil.copytree(tmp_path / source, folder)
+        for done in ("adapter", "checkpoints/step-000006"):
+            shutil.rmtree(folder / done)
+        if processes == 1:
+            train.train(run, folder)
+        else:
+            launch(2, run, folder)
+        for a, b in zip(one, metrics(folder), strict=True):
+            assert a["loss"] == pytest.approx(b["loss"], rel=3e-4), (source, a["step"])
+
+
+def test_what_cannot_be_sharded_is_one_line() -> None:
+    for changes, said in (({"preview_every": 2}, "preview_every: 0"), ({"quantise": "nf4"}, "quantise: none")):
+        with pytest.raises(UserError, match=said):
+            train.refuse_impossible(real("causal_lm", speed={"shard": True}, **changes), sharded=True)

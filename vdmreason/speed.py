@@ -1,0 +1,206 @@
+"""What makes a training fast and small, for any arm alike: nothing here knows a family, and nothing changes what is computed
+beyond rounding (but `quantise`, which is a key of its own for that reason).
+
+Blocks are the modules that a library names as its smallest whole ones (`_no_split_modules`): what is compiled, checkpointed and
+sharded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from torch import Tensor, nn
+
+from tasks.base import UserError
+
+# In the order of preference on a GPU: torch's own first choice is the slower one on Hopper.
+ATTENTION = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The model's blocks, outermost first; none where its library names none."""
+    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    found: list[nn.Module] = []
+    for module in model.modules():
+        if type(module).__name__ in names and not any(module is inner for outer in found for inner in outer.modules()):
+            found.append(module)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights
+
+
+class Masters:
+    """fp32 copies of the trained weights, which the optimiser updates. The model computes with its own precision: an update of
+    1e-4 of a weight is lost in bf16, and fp32 adapters in a bf16 model make every one of their inputs fp32.
+
+    Weights that are fp32 are their own masters.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
+        self.weights = weights
+        self.copies = {
+            name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for name, p in weights.items()
+        }
+
+    def take_gradients(self) -> None:
+        """Move the gradients of the weights to their masters."""
+        for name, p in self.weights.items():
+            if self.copies[name] is not p and p.grad is not None:
+                self.copies[name].grad, p.grad = p.grad.float(), None
+
+    @torch.no_grad()
+    def give(self) -> None:
+        """Round the masters into the weights."""
+        for name, p in self.weights.items():
+            if self.copies[name] is not p:
+                p.copy_(self.copies[name])
+
+    def clip(self, most: float) -> Tensor:
+        """Clip the gradients to a norm of `most`; the norm before."""
+        norm = nn.utils.clip_grad_norm_(list(self.copies.values()), most)
+        return whole(norm)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be sharded over processes, whole. All processes have to ask."""
+    gather = getattr(value, "full_tensor", None)
+    return gather() if gather else value
+
+
+@torch.no_grad()
+def fill(value: Tensor, whole_value: Tensor) -> None:
+    """Write a whole tensor into one that may be sharded."""
+    if hasattr(value, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        whole_value = distribute_tensor(
+            whole_value.to(value.device, value.dtype),
+            value.device_mesh,
+            value.placements,
+        )
+    value.copy_(whole_value)
+
+
+def shard(module: nn.Module) -> nn.Module:
+    """FSDP2: every process keeps its part of each block's weights and fetches the rest when the block is at work."""
+    from torch.distributed.fsdp import fully_shard
+
+    for block in blocks(module):
+        fully_shard(block)
+    return fully_shard(module)  # type: ignore[no-any-return]
+
+
+KINDS = {"nf4": ("Linear4bit", "Params4bit"), "int8": ("Linear8bitLt", "Int8Params")}
+
+
+def quantise(model: nn.Module, kind: str) -> None:
+    """Replace the linear layers of the model's blocks by 4-bit (NF4, Dettmers et al. 2023) or 8-bit ones, frozen; peft knows how
+    to put a LoRA on them. Before `attach`. Raises UserError where bitsandbytes is not installed or there are no blocks."""
+    try:
+        import bitsandbytes as bnb
+    except ImportError as error:
+        raise UserError(f"quantise: {kind} needs bitsandbytes. Install it with: pip install bitsandbytes") from error
+    inside = blocks(model)
+    if not inside:
+        raise UserError("quantise: this backbone names no blocks to quantise. Set quantise: none.")
+    for block in inside:
+        for name, layer in list(block.named_modules()):
+            if type(layer) is nn.Linear:
+                parent = block.get_submodule(name.rpartition(".")[0])
+                setattr(parent, name.rpartition(".")[2], _quantised(layer, kind, bnb))
+    # by these peft knows what it meets
+    model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"  # type: ignore[assignment]
+
+
+def _quantised(layer: nn.Linear, kind: str, bnb: Any) -> nn.Module:
+    weight, bias, device = layer.weight.data, layer.bias, layer.weight.device
+    if kind == "nf4":
+        made = bnb.nn.Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            bias=bias is not None,
+            compute_dtype=weight.dtype,
+            quant_type="nf4",
+        )
+        made.weight = bnb.nn.Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4")
+    else:
+        made = bnb.nn.Linear8bitLt(layer.in_features, layer.out_features, bias=bias is not None, has_fp16_weights=False)
+        made.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+    made.bias = bias
+    return made.to(device)  # type: ignore[no-any-return]  # quantised on the way
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory
+
+
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Keep of each block its input alone and compute the rest again on the way back: a third more work, a tenth of the memory."""
+    for part in model.modules():  # transformers, by its newer name and the older
+        for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+            if hasattr(part, name):
+                getattr(part, name)({"use_reentrant": False})
+                return
+    for part in model.modules():
+        if getattr(part, "_supports_gradient_checkpointing", False):  # diffusers
+            part.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def fitting(attempt: Callable[[int], None], share: int) -> int | None:
+    """The largest micro-batch that divides `share` and with which `attempt(micro)` finds room; None: not even 1."""
+    micro = share
+    while micro:
+        try:
+            attempt(micro)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        else:
+            return micro
+        finally:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        micro = max((size for size in range(1, micro) if share % size == 0), default=0)
+    return None
+
+
+def worth_fitting(device: torch.device) -> bool:
+    """Whether memory is so scarce that a look ahead pays: on a GPU."""
+    return device.type == "cuda"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kernels
+
+
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
+    """Compile each block by itself: the same code serves all of them. The number of blocks."""
+    found = blocks(model)
+    for block in found:
+        block.compile(backend=backend)
+    return len(found)
+
+
+@contextlib.contextmanager
+def best_attention(device: torch.device) -> Iterator[None]:
+    """On a GPU, attention by the fastest kernel that can do it."""
+    if device.type != "cuda":
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel([getattr(SDPBackend, name) for name in ATTENTION], set_priority=True):
+        yield
+
+
+def longest(samples: Sequence[Any]) -> list[Any]:
+    """Samples, the one that takes most memory first."""
+    return sorted(samples, key=lambda s: getattr(s.wanted, "nbytes", None) or len(s.wanted or ""), reverse=True)
