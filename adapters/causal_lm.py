@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapters.base import Flavour, Lazy, Sample, load_errors
-from adapters.language import IGNORED, INSTRUCTION, TARGETS, LanguageArm, answer_nll, check, mean_of_means
+from adapters.language import IGNORED, INSTRUCTION, TARGETS, ZOO, LanguageArm, answer_nll, check, mean_of_means
 from tasks.base import Example, UserError, suggest
 from tasks.text import write
 
@@ -28,7 +27,6 @@ else:
     torch, transformers = Lazy("torch"), Lazy("transformers")
 
 ARM = "language"
-ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "causal_lm"
 PROMPTS = ("auto", "chat", "plain")
 
 _SMALL = {"optim.lr": 5e-3, "optim.schedule": "cosine"}

@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 else:
     torch, transformers = Lazy("torch"), Lazy("transformers")
 
+ZOO = (
+    Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "causal_lm"
+)  # the small model; its tokenizer serves all
 IGNORED = -100  # the label of a token that is not learned
 INSTRUCTION = "Answer with a JSON array and nothing else."
 TARGETS = {
@@ -317,10 +321,10 @@ def sampling(options: Writing, seeds: Sequence[int]) -> list[Any]:
         steps.append(transformers.TopKLogitsWarper(options.top_k))
     if options.top_p < 1:
         steps.append(transformers.TopPLogitsWarper(options.top_p))
-    return [*steps, Drawn(seeds)]
+    return [*steps, Gumbel(seeds)]
 
 
-class Drawn:
+class Gumbel:
     """A logits processor: adds Gumbel noise, so that the greatest logit is a sample. Each row draws from its own seed, so an
     answer does not depend on what else is in the batch."""
 

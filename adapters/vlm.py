@@ -1,0 +1,333 @@
+"""Vision-language models, Gemma 3 and Qwen3-VL and their kind: the puzzle as text, as a picture, or both; the answer as text.
+
+The paper asks with one whether it is the picture that helps a video model: the same question is shown as JSON, as the
+picture that the video arms see, or as both, and the answer is always a JSON array. The loss is on its tokens only. LoRA
+lies on the language model's layers; the vision tower stays as it was pretrained, as the video arms' autoencoder does.
+
+The paper gives no settings for its Gemma; here it learns and answers as its language models (table 6 there). As with them,
+`temperature: 0` is greedy, for a headline that does not roll dice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from adapters.base import Flavour, Lazy, Sample, load_errors
+from adapters.language import IGNORED, INSTRUCTION, TARGETS, ZOO, LanguageArm, answer_nll, check, mean_of_means
+from adapters.pictures import question
+from tasks.base import Example, UserError, suggest
+from tasks.render import STYLES
+from tasks.text import write
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+    from torch import Tensor
+else:
+    torch, transformers = Lazy("torch"), Lazy("transformers")
+
+ARM = "language"
+SHOWN = ("text", "image", "both")
+
+_TINY = {"optim.lr": 5e-3, "optim.schedule": "cosine", "options.style": "video-8"}
+_PUBLISHED = {
+    "optim.lr": 2e-4,
+    "optim.schedule": "linear",
+    "optim.warmup": 5,
+    "optim.weight_decay": 0.01,
+    "optim.batch": 8,
+    "optim.micro_batch": 1,
+    "lora.rank": 32,
+    "lora.alpha": 32,
+    "options.temperature": 0.7,
+    "options.top_p": 0.8,
+    "options.top_k": 20,
+    "options.max_new_tokens": 4096,
+}
+FLAVOURS = {
+    "tiny": Flavour("tiny", "", "Gemma 3's real classes with random weights, for tests", 146_720, False, _TINY),
+    "google/gemma-3-4b-it": Flavour(
+        "google/gemma-3-4b-it",
+        "google/gemma-3-4b-it",
+        "the paper's vision-language model; its licence has to be accepted on the hub",
+        4_300_079_472,
+        True,
+        # It sees every picture at 896 x 896: drawn near that size, cells are hardly resampled.
+        {**_PUBLISHED, "options.pixels": 896},
+    ),
+    "Qwen/Qwen3-VL-4B-Instruct": Flavour(
+        "Qwen/Qwen3-VL-4B-Instruct",
+        "Qwen/Qwen3-VL-4B-Instruct",
+        "sees pictures at their own size; 32 pixels are a token, so a cell is one",
+        4_437_815_808,
+        True,
+        {**_PUBLISHED, "options.style": "video-32"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the puzzle is shown and text becomes an answer."""
+
+    shown: str = "both"  # text (JSON, as the language models get it) | image (as the video models get it) | both
+    style: str = "video-16"  # how a grid is drawn
+    pixels: int = 0  # >0: enlarge cells in whole steps until the longer side comes nearest to this
+    canvas: tuple[int, int] | None = None  # a fixed picture size in cells
+    constrained: bool = False  # only let through what is a grid that fits on the canvas
+    max_new_tokens: int | None = None  # none: as many as the largest grid on the canvas needs
+    temperature: float = 0.0  # 0: greedy; above, sampled, each answer from its own seed
+    top_p: float = 1.0  # sampled answers only: from the fewest likeliest tokens that hold this share; 1: from all
+    top_k: int = 0  # sampled answers only: from the k likeliest tokens; 0: from all
+    batch: int = 16  # answers generated at once
+    loss_chunk: int = 1024  # answer tokens whose logits are in memory at once
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.shown, SHOWN), (self.style, tuple(STYLES))):
+            if value not in known:
+                raise UserError(f"Unknown choice '{value}'.{suggest(value, known)} One of: {', '.join(known)}.")
+        check(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What the arm is asked: the question's JSON, its picture, or both. The canvas, which is public, tells how large the
+    picture is and bounds how long an answer gets."""
+
+    text: str  # "" where only the picture is shown
+    picture: np.ndarray | None  # uint8 (H, W, 3)
+    canvas: tuple[int, int]  # (rows, cols)
+
+    def __str__(self) -> str:
+        if self.picture is None:
+            return self.text
+        height, width = self.picture.shape[:2]
+        return f"(a picture of {height} x {width} pixels)" + (f"\n{self.text}" if self.text else "")
+
+
+def frame(example: Example, options: Options) -> Sample:
+    """`given`: a Question. `wanted`: the answer's JSON text."""
+    text = "" if options.shown == "image" else write(example.question)
+    picture = None if options.shown == "text" else question(example, options).picture
+    return Sample(Question(text, picture, example.canvas), write(example.answer), example.key)
+
+
+def load(
+    flavour: Flavour,
+    options: Options,
+    *,
+    init: str = "pretrained",
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> VLM:
+    """Load processor and model from a hub id or a folder. `init="random"` draws all of the model's weights anew from `seed`
+    (`drawn`) and keeps the processor. Raises UserError, in one line, for what a person can mend."""
+    kind = getattr(torch, dtype)
+    if not flavour.base:
+        processor, config = tiny()
+        return VLM(drawn(config, seed, kind).to(device), processor, options)
+    base = flavour.base
+    model: Any
+    with load_errors(base):
+        config = transformers.AutoConfig.from_pretrained(base, trust_remote_code=False)
+        processor = processor_of(base, config)
+        if init == "pretrained":
+            model = transformers.AutoModelForImageTextToText.from_pretrained(
+                base, dtype=kind, use_safetensors=True, trust_remote_code=False
+            )
+        else:
+            text = config.get_text_config()
+            text.initializer_range = (
+                text.hidden_size**-0.5
+            )  # as causal_lm draws, so that a LoRA can make an answer likely
+            model = drawn(config, seed, kind)
+    return VLM(model.to(device), processor, options)
+
+
+def drawn(config: Any, seed: int, kind: torch.dtype) -> Any:
+    """Random weights from `seed`. Gemma's own draw leaves the way from the vision tower into the language model at zero, for
+    pretraining to open; a control that is blind would say nothing, so such a matrix is drawn too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=kind, trust_remote_code=False)
+        for weight in model.parameters():
+            if weight.ndim == 2 and not weight.any():
+                torch.nn.init.normal_(weight, std=weight.shape[0] ** -0.5)
+    return model
+
+
+def processor_of(base: str, config: Any) -> Any:
+    """The model's own processor. Without torchvision, one that leaves out videos: they need it, pictures do not."""
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.utils import is_torchvision_available
+
+    if is_torchvision_available() or type(config) not in PROCESSOR_MAPPING:
+        return transformers.AutoProcessor.from_pretrained(base, trust_remote_code=False)
+    return pictures_only(PROCESSOR_MAPPING[type(config)]).from_pretrained(base, trust_remote_code=False)
+
+
+def pictures_only(kind: Any) -> Any:
+    """A processor's class without its part for videos."""
+
+    class Pictures(kind):  # type: ignore[misc]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in super().get_attributes() if name != "video_processor"]
+
+    Pictures.__name__ = kind.__name__  # the name that is saved, and looked up when loaded
+    return Pictures
+
+
+def tiny() -> tuple[Any, Any]:
+    """(processor, config) of a Gemma 3 that a CPU trains in seconds: the small language model's tokenizer, pictures of 64 x 64
+    pixels in 64 tokens, two layers of width 64."""
+    tokens = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(ZOO, extra_special_tokens=tokens, trust_remote_code=False)
+    side, patch = 64, 8
+    processor = transformers.Gemma3Processor(
+        image_processor=transformers.Gemma3ImageProcessorPil(size={"height": side, "width": side}),
+        tokenizer=tokenizer,
+        image_seq_length=(side // patch) ** 2,
+        chat_template=_TEMPLATE,
+    )
+    config = transformers.Gemma3Config(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "initializer_range": 0.25,  # a width of 64 needs it to tell 1000 tokens apart
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": None,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": side,
+            "patch_size": patch,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=(side // patch) ** 2,
+        image_token_id=tokenizer.image_token_id,
+        boi_token_index=tokenizer.boi_token_id,
+        eoi_token_index=tokenizer.eoi_token_id,
+    )
+    return processor, config
+
+
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<start_of_image>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class VLM(LanguageArm):
+    def __init__(self, model: Any, processor: Any, options: Options) -> None:
+        super().__init__(model, processor.tokenizer, options)
+        self.processor = processor
+        self.template = processor.chat_template or processor.tokenizer.chat_template
+        if not self.template:
+            raise UserError("This model has no chat template, so it cannot be shown a picture. Take an instruct model.")
+        self.targets = targets_of(model)
+
+    def conventions(self) -> dict[str, Any]:
+        o = self.options
+        drawn = {} if o.shown == "text" else {"style": o.style}
+        return {"shown": o.shown, "instruction": INSTRUCTION, **drawn}
+
+    def frame(self, example: Example) -> Sample:
+        return frame(example, self.options)
+
+    def prompt(self, given: Question) -> str:
+        """What the model is shown, special tokens included; the picture is one token, which the processor widens."""
+        picture = [] if given.picture is None else [{"type": "image"}]
+        text = {"type": "text", "text": f"{INSTRUCTION}\n{given.text}" if given.text else INSTRUCTION}
+        # by the tokenizer, which hands on to the template what it does not know itself: `enable_thinking` is for templates
+        # of models that would think aloud first; others ignore it
+        shown: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": [*picture, text]}],
+            chat_template=self.template,
+            add_generation_prompt=True,
+            tokenize=False,
+            enable_thinking=False,
+        )
+        return shown
+
+    def seen(self, given: Question) -> dict[str, Tensor]:
+        """The processor's tensors for one question: input_ids int64 (1, T), what else goes by token, and the picture's own."""
+        picture = {} if given.picture is None else {"images": [Image.fromarray(given.picture)]}
+        # the template has written the special tokens already
+        inputs = self.processor(text=[self.prompt(given)], **picture, add_special_tokens=False, return_tensors="pt")
+        return dict(inputs)
+
+    def joined(
+        self, seen: Sequence[Mapping[str, Tensor]], answers: Sequence[Sequence[int]], left: bool
+    ) -> dict[str, Tensor]:
+        """One batch. What goes by token gets room for the answer and is padded, by zeros but for input_ids; pictures follow
+        one another."""
+        length = max(s["input_ids"].shape[1] + len(a) for s, a in zip(seen, answers, strict=True))
+        batch = {}
+        for name in seen[0]:
+            parts = [s[name] for s in seen]
+            if parts[0].shape != seen[0]["input_ids"].shape:
+                batch[name] = torch.cat(parts)
+                continue
+            is_text = name == "input_ids"
+            rows = torch.full((len(seen), length), self.pad if is_text else 0)
+            for row, part, answer in zip(rows, parts, answers, strict=True):
+                whole = torch.cat([part[0], torch.tensor(answer if is_text else [0] * len(answer), dtype=torch.long)])
+                row[slice(length - len(whole), None) if left else slice(len(whole))] = whole
+            batch[name] = rows
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    # The verbs
+
+    def collate(self, samples: Sequence[Sample], seeds: Sequence[int]) -> dict[str, Tensor]:
+        """input_ids, labels int64 (B, T), padded on the right, and what the processor gives beside: by token (B, T), and the
+        pictures. Labels are -100 on prompt, picture and padding."""
+        seen = [self.seen(s.given) for s in samples]
+        answers = [self.answer_ids(s) for s in samples]
+        batch = self.joined(seen, answers, left=False)
+        del batch["attention_mask"]  # padding lies to the right, where a causal model cannot see it
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for row, one, answer in zip(labels, seen, answers, strict=True):
+            start = one["input_ids"].shape[1]
+            row[start : start + len(answer)] = torch.tensor(answer)
+        return {**batch, "labels": labels}
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Mean over samples of each sample's mean negative log likelihood of its answer's tokens, in fp32."""
+        labels = batch["labels"]
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        owner = (labels != IGNORED).nonzero()[:, 0]  # (N,)
+        nll = answer_nll(self.model, labels, self.options.loss_chunk, inputs)
+        return mean_of_means(nll, owner, len(labels))
+
+    def prepared(self, givens: Sequence[Question]) -> dict[str, Tensor]:
+        """The processor's tensors, those by token (B, T) and padded on the left."""
+        return self.joined([self.seen(given) for given in givens], [()] * len(givens), left=True)
+
+
+def targets_of(model: Any) -> dict[str, tuple[str, ...]]:
+    """The language model's linear layers by their full names: the vision tower's are called the same, and stay frozen."""
+    decoder = model.get_decoder()
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    names = [f"{prefix}.{name}" for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear)]
+    return {kind: tuple(n for n in names if n.rpartition(".")[2] in ends) for kind, ends in TARGETS.items()}
