@@ -151,14 +151,21 @@ def load(
 
 
 def drawn(config: Any, seed: int, kind: torch.dtype) -> Any:
-    """Random weights from `seed`. Gemma's own draw leaves the way from the vision tower into the language model at zero, for
-    pretraining to open; a control that is blind would say nothing, so such a matrix is drawn too."""
+    """Random weights from `seed`, drawn in fp32 so that they are the same in every precision.
+
+    Gemma's own draw leaves the way from the vision tower into the language model at zero, for pretraining to open. A control
+    that is blind would say nothing, so such a matrix is drawn too.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.AutoModelForImageTextToText.from_config(config, dtype=kind, trust_remote_code=False)
+        model = transformers.AutoModelForImageTextToText.from_config(
+            config, dtype=torch.float32, trust_remote_code=False
+        )
         for weight in model.parameters():
             if weight.ndim == 2 and not weight.any():
                 torch.nn.init.normal_(weight, std=weight.shape[0] ** -0.5)
+    for weight in model.parameters():  # and not `model.to`: positions and scales are kept in fp32, as in a loaded model
+        weight.data = weight.data.to(kind)
     return model
 
 
