@@ -6,8 +6,9 @@ here, and nothing here knows a family.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from adapters.base import Answer, Arm, Lazy, Sample, Watch, read_safetensors, sampled_answers
+from adapters.base import (
+    Answer,
+    Arm,
+    Cancelled,
+    Lazy,
+    Sample,
+    Watch,
+    read_safetensors,
+    sample_generator,
+    sampled_answers,
+)
 from adapters.kept import Kept, Values, cache_folder, content_of, key_of
 from adapters.pictures import Question, answer_picture, question, style_of
 from tasks.base import Example, UserError, suggest
@@ -95,14 +106,28 @@ def prompt_embedding(
 ) -> Tensor:
     """The neutral text's embedding: shipped with the backbone, or computed once by its text encoder, which `compute` loads and
     lets go. `how` is what else it depends on, such as the number of tokens."""
+    values = prompt_values(base, prompt, dtype, device, lambda: {"prompt_embeds": compute()}, *how)
+    return values["prompt_embeds"]
+
+
+def prompt_values(
+    base: str, prompt: str, dtype: str, device: str, compute: Callable[[], Values], *how: object
+) -> Values:
+    """The same with what belongs to the embedding, such as the mask of its tokens. Floats come in `dtype`."""
     kind = getattr(torch, dtype)
+
+    def as_kind(values: Values) -> Values:
+        return {name: v.to(kind) if v.is_floating_point() else v for name, v in values.items()}
+
     shipped = Path(base) / "neutral_prompt.safetensors"
     if shipped.exists():
-        return read_safetensors(shipped)["prompt_embeds"].to(device, kind)
-    kept, key = Kept(cache_folder() / "prompts"), key_of(prompt, base, _state_of(base), dtype, *how)
-    if not kept.get([key]):
-        kept.put({key: {"prompt_embeds": compute().to(kind)}})
-    return kept.get([key])[key]["prompt_embeds"].to(device)
+        found = as_kind(read_safetensors(shipped))
+    else:
+        kept, key = Kept(cache_folder() / "prompts"), key_of(prompt, base, _state_of(base), dtype, *how)
+        if not kept.get([key]):
+            kept.put({key: as_kind(compute())})
+        found = kept.get([key])[key]
+    return {name: v.to(device) for name, v in found.items()}
 
 
 def _state_of(base: str) -> list[tuple[str, int, int]]:
@@ -172,7 +197,14 @@ class ClipArm(Arm):
         return self._encoded(frames)[0]
 
     def _encoded(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
-        video = torch.from_numpy(frames).to(self.device).permute(0, 4, 1, 2, 3).to(self.dtype) / 127.5 - 1
+        return self.encode_video(self.as_video(frames))
+
+    def as_video(self, frames: np.ndarray) -> Tensor:
+        """uint8 (B, F, H, W, 3) -> (B, 3, F, H, W) in -1..1, as the VAE takes it."""
+        return torch.from_numpy(frames).to(self.device).permute(0, 4, 1, 2, 3).to(self.dtype) / 127.5 - 1
+
+    def encode_video(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """A video (B, 3, F, H, W) -> the posterior's mean and log variance (B, f, C, h, w), unscaled, fp32."""
         self.vae.to(self.device)
         with torch.no_grad(), two_at_least(video) as padded:
             mean, logvar = (z[: len(video)].permute(0, 2, 1, 3, 4).float() for z in self.posterior(padded))
@@ -281,6 +313,99 @@ class ClipArm(Arm):
                 else:
                     answers.append(self.answer(next(clips), sample.given))
         return answers
+
+
+class FlowArm(ClipArm):
+    """A clip arm whose model was trained by flow matching: at x = (1 - s) clean + s noise it predicts noise - clean, and it is
+    told the time 1000 s. A family adds `velocity`, and `scaled` with its inverse.
+
+    Some models get the picture as a first latent that is clean and at time 0 (`pinned`). What is learned and drawn is then only
+    what follows it; in the image control that is the answer's one latent, which is decoded alone.
+    """
+
+    scheduler: Any
+    pinned: bool = False
+    multiple: int = 16  # a picture's sides in pixels: whole tokens
+
+    def velocity(self, noisy: Tensor, told: Mapping[str, Tensor], t: Tensor) -> Tensor:
+        """What the model predicts at the free latents (B, f, C, h, w) and times t (B,) in 0..1000, fp32. `told` is what
+        `condition` gives."""
+        raise NotImplementedError
+
+    def schedule(self, shape: Sequence[int]) -> None:
+        """Set the scheduler's times for latents (f, C, h, w), the pinned one among them."""
+        self.scheduler.set_timesteps(self.options.steps)
+
+    def step(self, velocity: Tensor, t: Tensor, x: Tensor) -> Tensor:
+        """One step of the scheduler."""
+        stepped: Tensor = self.scheduler.step(velocity, t, x, return_dict=False)[0]
+        return stepped
+
+    def shown(self, z: Tensor, seeds: Sequence[int]) -> np.ndarray:
+        """Unscaled latents that were drawn, as clips. `seeds` are for a decoder that wants noise of its own."""
+        return self.decode(z)
+
+    # What all of them share
+
+    @property
+    def first(self) -> int:
+        """How many of a clip's latents the picture takes: they are given, not drawn."""
+        return int(self.pinned and self.options.transition != "image")
+
+    def frame(self, example: Example) -> Sample:
+        sample = super().frame(example)
+        height, width = sample.given.picture.shape[:2]
+        if height % self.multiple or width % self.multiple:
+            fits = [name for name, style in STYLES.items() if style.cell % self.multiple == 0 and not style.line]
+            raise UserError(
+                f"A picture of {height} x {width} pixels: this backbone takes multiples of {self.multiple}. "
+                f"Set options.style to {' or '.join(fits)}."
+            )
+        return sample
+
+    def collate(self, samples: Sequence[Sample], seeds: Sequence[int]) -> dict[str, Tensor]:
+        """z and noise (B, f, C, h, w) fp32, of the free latents; t (B,) in 0..1000; and the condition's tensors by name."""
+        values = self.latents_of(samples)
+        generators = [sample_generator(seed) for seed in seeds]
+        t = torch.cat([self.training_times(torch.rand(1, generator=g)) for g in generators])
+        noise = torch.stack([torch.randn(values[0]["mean"].shape, generator=g) for g in generators])
+        z = self.clean(values, generators)
+        told = {name: torch.stack([v[name] for v in values]) for name in values[0] if name not in ("mean", "logvar")}
+        batch = {**told, "z": z[:, self.first :], "noise": noise[:, self.first :], "t": t}
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    def training_times(self, u: Tensor) -> Tensor:
+        """Uniform u in 0..1 -> times in 0..1000, shifted towards noise (Esser et al. 2024, eq. 23)."""
+        shift = self.options.shift
+        return shift * u / (1 + (shift - 1) * u) * 1000
+
+    def loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """MSE on the velocity noise - clean of the free latents, in fp32."""
+        z, noise, t = batch["z"], batch["noise"], batch["t"]
+        s = (t / 1000)[:, None, None, None, None]
+        return (self.velocity((1 - s) * z + s * noise, batch, t) - (noise - z)).square().mean()
+
+    def sample(self, images: np.ndarray, seeds: Sequence[int], watch: Watch | None = None) -> np.ndarray:
+        """uint8 pictures (B, H, W, 3) -> uint8 clips (B, F, H, W, 3)."""
+        told = {name: value.to(self.device) for name, value in self.condition(images).items()}
+        picture = told["image"]  # (B, C, h, w)
+        frames = 1 if self.options.transition == "image" else self.options.frames
+        shape = ((frames - 1) // self.options.every + 1, *picture.shape[1:])
+        noise = torch.stack([torch.randn(shape, generator=sample_generator(s)) for s in seeds]).to(self.device)
+        x = noise[:, self.first :]
+
+        def clip_of(x: Tensor) -> np.ndarray:
+            return self.shown(torch.cat([picture[:, None][:, : self.first], self.unscaled(x)], 1), seeds)
+
+        self.schedule(shape)
+        for step, t in enumerate(self.scheduler.timesteps):
+            with torch.no_grad():
+                v = self.velocity(x, told, t.expand(len(x)).to(self.device, torch.float32))
+            estimate = x - float(t) / 1000 * v
+            x = self.step(v, t, x)
+            if watch and watch(step + 1, self.options.steps, functools.partial(clip_of, estimate)) is False:
+                raise Cancelled("Cancelled.")
+        return clip_of(x)
 
 
 def drawn_anew(transformer: Any) -> Any:
