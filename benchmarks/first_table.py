@@ -29,7 +29,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from vdmreason import config, evaluate, store  # noqa: E402
+from vdmreason import config, evaluate, library, store  # noqa: E402
 
 TASKS = {"maze/7x7": "maze 7x7", "life/B3S23": "Game of Life 8x8", "colour_moves/mirror": "mirror the colours 8x8"}
 FAMILIES = {"cogvideox": "video: CogVideoX", "nextvid": "video: NExT-Vid", "causal_lm": "language: Qwen3"}
@@ -158,24 +158,8 @@ def ship() -> None:
             shutil.copytree(made, folder, ignore=shutil.ignore_patterns("checkpoints", "log.txt", ".*", "lock"))
             for clip in folder.glob("clips/*.webp"):  # the answers were read from the raw frames; these are for people
                 store.write_clip(clip, store.read_clip(clip), lossless=False)
-            (folder / "README.md").write_text(card(trial, store.read_json(folder / "result.json") or {}))
+            library.leave_card(folder)
             print(folder.relative_to(ROOT))
-
-
-def card(trial: config.Run, result: dict[str, Any]) -> str:
-    scores, provenance = result["scores"], result["provenance"]
-    lora, layers = trial.lora, " and ".join(trial.lora.targets)
-    return f"""# {TASKS[trial.task]}: LoRA for the small backbone of {FAMILIES[trial.family]}
-
-Base model: `pretrain/zoo/{trial.family}`, small, pretrained by us. Rank {lora.rank}, alpha {lora.alpha} on {layers} layers;
-{trial.n} training examples of `{trial.task}` (seed {trial.seed}), {trial.optim.updates} updates of {trial.optim.batch}.
-
-On {TEST} test examples: exact {scores["exact"]["value"]:.0%} [{scores["exact"]["low"]:.0%}, {scores["exact"]["high"]:.0%}],
-right by the rules {scores["right"]["value"]:.0%}, cells {scores["cells"]["value"]:.1%}.
-
-Made by `python benchmarks/first_table.py run` and `ship`, commit {provenance["commit"]}, run {trial.id}. The full settings are in
-`config.yaml`, the answers in `predictions.jsonl`.
-"""
 
 
 def cells(table: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:

@@ -64,7 +64,7 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         return reads, {"numpy", "yaml", "PIL", "psutil"}
     if name in ("library", "library_cli"):
         # torch-free; the hub's own client writes cards and carries folders
-        return {"vdmreason", "tasks", "adapters"}, {"huggingface_hub", "httpx", "safetensors", "rich", "typer"}
+        return {"vdmreason", "tasks", "adapters"}, {"huggingface_hub", "safetensors", "rich", "typer"}
     if name == "ui":
         return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "psutil", "yaml"}
     if name == "export":

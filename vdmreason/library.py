@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,10 +41,12 @@ from vdmreason.config import Run
 ROOT = Path(__file__).resolve().parents[1]
 DIFFUSERS, PEFT = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"
 PREFIX = {DIFFUSERS: "transformer.", PEFT: "base_model.model."}
+SECOND = "transformer_2"  # the folder of the second LoRA, where a backbone is two transformers
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 #: All that is ever taken from a folder or a hub; the card is written anew.
 TAKEN = re.compile(
     rf"(adapter/)?({re.escape(DIFFUSERS)}|{re.escape(PEFT)}|adapter_config\.json)"
+    rf"|(adapter/)?{SECOND}/{re.escape(DIFFUSERS)}"
     r"|config\.yaml|result\.json|predictions\.jsonl|clips/\d{4,9}\.webp"
 )
 CLIP = re.compile(r"clips/\d{4,9}\.webp")
@@ -98,6 +101,11 @@ def weights_of(folder: Path) -> Path:
     """The adapter's safetensors file of a run's folder (in adapter/) or of an exported one (at its top)."""
     inside = store.whole_folder(folder / "adapter")
     return adapter_file(inside or folder)[0]
+
+
+def parts_of(weights: Path) -> list[Path]:
+    """All files of an adapter, given its first."""
+    return [path for path in (weights, weights.parent / SECOND / weights.name) if path.is_file()]
 
 
 def _flavour(run: Run) -> Flavour:
@@ -247,15 +255,23 @@ def _code(run: Run, weights: Path, given: str) -> tuple[str, str]:
         f"flavour = adapters.base.flavour(family, {_spoken(run)!r})\n"
         f"arm = family.load(flavour, family.Options(), init={run.init!r}, seed={run.seed})\n"
     )
+    if weights.name == DIFFUSERS and published:
+        more = "" if _hub_id(run) else ", tokenizer=None, text_encoder=None"
+        code = "from diffusers import DiffusionPipeline\n\n"
+        code += f"pipeline = DiffusionPipeline.from_pretrained({published!r}{more})\n"
+        code += f"pipeline.load_lora_weights({given!r})"
+        if len(parts_of(weights)) > 1:
+            code += f"\npipeline.load_lora_weights({given!r}, subfolder={SECOND!r}, load_into_transformer_2=True)"
+        return "diffusers", code
     if weights.name == DIFFUSERS:
-        if published:
-            more = "" if _hub_id(run) else ", tokenizer=None, text_encoder=None"
-            code = "from diffusers import DiffusionPipeline\n\n"
-            code += f"pipeline = DiffusionPipeline.from_pretrained({published!r}{more})\n"
-        else:
-            code = f"from diffusers import CogVideoXImageToVideoPipeline\n{ours}"
-            code += "pipeline = CogVideoXImageToVideoPipeline(None, None, arm.vae, arm.model, arm.scheduler)\n"
-        return "diffusers", f"{code}pipeline.load_lora_weights({given!r})"
+        model = f"arm.model[{'transformer'!r}]" if len(parts_of(weights)) > 1 else "arm.model"
+        code = f"{ours}# what a pipeline's load_lora_weights calls\n"
+        code += f"{model}.load_lora_adapter({given!r}, weight_name={DIFFUSERS!r})"
+        if len(parts_of(weights)) > 1:
+            code += (
+                f"\narm.model[{SECOND!r}].load_lora_adapter({given!r}, weight_name={DIFFUSERS!r}, subfolder={SECOND!r})"
+            )
+        return "diffusers", code
     if published and adapters.family(run.family).ARM == "language":
         code = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         code += f"base = AutoModelForCausalLM.from_pretrained({published!r})\n"
@@ -287,7 +303,7 @@ def _provenance(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
         "libraries": ", ".join(f"{k} {v}" for k, v in (made.get("libraries") or {}).items()),
         "training data, sha256": made.get("data"),
         "backbone's weights": made.get("backbone"),
-        "adapter, sha256": sha256(weights),
+        "adapter, sha256": ", ".join(map(sha256, parts_of(weights))),
         "command": made.get("command"),
         "date": made.get("date"),
         "origin": made.get("origin"),
@@ -336,7 +352,8 @@ def export(folder: str | Path, out: str | Path, answers: bool = False, hub: str 
     weights = weights_of(folder)
     _refuse_taken(out)
     with store.new_folder(out) as new:
-        shutil.copyfile(weights, new / weights.name)
+        for part in parts_of(weights):
+            _copy(part, new / part.relative_to(weights.parent))
         for path in (weights.with_name("adapter_config.json"), folder / "config.yaml", folder / "result.json"):
             if path.is_file():
                 shutil.copyfile(path, new / path.name)
@@ -347,12 +364,16 @@ def export(folder: str | Path, out: str | Path, answers: bool = False, hub: str 
     return out
 
 
+def _copy(path: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, to)
+
+
 def _copy_answers(folder: Path, new: Path) -> None:
     if (folder / "predictions.jsonl").is_file():
         shutil.copyfile(folder / "predictions.jsonl", new / "predictions.jsonl")
         for clip in sorted(folder.glob("clips/*.webp")):
-            (new / "clips").mkdir(exist_ok=True)
-            shutil.copyfile(clip, new / "clips" / clip.name)
+            _copy(clip, new / "clips" / clip.name)
 
 
 def _refuse_taken(out: Path) -> None:
@@ -394,19 +415,22 @@ def import_(
     """
     source, wanted = Path(source), {k: v for k, v in (given or {}).items() if v is not None}
     weights = _incoming(source)
-    found = read_lora(weights)
+    parts = parts_of(weights)
+    found, *more = map(read_lora, parts)
     folder = source if source.is_dir() else source.parent
     whole = source.is_dir() and (folder / "config.yaml").is_file()
     run, result = _exported(folder, found, wanted) if whole else _bare(weights, found, wanted)
-    _refuse_misfit(run, found, weights)
+    for said, part in zip([found, *more], parts, strict=True):
+        _refuse_misfit(run, said, part)
     if origin and "origin" not in result["provenance"]:
         result["provenance"]["origin"] = origin
 
     place = Path(out) if out else store.runs_root() / run.name
     _refuse_taken(place)
     with store.new_folder(place) as new:
-        (new / "adapter").mkdir()
-        shutil.copyfile(weights, new / "adapter" / found.name)
+        _copy(weights, new / "adapter" / found.name)
+        for part in parts[1:]:
+            _copy(part, new / "adapter" / part.relative_to(weights.parent))
         if found.name == PEFT:
             shutil.copyfile(weights.with_name("adapter_config.json"), new / "adapter" / "adapter_config.json")
         store.write_config(new, run)
@@ -536,7 +560,9 @@ def _bare(weights: Path, found: Found, wanted: Mapping[str, Any]) -> tuple[Run, 
         example = "--family causal_lm --flavour Qwen/Qwen3-4B-Instruct-2507 --task maze/7x7 --n 30"
         raise UserError(f"{weights}: says not what it is for ({', '.join(missing)}). Say it, such as {example}.")
     layers = _kinds(tree["family"], found, weights)
-    tree["lora"] = {**(tree.get("lora") or {}), "rank": found.rank, "alpha": found.alpha, "targets": layers}
+    tree["lora"] = {**(tree.get("lora") or {}), "rank": found.rank, "alpha": found.alpha}
+    if layers:
+        tree["lora"]["targets"] = layers
     if tree.get("init") == "random" and "init" not in (ours or {}):
         raise UserError(f"{weights}: nobody knows from which random weights.")
     if not ours:
@@ -550,15 +576,15 @@ def _bare(weights: Path, found: Found, wanted: Mapping[str, Any]) -> tuple[Run, 
 
 def _arm(family: str) -> type[Arm]:
     """A family's arm, read without loading torch."""
-    known = vars(adapters.family(family)).values()
-    arms = [c for c in known if isinstance(c, type) and issubclass(c, Arm) and hasattr(c, "targets")]
-    return arms[-1]
+    module = adapters.family(family)
+    arms = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Arm) and hasattr(c, "layout")]
+    return next((c for c in arms if c.__module__ == module.__name__), arms[-1])
 
 
 def _kinds(family: str, found: Found, weights: Path) -> list[str]:
-    """Which kinds of layers a LoRA adapts, by the family's names for them."""
-    targets, kinds = _arm(family).targets, set()
-    for module in found.modules:
+    """Which kinds of layers a LoRA adapts, by the family's names for them; [] where only the loaded backbone knows them."""
+    targets, kinds = getattr(_arm(family), "targets", {}), set()
+    for module in found.modules if targets else ():
         kind = next((k for k, names in targets.items() if f".{module}".endswith(tuple(f".{n}" for n in names))), None)
         if kind is None:
             names = ", ".join(n for k in targets.values() for n in k)
@@ -571,7 +597,7 @@ def _refuse_misfit(run: Run, found: Found, weights: Path) -> None:
     layout = DIFFUSERS if _arm(run.family).layout == "diffusers" else PEFT
     if found.name != layout:
         raise UserError(f"{weights}: is laid out as {found.name}, but family {run.family} reads {layout}.")
-    kinds = _kinds(run.family, found, weights)
+    kinds = _kinds(run.family, found, weights) or list(run.lora.targets)
     if (found.rank, found.alpha, set(kinds)) != (run.lora.rank, run.lora.alpha, set(run.lora.targets)):
         said = f"rank {run.lora.rank}, alpha {run.lora.alpha} on {' and '.join(run.lora.targets)}"
         raise UserError(
@@ -663,7 +689,10 @@ def _wanted(repo: str, names: Sequence[str]) -> list[str]:
 
 def _api() -> Any:
     from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))  # read now, not when the library was imported
 
 
@@ -682,7 +711,6 @@ def _refuse_name(repo: str) -> None:
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """What the hub refuses or does not hear, as one line that says what to do."""
-    import httpx
     from huggingface_hub import errors
 
     login = "Log in first (hf auth login), with a token that has the right to it."
@@ -701,7 +729,7 @@ def _hub_errors(repo: str) -> Iterator[None]:
         if status in (401, 403):
             raise UserError(f"{repo}: the hub refuses ({status}). {login}") from error
         raise UserError(f"{repo}: the hub answers {status}: {' '.join(str(error).split())[:200]}") from error
-    except (httpx.TransportError, ConnectionError, errors.LocalEntryNotFoundError) as error:
+    except (errors.HTTPError, ConnectionError, errors.LocalEntryNotFoundError) as error:  # of its own HTTP library
         raise UserError(
             f"{repo}: the hub cannot be reached (no network, or HF_HUB_OFFLINE is set). Try again where there is one, or "
             "carry the folder: vdmreason adapters export"
@@ -733,7 +761,9 @@ def listing(*roots: str | Path) -> tuple[list[Entry], list[str]]:
             with _damaged(folder / "result.json"):
                 scores = result.get("scores")
                 exact = {k: float(scores["exact"][k]) for k in ("value", "low", "high")} if scores else None
-            found.append(Entry(folder, store.read_config(folder), exact, weights.stat().st_size))
+            found.append(
+                Entry(folder, store.read_config(folder), exact, sum(p.stat().st_size for p in parts_of(weights)))
+            )
         except UserError as error:
             faults.append(str(error))
     return found, faults
