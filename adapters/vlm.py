@@ -170,13 +170,15 @@ def drawn(config: Any, seed: int, kind: torch.dtype) -> Any:
 
 
 def processor_of(base: str, config: Any) -> Any:
-    """The model's own processor. Without torchvision, one that leaves out videos: they need it, pictures do not."""
+    """The model's own processor. Where torchvision is not installed, a processor that also takes videos comes without that
+    part, which needs it; pictures do not."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
     from transformers.utils import is_torchvision_available
 
-    if is_torchvision_available() or type(config) not in PROCESSOR_MAPPING:
+    kind = PROCESSOR_MAPPING[type(config)] if type(config) in PROCESSOR_MAPPING else None
+    if kind is None or is_torchvision_available() or "video_processor" not in kind.get_attributes():
         return transformers.AutoProcessor.from_pretrained(base, trust_remote_code=False)
-    return pictures_only(PROCESSOR_MAPPING[type(config)]).from_pretrained(base, trust_remote_code=False)
+    return pictures_only(kind).from_pretrained(base, trust_remote_code=False)
 
 
 def pictures_only(kind: Any) -> Any:
