@@ -273,8 +273,10 @@ def _code(run: Run, weights: Path, given: str) -> tuple[str, str]:
             )
         return "diffusers", code
     if published and adapters.family(run.family).ARM == "language":
-        code = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        code += f"base = AutoModelForCausalLM.from_pretrained({published!r})\n"
+        sees = any("language_model" in module for module in read_lora(weights).modules)  # part of a model with eyes
+        auto = "AutoModelForImageTextToText" if sees else "AutoModelForCausalLM"
+        code = f"from peft import PeftModel\nfrom transformers import {auto}\n\n"
+        code += f"base = {auto}.from_pretrained({published!r})\n"
         return "peft", f"{code}model = PeftModel.from_pretrained(base, {given!r})"
     return "peft", f"from peft import PeftModel\n{ours}model = PeftModel.from_pretrained(arm.model, {given!r})"
 
