@@ -317,15 +317,23 @@ class ClipArm(Arm):
 
 class FlowArm(ClipArm):
     """A clip arm whose model was trained by flow matching: at x = (1 - s) clean + s noise it predicts noise - clean, and it is
-    told the time 1000 s. A family adds `velocity`, and `scaled` with its inverse.
+    told the time 1000 s. A family adds `velocity`.
 
     Some models get the picture as a first latent that is clean and at time 0 (`pinned`). What is learned and drawn is then only
     what follows it; in the image control that is the answer's one latent, which is decoded alone.
     """
 
     scheduler: Any
+    mean: Tensor  # (C, 1, 1), of the VAE's latents: the model is given and draws (z - mean) / deviation
+    deviation: Tensor
     pinned: bool = False
     multiple: int = 16  # a picture's sides in pixels: whole tokens
+
+    def scaled(self, z: Tensor) -> Tensor:
+        return (z - self.mean.to(z.device)) / self.deviation.to(z.device)
+
+    def unscaled(self, z: Tensor) -> Tensor:
+        return z * self.deviation.to(z.device) + self.mean.to(z.device)
 
     def velocity(self, noisy: Tensor, told: Mapping[str, Tensor], t: Tensor) -> Tensor:
         """What the model predicts at the free latents (B, f, C, h, w) and times t (B,) in 0..1000, fp32. `told` is what

@@ -258,12 +258,6 @@ class Wan(FlowArm):
         """The transformer's."""
         return self.model.config
 
-    def scaled(self, z: Tensor) -> Tensor:
-        return (z - self.mean.to(z.device)) / self.deviation.to(z.device)
-
-    def unscaled(self, z: Tensor) -> Tensor:
-        return z * self.deviation.to(z.device) + self.mean.to(z.device)
-
     def condition(self, pictures: np.ndarray) -> Values:
         """From uint8 (B, H, W, 3): `image` (B, C, h, w), the picture's raw latents; where they are channels of the input also
         `after` (B, f - 1, C, h, w), of the grey frames behind it; with CLIP, `clip` (B, tokens, D)."""

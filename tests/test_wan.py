@@ -162,7 +162,9 @@ def test_published_layout_is_sharded_and_loads(folders: dict[str, Path], monkeyp
         pipeline_wan_i2v, "prompt_clean", str.strip
     )  # theirs wants ftfy, for text that was decoded wrongly
     theirs = pipeline._get_t5_prompt_embeds("a a", max_sequence_length=512)
-    assert loaded.prompt.shape == (1, 512, 8) and torch.allclose(loaded.prompt, theirs)  # UMT5 was asked once ...
+    assert loaded.prompt.shape == (1, 512, 8) and torch.allclose(
+        loaded.prompt, theirs, atol=1e-5
+    )  # UMT5 was asked once ...
     assert loaded.prompt.abs().sum() > 0
     assert torch.equal(arm(folder).prompt, loaded.prompt)  # ... and its answer was kept
     assert isinstance(arm(folders["2.2"]), wan.WanExperts)
