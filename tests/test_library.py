@@ -294,6 +294,29 @@ def test_our_own_weights_know_what_they_are_for(made: dict[str, Path], family: s
     assert store.read_config(back) == store.read_config(made[family])
 
 
+def test_a_command_with_paths_stays_at_home(made: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(made["causal_lm"], folder)
+    result = store.read_json(folder / "result.json")
+    for command, told in (
+        ("vdmreason train --set flavour=/home/me/secret", False),
+        ("vdmreason train --set n=4", True),
+    ):
+        result["provenance"]["command"] = command
+        store.write_json(folder / "result.json", result)
+        out = library.export(folder, tmp_path / f"out-{told}")
+        assert [(command in (out / name).read_text()) for name in ("README.md", "result.json")] == [told, told]
+
+
+def test_a_lora_in_half_precision_is_read(made: dict[str, Path], tmp_path: Path) -> None:
+    out = library.export(made["causal_lm"], tmp_path / "out")
+    halves = {k: v.bfloat16() for k, v in load_file(weights_in(out)).items()}
+    save_file(halves, out / "half.safetensors", {"format": "pt"})
+    os.replace(out / "half.safetensors", weights_in(out))
+    back = library.import_(out)
+    assert len(predict(back)) == 3
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What is refused
 
@@ -391,6 +414,7 @@ def test_nothing_is_overwritten(made: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert "Take another --out" in refused("import", "out", "--out", "mine")
     assert names(tmp_path / "mine") == {"notes.txt"}
+    assert "is a file, not a folder" in refused("import", "out", "--out", "mine/notes.txt/run")
     assert "no adapter" in refused("card", str(config_only(tmp_path)))
 
 

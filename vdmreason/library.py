@@ -306,12 +306,17 @@ def _provenance(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
         "training data, sha256": made.get("data"),
         "backbone's weights": made.get("backbone"),
         "adapter, sha256": ", ".join(map(sha256, parts_of(weights))),
-        "command": made.get("command"),
+        "command": made.get("command") if _public(made.get("command")) else None,
         "date": made.get("date"),
         "origin": made.get("origin"),
     }
     lines = [f"- {name}: `{_printable(value)}`" for name, value in facts.items() if value]
     return "\n".join(lines) + "\n\nThe full settings are in `config.yaml`."
+
+
+def _public(command: object) -> bool:
+    """Whether a command line names no place on its maker's disk."""
+    return not re.search(r"(^|[\s='\":])[/~]", str(command or ""))
 
 
 def _printable(value: object) -> str:
@@ -353,12 +358,18 @@ def export(folder: str | Path, out: str | Path, answers: bool = False, hub: str 
     store.read_config(folder)
     weights = weights_of(folder)
     _refuse_taken(out)
-    with store.new_folder(out) as new:
+    with store.new_folder(out.resolve()) as new:
         for part in parts_of(weights):
             _copy(part, new / part.relative_to(weights.parent))
-        for path in (weights.with_name("adapter_config.json"), folder / "config.yaml", folder / "result.json"):
+        for path in (weights.with_name("adapter_config.json"), folder / "config.yaml"):
             if path.is_file():
-                shutil.copyfile(path, new / path.name)
+                _copy(path, new / path.name)
+        if result := store.read_json(folder / "result.json"):
+            with _damaged(folder / "result.json"):
+                made = dict(result.get("provenance") or {})
+                if not _public(made.get("command")):
+                    del made["command"]
+                store.write_json(new / "result.json", result | {"provenance": made})
         if answers:
             _copy_answers(folder, new)
         # by the name that it will have, not by the temporary one
@@ -381,6 +392,9 @@ def _copy_answers(folder: Path, new: Path) -> None:
 def _refuse_taken(out: Path) -> None:
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f"{out}: is there already, and nothing is overwritten. Take another --out.")
+    for parent in out.resolve().parents:
+        if parent.exists() and not parent.is_dir():
+            raise UserError(f"{out}: {parent} is a file, not a folder. Take another --out.")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -429,7 +443,7 @@ def import_(
 
     place = Path(out) if out else store.runs_root() / run.name
     _refuse_taken(place)
-    with store.new_folder(place) as new:
+    with store.new_folder(place.resolve()) as new:
         _copy(weights, new / "adapter" / found.name)
         for part in parts[1:]:
             _copy(part, new / "adapter" / part.relative_to(weights.parent))
