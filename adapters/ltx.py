@@ -116,6 +116,8 @@ def load(
     with load_errors(base):
         index = diffusers.DiffusionPipeline.load_config(base)
         pipeline = "condition" if "Condition" in index["_class_name"] else "image"
+        # first, and let go of: the text encoder is larger than the 2B transformer
+        prompt = embedding(base, options.prompt, pipeline, dtype, device)
         vae = diffusers.AutoencoderKLLTXVideo.from_pretrained(base, subfolder="vae", use_safetensors=True)
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler")
         classes = diffusers.LTXVideoTransformer3DModel
@@ -123,7 +125,6 @@ def load(
             transformer = classes.from_pretrained(base, subfolder="transformer", use_safetensors=True, torch_dtype=kind)
         else:
             transformer = _drawn(dict(classes.load_config(base, subfolder="transformer")), seed, kind)
-        prompt = embedding(base, options.prompt, pipeline, dtype, device)
     return LTX(vae.to(device), transformer.to(device), scheduler, prompt, options, pipeline)
 
 

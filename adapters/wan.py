@@ -114,11 +114,11 @@ def load(
     base = flavour.base
     with load_errors(base):
         index = diffusers.DiffusionPipeline.load_config(base)
+        prompt = embedding(base, options.prompt, dtype, device)  # first: the text encoder is large, and goes again
         vae = diffusers.AutoencoderKLWan.from_pretrained(base, subfolder="vae", use_safetensors=True).to(device)
         names = ["transformer"] + ["transformer_2"] * (index.get("boundary_ratio") is not None)
         models = [_transformer(base, name, init, seed + i, kind).to(device) for i, name in enumerate(names)]
         scheduler = _scheduler(base)
-        prompt = embedding(base, options.prompt, dtype, device)
         clip = _image_encoder(base) if models[0].config.image_dim is not None else None
     expanded = bool(index.get("expand_timesteps", False))
     if models[0].config.in_channels == vae.config.z_dim and not expanded:
@@ -345,8 +345,16 @@ class WanExperts(Wan):
                 part = {key: value[chosen] for key, value in told.items() if key in ("image", "after")}
                 found = found.index_put((chosen,), self.asked(model, noisy[chosen], part, t[chosen]))
             elif torch.is_grad_enabled():
-                found = found + 0 * sum(p.float().sum() for p in model.parameters() if p.requires_grad)
+                found = found + 0 * self.idle(model, noisy[:1], {key: v[:1] for key, v in told.items()}, t[:1])
         return found
+
+    def idle(self, model: Any, noisy: Tensor, told: Mapping[str, Tensor], t: Tensor) -> Tensor:
+        """A scalar that depends on all that learns in a transformer. Sharded weights are fetched block by block by all processes
+        together, so there it has to do its work."""
+        weights = [p for p in model.parameters() if p.requires_grad]
+        if any(hasattr(p, "full_tensor") for p in weights):
+            return self.asked(model, noisy, told, t).sum()
+        return torch.stack([p.float().sum() for p in weights]).sum() if weights else noisy.new_zeros(())
 
     def save(
         self, folder: Path, metadata: Mapping[str, Any] | None = None, weights: Mapping[str, Tensor] | None = None
