@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 else:
     torch = Lazy("torch")
 
+END = 2  # latents that `decode: end` decodes
 LATER = {"later": True}  # an option that came after runs were made without it (vdmreason.config)
 
 
@@ -57,6 +58,7 @@ class Options:
     batch: int = 16  # answers sampled at once
     prompt: str = ""  # the neutral text; a backbone without a text encoder ignores it
     posterior: str = field(default="mode", metadata=LATER)  # of the clip's latents: mode | sample (anew each time)
+    decode: str = field(default="whole", metadata=LATER)  # whole | end: the last two latents alone, for `readout: last`
 
     every: ClassVar[int] = 8
     model: ClassVar[str] = "This model"
@@ -67,6 +69,7 @@ class Options:
             (self.style, tuple(STYLES)),
             (self.readout, ("last", "best", "mean", "calibrated")),
             (self.posterior, ("mode", "sample")),
+            (self.decode, ("whole", "end")),
         ):
             one_of(value, known)
         if self.frames % self.every != 1 or self.frames < self.every + 1:
@@ -76,6 +79,8 @@ class Options:
             )
         if self.readout == "calibrated" and self.transition == "image":
             raise UserError("readout = calibrated: the image control has no first frame to calibrate on.")
+        if self.decode == "end" and self.readout != "last":
+            raise UserError(f"decode = end: shows the last frames alone; readout = {self.readout} wants others too.")
         if self.shift <= 0:
             raise UserError(f"shift = {self.shift}: give a number above 0; 1 draws timesteps uniformly.")
         if self.steps < 1 or self.batch < 1:
@@ -219,6 +224,10 @@ class ClipArm(Arm):
             pixels = self.drawn(padded)[: len(z)]
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 4, 1).cpu().numpy()
 
+    def end(self, z: Tensor) -> Tensor:
+        """What is decoded of a drawn clip's latents: all, or with `decode: end` the last two, as if nothing had been before."""
+        return z[:, -END:] if self.options.decode == "end" else z
+
     # Latents, computed once
 
     def prepare(self, samples: Sequence[Sample], show: Callable[[int], None] | None = None) -> None:
@@ -304,7 +313,7 @@ class ClipArm(Arm):
         for start in range(0, len(samples), self.options.batch):
             part = samples[start : start + self.options.batch]
             z = [values["mean"] for values in self.latents_of([s for s in part if s.wanted is not None])]
-            clips = iter(self.decode(torch.stack(z)) if z else ())
+            clips = iter(self.decode(self.end(torch.stack(z))) if z else ())
             for sample in part:
                 if sample.wanted is None:
                     answers.append(
@@ -403,7 +412,7 @@ class FlowArm(ClipArm):
         x = noise[:, self.first :]
 
         def clip_of(x: Tensor) -> np.ndarray:
-            return self.shown(torch.cat([picture[:, None][:, : self.first], self.unscaled(x)], 1), seeds)
+            return self.shown(self.end(torch.cat([picture[:, None][:, : self.first], self.unscaled(x)], 1)), seeds)
 
         self.schedule(shape)
         for step, t in enumerate(self.scheduler.timesteps):

@@ -98,16 +98,18 @@ def load(
     (`draw`) and keeps the VAE, as the language arm keeps its tokenizer: the codec is not what is compared."""
     kind = getattr(torch, dtype)
     base = flavour.base or str(ZOO)
+    classes = diffusers.CogVideoXTransformer3DModel
     with load_errors(base):
+        config = dict(classes.load_config(base, subfolder="transformer"))
+        # first, and let go of, before anything else is in memory: the text encoder is as large as the transformer
+        prompt = embedding(base, options.prompt, config["max_text_seq_length"], dtype, device)
         vae = diffusers.AutoencoderKLCogVideoX.from_pretrained(
             base, subfolder="vae", use_safetensors=True, torch_dtype=kind
         )
         scheduler = diffusers.CogVideoXDDIMScheduler.from_pretrained(base, subfolder="scheduler")
-        classes = diffusers.CogVideoXTransformer3DModel
         if flavour.base and init == "pretrained":
             transformer = classes.from_pretrained(base, subfolder="transformer", use_safetensors=True, torch_dtype=kind)
         else:
-            config = dict(classes.load_config(base, subfolder="transformer"))
             if not flavour.base:
                 config.update(
                     num_layers=2, num_attention_heads=2, attention_head_dim=16, time_embed_dim=16, ofs_embed_dim=16
@@ -115,7 +117,6 @@ def load(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 transformer = draw(classes.from_config(config)).to(kind)
-        prompt = embedding(base, options.prompt, transformer.config.max_text_seq_length, dtype, device)
     return CogVideoX(vae.to(device), transformer.to(device), scheduler, prompt, options)
 
 
@@ -275,4 +276,4 @@ class CogVideoX(ClipArm):
                 partial = functools.partial(self.decode, self.unscaled(out.pred_original_sample[:, padding:]))
                 if watch(step + 1, self.options.steps, partial) is False:
                     raise Cancelled("Cancelled.")
-        return self.decode(self.unscaled(x[:, padding:]))
+        return self.decode(self.end(self.unscaled(x[:, padding:])))

@@ -126,7 +126,7 @@ def test_arrows(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in modules() if not m.startswith("pretrain")])
 def test_torch_is_lazy(module: str) -> None:
-    if module == "vdmreason.train":
+    if module in ("vdmreason.train", "vdmreason.speed"):
         return
     for imported, line in imports(ast.parse(path_of(module).read_text()), at_import_only=True):
         assert imported.split(".")[0] not in HEAVY, f"{module}:{line} loads {imported} when it is itself imported"

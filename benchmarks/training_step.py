@@ -1,0 +1,394 @@
+"""LoRA training of CogVideoX image-to-video: ours beside diffusers' own example script, on identical weights, in one run.
+
+    git clone https://github.com/huggingface/diffusers /tmp/diffusers
+    python benchmarks/training_step.py run --peer /tmp/diffusers                       # reduced size, for a CPU
+    python benchmarks/training_step.py run --peer /tmp/diffusers --size 5b --dtype bf16    # on a GPU, at true size
+    python benchmarks/training_step.py report                                          # results/training_step.{json,md}
+
+The checkpoint is made here: CogVideoX-5B-I2V's architecture and file layout (1.0, the version that the script can train) with
+random weights, at full size or with fewer and narrower layers but the published proportion of text encoder to transformer.
+Every way trains it on the same clips of nine frames, with the same tokens, batch, precision, LoRA rank and layers. Each is a
+process of its own, run twice: the difference of a long and a short training is the steps alone, what is left is loading,
+latents and text. Memory is the process's own peak (on a GPU the device's), less what the libraries take by themselves.
+
+    script, checkpointing    the published script as its README runs it
+    script                   the same with all activations kept
+    ours                     `accelerate launch -m vdmreason.train`: latents and text computed once, the text encoder let go,
+                             bf16 adapters with fp32 masters where the precision is bf16
+    ours, second run         the same run again: latents and text lie in the cache
+    ours, compiled           with compiled blocks
+    ours, checkpointing      the one for little memory
+    ours, nf4                the frozen weights in 4 bits (off unless asked for: it computes something slightly else)
+
+The peer runs from its own checkout; nothing of it is in ours. It wants `decord` and of torchvision two functions that only
+compose others: where torchvision is not installed a stand-in of three lines gives them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import effects  # noqa: E402
+
+from vdmreason import config, store  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "training_step.json"
+FRAMES, RANK = 9, 64
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"layers": 2, "heads": 2, "text": 64, "text_layers": 1, "vae": (8, 8, 8, 8), "cells": (8, 10), "words": 64},
+    "reduced": {
+        "layers": 12, "heads": 16, "text": 1024, "text_layers": 12, "vae": (16, 32, 32, 64), "cells": (8, 12), "words": 226,
+    },
+    "5b": {
+        "layers": 42, "heads": 48, "text": 4096, "text_layers": 24, "vae": (128, 256, 256, 512), "cells": (30, 45), "words": 226,
+    },
+}  # fmt: skip
+WAYS = (
+    "script, checkpointing",
+    "script",
+    "ours",
+    "ours, second run",
+    "ours, compiled",
+    "ours, checkpointing",
+    "ours, nf4",
+)
+STAND_IN = """
+import sys, types
+import diffusers, transformers, peft, accelerate
+from diffusers import CogVideoXImageToVideoPipeline  # these look for the real one
+transforms = types.ModuleType("torchvision.transforms")
+class Compose:
+    def __init__(self, parts): self.parts = parts
+    def __call__(self, x):
+        for part in self.parts: x = part(x)
+        return x
+class Lambda:
+    def __init__(self, f): self.f = f
+    def __call__(self, x): return self.f(x)
+transforms.Compose, transforms.Lambda = Compose, Lambda
+vision = types.ModuleType("torchvision"); vision.transforms = transforms
+sys.modules["torchvision"], sys.modules["torchvision.transforms"] = vision, transforms
+"""
+
+
+def checkpoint(folder: Path, size: str, dtype: str) -> Path:
+    """Random weights in the layout of CogVideoX-5B-I2V. Its name ends with 5b: by that the script knows that it is bf16."""
+    import torch
+    from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    torch.manual_seed(0)
+    s, kind = SIZES[size], {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    rows, cols = s["cells"]
+    torch.set_default_dtype(kind)
+    AutoencoderKLCogVideoX(
+        block_out_channels=s["vae"], layers_per_block=3 if size == "5b" else 1, latent_channels=16,
+        norm_num_groups=32 if size == "5b" else 4, temporal_compression_ratio=4, sample_height=rows * 16,
+        sample_width=cols * 16, scaling_factor=0.7,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    CogVideoXTransformer3DModel(
+        num_attention_heads=s["heads"], attention_head_dim=64, in_channels=32, out_channels=16, time_embed_dim=512,
+        text_embed_dim=s["text"], num_layers=s["layers"], sample_width=cols * 2, sample_height=rows * 2,
+        sample_frames=FRAMES, patch_size=2, temporal_compression_ratio=4, max_text_seq_length=s["words"],
+        use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True,
+    ).save_pretrained(folder / "transformer")  # fmt: skip
+    CogVideoXDDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", snr_shift_scale=1.0, clip_sample=False,
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    T5EncoderModel(
+        T5Config(
+            vocab_size=32128 if size == "5b" else 64, d_model=s["text"], d_kv=64, d_ff=s["text"] * 5 // 2,
+            num_layers=s["text_layers"], num_heads=s["text"] // 64, feed_forward_proj="gated-gelu",
+        )
+    ).save_pretrained(folder / "text_encoder")  # fmt: skip
+    torch.set_default_dtype(torch.float32)
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder / "tokenizer")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXImageToVideoPipeline"}))
+    return folder
+
+
+def run_of(base: Path, size: str, dtype: str, batch: int, updates: int, clips: int) -> config.Run:
+    """Ours: attention layers alone, as the script has it; learning rate and schedule as it has them."""
+    return config.resolve(
+        {
+            "task": "life/B3S23", "n": clips, "family": "cogvideox", "flavour": str(base), "test": 1,
+            "precision": dtype, "checkpoint_every": 10**6,
+            "lora": {"rank": RANK, "alpha": RANK, "targets": ["attention"]},
+            "optim": {"updates": updates, "batch": batch, "warmup": 0, "lr": 1e-4, "schedule": "constant"},
+            "options": {"style": "video-16", "pixels": 0, "canvas": list(SIZES[size]["cells"]), "frames": FRAMES,
+                        "condition": "scaled", "steps": 4},
+        }
+    )  # fmt: skip
+
+
+def videos(folder: Path, run: config.Run) -> Path:
+    """The clips that our arm is shown, as files for the script."""
+    import av
+
+    from adapters import cogvideox
+
+    folder.mkdir(parents=True)
+    names = []
+    for number, example in enumerate(config.train_examples(run)):
+        clip = cogvideox.frame(example, run.arm_options()).wanted
+        names.append(f"{number}.mp4")
+        with av.open(str(folder / names[-1]), "w") as file:
+            stream = file.add_stream("libx264", rate=8)
+            stream.height, stream.width = clip.shape[1:3]
+            stream.pix_fmt, stream.options = "yuv420p", {"crf": "1"}
+            for picture in clip:
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            file.mux(stream.encode())
+    (folder / "videos.txt").write_text("\n".join(names))
+    (folder / "prompts.txt").write_text("\n".join("a" for _ in names))
+    return folder
+
+
+def script_command(peer: Path, base: Path, data: Path, out: Path, given: argparse.Namespace, updates: int) -> list[str]:
+    rows, cols = SIZES[given.size]["cells"]
+    path = peer / "examples" / "cogvideo" / "train_cogvideox_image_to_video_lora.py"
+    start = f"import sys, runpy; sys.argv = sys.argv[1:]\n{'' if _has_torchvision() else STAND_IN}\n"
+    start += f"runpy.run_path({str(path)!r}, run_name='__main__')"
+    words = {
+        "pretrained_model_name_or_path": base, "instance_data_root": data, "video_column": "videos.txt",
+        "caption_column": "prompts.txt", "output_dir": out, "height": rows * 16, "width": cols * 16,
+        "max_num_frames": FRAMES, "train_batch_size": given.batch, "max_train_steps": updates, "rank": RANK,
+        "lora_alpha": RANK, "learning_rate": 1e-4, "lr_scheduler": "constant", "lr_warmup_steps": 0,
+        "mixed_precision": "no" if given.dtype == "fp32" else "bf16", "checkpointing_steps": 10**6, "seed": 0,
+        "report_to": "tensorboard", "num_train_epochs": 10**3,
+    }  # fmt: skip
+    flat = [text for key, value in words.items() for text in (f"--{key}", str(value))]
+    return [sys.executable, "-c", start, str(path), *flat]
+
+
+def _has_torchvision() -> bool:
+    return (
+        subprocess.run([sys.executable, "-c", "from torchvision import transforms"], capture_output=True).returncode
+        == 0
+    )
+
+
+def measured(command: list[str], env: dict[str, str], until: Path | None = None) -> dict[str, float]:
+    """Seconds, and the peak of memory in GiB, of one process: without a GPU its CPU seconds, on which other work on the machine
+    has no part, and its resident memory; on a GPU the clock's seconds and the device's memory. It is ended when the file `until`
+    is there: the script loads everything once more behind its training."""
+    import psutil
+
+    log = tempfile.TemporaryFile()
+    began = time.perf_counter()
+    process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=ROOT)
+    peak, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            try:
+                tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+                peak[0] = max(peak[0], sum(p.memory_info().rss for p in tree), _device_bytes())
+            except psutil.Error:
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    code, used = None, None
+    while code is None and not (until and until.exists()):
+        time.sleep(0.02)
+        pid, status, used = os.wait4(process.pid, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status) if pid else None
+    seconds = time.perf_counter() - began
+    if code is None:
+        code = 0
+        process.kill()
+        used = os.wait4(process.pid, 0)[2]
+    over.set()
+    if not shutil.which("nvidia-smi"):
+        assert used is not None
+        seconds = used.ru_utime + used.ru_stime
+    watcher.join()
+    if code:
+        log.seek(0)
+        sys.exit(f"{' '.join(command[:3])} ... failed:\n{log.read().decode(errors='replace')[-3000:]}")
+    return {"seconds": seconds, "gib": peak[0] / 2**30}
+
+
+def _device_bytes() -> int:
+    """What processes have taken of the GPU, 0 without one. The whole device is ours while this runs."""
+    if not shutil.which("nvidia-smi"):
+        return 0
+    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(ask, capture_output=True, text=True).stdout.split()[0]) * 2**20
+
+
+def ceiling(dtype: str) -> float:
+    """FLOP/s of a large matrix product on this device: what the MFU is a share of."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    n, kind = (8192, torch.bfloat16) if device == "cuda" else (2048, torch.float32)
+    if dtype == "bf16":
+        kind = torch.bfloat16
+    a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
+    best = 0.0
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(3):
+            a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 3 * 2 * n**3 / (time.perf_counter() - began))
+    return best
+
+
+def flop_a_sample(size: str) -> float:
+    """Of a LoRA step with all activations kept: twice the linear layers' forward and 3.5 times attention's (the gradient of the
+    frozen weights is not wanted). The way through a block's norms and positions is not counted."""
+    s = SIZES[size]
+    width, layers, (rows, cols) = s["heads"] * 64, s["layers"], s["cells"]
+    tokens = (FRAMES // 4 + 1) * rows * cols + s["words"]
+    linear = 2 * 12 * width**2 * layers * tokens
+    return 2 * linear + 3.5 * 4 * width * layers * tokens**2
+
+
+def run(given: argparse.Namespace) -> None:
+    import torch
+
+    work = Path(tempfile.mkdtemp(prefix="training-step-"))
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(given.threads),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    env |= {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    long, short = given.updates
+    base = checkpoint(work / "cogvideox-5b", given.size, given.dtype)
+    data = videos(work / "videos", run_of(base, given.size, given.dtype, given.batch, short, given.clips))
+    idle = measured(
+        [sys.executable, "-c", "import torch, diffusers, transformers, peft, accelerate, vdmreason.train"], env
+    )
+    rows = {}
+    for way in given.way or WAYS[:-1]:
+        found = []
+        for updates in (short, long):
+            folder = work / f"{way}-{updates}".replace(", ", "-").replace(" ", "-")
+            if way.startswith("script"):
+                command = script_command(given.peer, base, data, folder, given, updates)
+                command += ["--gradient_checkpointing"] if "checkpointing" in way else []
+                found.append(measured(command, env, folder / "pytorch_lora_weights.safetensors"))
+                continue
+            extra = {
+                "compile": "on" if "compiled" in way else "off",
+                "checkpointing": "on" if "checkpointing" in way else "off",
+            }
+            mine = config.to_dict(run_of(base, given.size, given.dtype, given.batch, updates, given.clips))
+            mine |= {"speed": {**extra, "shard": False}, "quantise": "nf4" if "nf4" in way else "none"}
+            file = folder.with_suffix(".yaml")
+            file.write_text(config.to_yaml(config.resolve(mine)))
+            cache = work / ("cache" if "second" in way else f"cache-{folder.name}")
+            if "second" in way and not cache.exists():
+                warm = [
+                    sys.executable,
+                    "-m",
+                    "vdmreason.train",
+                    "--config",
+                    str(file),
+                    "--folder",
+                    str(folder) + "-warm",
+                ]
+                measured([*warm, "--set", "optim.updates=1"], {**env, "VDMREASON_CACHE": str(cache)})
+            command = [sys.executable, "-m", "vdmreason.train", "--config", str(file), "--folder", str(folder)]
+            found.append(measured(command, {**env, "VDMREASON_CACHE": str(cache)}))
+        few, many = found
+        step = (many["seconds"] - few["seconds"]) / (long - short)
+        rows[way] = {
+            "seconds_a_step": step,
+            "samples_a_second": given.batch / step,
+            "start_seconds": few["seconds"] - short * step,
+            "gib": max(few["gib"], many["gib"]),
+            "gib_beyond_libraries": max(few["gib"], many["gib"]) - idle["gib"],
+            "flops": given.batch * flop_a_sample(given.size) / step,
+        }
+        print(way, {k: round(v, 3) for k, v in rows[way].items()}, flush=True)
+    top = ceiling(given.dtype)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=given.peer, capture_output=True, text=True).stdout.strip()
+    table = {
+        "command": "python " + " ".join(sys.argv).replace(str(given.peer), "<checkout>"),
+        "peer": git, "size": given.size, "dtype": given.dtype, "batch": given.batch, "frames": FRAMES,
+        "pixels": [16 * c for c in SIZES[given.size]["cells"]], "rank": RANK, "clips": given.clips,
+        "updates": [long, short], "commit": effects.commit(),
+        "versions": store.versions(), "machine": gpu or f"{given.threads} CPU thread(s)", "ceiling_flops": top,
+        "libraries_gib": idle["gib"], "rows": rows,
+    }  # fmt: skip
+    known = store.read_json(RESULTS) or {}
+    store.write_json(RESULTS, known | {f"{given.size}, {given.dtype}, {'GPU' if gpu else 'CPU'}": table})
+    shutil.rmtree(work)
+    report()
+
+
+def report() -> None:
+    """A table a run: ratios to the script as its README runs it."""
+    lines = [
+        "LoRA training of CogVideoX-5B-I2V's architecture with random weights: `vdmreason.train` beside diffusers' example "
+        "script, one process each, the same tokens, batch, precision, rank and layers.",
+    ]
+    for name, table in (store.read_json(RESULTS) or {}).items():
+        rows = table["rows"]
+        theirs = rows.get("script, checkpointing")
+        about = f"{table['pixels'][0]} x {table['pixels'][1]} px, {table['frames']} frames, batch {table['batch']}"
+        lines += ["", f"**{name}** ({table['machine']}): {about}, rank {table['rank']}. `{table['command']}`", ""]
+        titles = ("steps' samples a second, ratio", "MFU of a matrix product here", "start, ratio of seconds")
+        lines += [f"| | {' | '.join(titles)} | memory beyond the libraries, ratio |", "|---" * 5 + "|"]
+        for way, row in rows.items():
+            ratios = ["", "", ""]
+            if theirs:
+                ratios = [
+                    f"{row['samples_a_second'] / theirs['samples_a_second']:.2f}",
+                    f"{row['start_seconds'] / theirs['start_seconds']:.2f}",
+                    f"{row['gib_beyond_libraries'] / theirs['gib_beyond_libraries']:.2f}",
+                ]
+            mfu = f"{100 * row['flops'] / table['ceiling_flops']:.0f} %"
+            lines.append(
+                f"| {way} | {ratios[0]} | {mfu} | {ratios[1]} | {ratios[2]} ({row['gib_beyond_libraries']:.2f} GiB) |"
+            )
+    RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="measure every way, one after the other")
+    runs.add_argument("--peer", type=Path, required=True, help="a checkout of diffusers")
+    runs.add_argument("--size", choices=SIZES, default="reduced")
+    runs.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    runs.add_argument("--batch", type=int, default=2, help="the paper's")
+    runs.add_argument("--clips", type=int, default=8)
+    runs.add_argument("--updates", type=int, nargs=2, default=(14, 4), metavar=("LONG", "SHORT"))
+    runs.add_argument("--threads", type=int, default=1, help="CPU seconds are of one core only with 1")
+    runs.add_argument("--way", action="append", choices=WAYS, help="only this; may be repeated (nf4 only when named)")
+    commands.add_parser("report", help="write the table again")
+    given = parser.parse_args()
+    report() if given.command == "report" else run(given)
+
+
+if __name__ == "__main__":
+    main()
