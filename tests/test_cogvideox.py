@@ -355,3 +355,88 @@ def test_published_parameter_count() -> None:
         )  # fmt: skip
     count = sum(p.numel() for p in model.parameters())
     assert count == pytest.approx(cogvideox.FLAVOURS["THUDM/CogVideoX1.5-5B-I2V"].parameters, rel=1e-3)
+
+
+def test_the_loss_curve_is_the_published_scripts(old: Path, tmp_path: Path) -> None:
+    """Twenty updates through `vdmreason.train` beside what diffusers' example script does with stock classes, written out: the
+    same batches and noise, its scheduler's noising, the clean clip from the velocity, its weighting, its AdamW."""
+    from diffusers import CogVideoXDPMScheduler
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed
+    from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
+    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
+    from vdmreason import config, store, train
+
+    updates, batch, grid = 20, 3, (4, 6)  # cells, one token each
+    run = config.resolve(
+        {
+            "task": "colour_moves/shift", "n": 5, "family": "cogvideox", "flavour": str(old), "test": 1,
+            "lora": {"rank": 4, "alpha": 2, "targets": ["attention"]},
+            "optim": {"updates": updates, "batch": batch, "lr": 1e-2, "warmup": 0, "schedule": "constant"},
+            "options": {"style": "video-16", "pixels": 0, "canvas": list(grid), "condition": "scaled", "steps": 4},
+        }
+    )  # fmt: skip
+    small = type(tasks.examples(run.task, "train", 1)[0])
+    examples = [
+        small(e.question[: grid[0], : grid[1]], e.answer[: grid[0], : grid[1]], grid)
+        for e in tasks.examples(run.task, "train", run.n)
+    ]
+    with pytest.MonkeyPatch.context() as patch:  # puzzles that the one size of picture of version 1.0 can hold
+        patch.setattr(config, "train_examples", lambda run: examples)
+        patch.setattr(config, "learned_examples", lambda run: examples)
+        patch.setattr(config, "test_examples", lambda run, n=None: [])
+        train.train(run, tmp_path)
+    ours = [line["loss"] for line in store.read_lines(tmp_path / "metrics.jsonl")]
+
+    arm = train.load_arm(run, "cpu")
+    first = get_peft_model_state_dict(arm.model)
+    vae, scheduler = arm.vae, CogVideoXDPMScheduler.from_pretrained(old, subfolder="scheduler")
+    transformer = CogVideoXTransformer3DModel.from_pretrained(old, subfolder="transformer").requires_grad_(False)
+    transformer.add_adapter(
+        LoraConfig(r=4, lora_alpha=2, init_lora_weights=True, target_modules=["to_k", "to_q", "to_v", "to_out.0"])
+    )
+    set_peft_model_state_dict(transformer, first)
+    learned = [p for p in transformer.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=1e-2, betas=run.optim.betas, weight_decay=run.optim.weight_decay)
+    size = transformer.config.sample_width // 2, transformer.config.sample_height // 2
+    crops = get_resize_crop_region_for_grid(grid, size[0], size[1])
+    rotary = get_3d_rotary_pos_embed(16, crops, grid_size=grid, temporal_size=3, device="cpu")
+    samples, theirs = [arm.frame(e) for e in examples], []
+    for step in range(updates):
+        chosen = [samples[i] for i in train.indices_at(step, len(samples), batch, run.seed)]
+        seeds = [train.sample_seed(run.seed, step, p) for p in range(batch)]
+        drawn = arm.collate(chosen, seeds)
+        pixels = torch.from_numpy(np.stack([s.wanted for s in chosen])).permute(0, 4, 1, 2, 3) / 127.5 - 1
+        clean = vae.encode(pixels).latent_dist.mode().permute(0, 2, 1, 3, 4) * vae.config.scaling_factor
+        image = vae.encode(pixels[:, :, :1]).latent_dist.mode().permute(0, 2, 1, 3, 4) * vae.config.scaling_factor
+        image = torch.cat([image, torch.zeros_like(clean[:, 1:])], 1)
+        noisy = scheduler.add_noise(clean, drawn["noise"], drawn["t"])
+        out = transformer(
+            hidden_states=torch.cat([noisy, image], 2),
+            encoder_hidden_states=arm.prompt.expand(batch, -1, -1),
+            timestep=drawn["t"],
+            image_rotary_emb=rotary,
+            return_dict=False,
+        )[0]
+        guess = scheduler.get_velocity(out, noisy, drawn["t"])
+        weights = 1 / (1 - scheduler.alphas_cumprod[drawn["t"]])
+        loss = (weights[:, None, None, None, None] * (guess - clean) ** 2).reshape(batch, -1).mean(1).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, run.optim.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        theirs.append(loss.item())
+    assert ours == pytest.approx(theirs, rel=1e-3) and ours[-1] != pytest.approx(ours[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("version", ["new", "old"])
+def test_the_end_of_a_clip_decoded_alone_is_a_clip_that_ends_so(version: str, request: pytest.FixtureRequest) -> None:
+    """Fewer frames, as large; the latents that are left out have no say; and another reading of the clip is refused."""
+    whole, end = (arm(request.getfixturevalue(version), decode=decode) for decode in ("whole", "end"))
+    z = torch.randn(1, 3, 4, 4, 6)
+    assert whole.end(z) is z and end.end(z).shape[1] == 2
+    clip, other = end.decode(end.end(z)), end.decode(end.end(torch.cat([z[:, :1] + 1, z[:, 1:]], 1)))
+    assert np.array_equal(clip, other) and clip.shape[2:] == whole.decode(z).shape[2:]
+    assert len(clip) == 1 and len(clip[0]) < 9
+    with pytest.raises(UserError, match="readout = best"):
+        Options(decode="end", readout="best")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import fake_family
 import pytest
 import torch
-from test_train import CODE, ENV, free_port, metrics, run_of, same, weights
+from test_train import ENV, ROOT, free_port, metrics, run_of, same, weights
 from torch import nn
 
 import tasks
@@ -20,6 +19,7 @@ from vdmreason import config, speed, train
 from vdmreason.config import Run
 
 FAMILIES = ["cogvideox", "causal_lm"]
+LAUNCH = ROOT / "configs" / "accelerate"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -261,16 +261,29 @@ def test_detach_leaves_the_backbone_as_it_was(family: str) -> None:
 # Sharded over processes
 
 
-def launch(processes: int, run: Run, folder: Path, *extra: str) -> None:
+def launch(run: Run, folder: Path, *extra: str) -> None:
+    """Two processes, by the repository's own launch file."""
     config_file = folder.with_suffix(".yaml")
     config_file.write_text(config.to_yaml(run))
-    script = folder.with_suffix(".py")
-    script.write_text(CODE)
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-    words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    words += ["--main_process_port", str(free_port()), str(script), str(config_file), str(folder), "0"]
-    done = subprocess.run(words, env={**ENV, **os.environ, **ENV}, capture_output=True, text=True, timeout=280)
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu.yaml")]
+    words += ["--main_process_port", str(free_port()), "-m", "vdmreason.train", "--config", str(config_file)]
+    words += ["--folder", str(folder), *extra]
+    done = subprocess.run(words, env=ENV, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "cpu"])
+def test_launch_files_say_what_accelerate_understands(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
+    kinds = {"ddp": "MULTI_GPU", "fsdp2": "FSDP", "cpu": "MULTI_CPU"}
+    assert found.distributed_type == kinds[name] and found.mixed_precision == "no"
+    assert found.fsdp_config.get("fsdp_version", 2) == 2
+
+
+def test_the_slurm_script_is_a_script() -> None:
+    subprocess.run(["bash", "-n", str(ROOT / "configs" / "slurm" / "train.sbatch")], check=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -280,7 +293,7 @@ def test_sharded_over_two_processes_is_the_run_of_one(tmp_path: Path, family: st
 
     run = real(family, 6, checkpoint_every=3, speed={"shard": True})
     train.train(run, tmp_path / "one")
-    launch(2, run, tmp_path / "two")
+    launch(run, tmp_path / "two")
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [r["step"] for r in two] == list(range(1, 7))
     for a, b in zip(one, two, strict=True):
@@ -297,7 +310,7 @@ def test_sharded_over_two_processes_is_the_run_of_one(tmp_path: Path, family: st
         if processes == 1:
             train.train(run, folder)
         else:
-            launch(2, run, folder)
+            launch(run, folder)
         for a, b in zip(one, metrics(folder), strict=True):
             assert a["loss"] == pytest.approx(b["loss"], rel=3e-4), (source, a["step"])
 

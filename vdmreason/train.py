@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, DistributedType, PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -165,7 +165,8 @@ def _loop(
     samples = [arm.frame(example) for example in examples]
     precision = torch.bfloat16 if use_bf16(run, device) else None
     autocast = functools.partial(torch.autocast, device.type, precision, enabled=precision is not None)
-    sharded = run.speed.shard and accelerator.num_processes > 1
+    wanted = run.speed.shard or accelerator.distributed_type == DistributedType.FSDP
+    sharded = wanted and accelerator.num_processes > 1
     refuse_impossible(run, sharded)
     compute_ahead(run, accelerator, arm, samples)
     micro = make_room(run, accelerator, arm, samples, autocast, sharded)
