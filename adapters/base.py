@@ -320,7 +320,7 @@ def load_errors(base: str) -> Iterator[None]:
         if not Path(base).exists() and any(sign in said for sign in signs):
             raise UserError(
                 f"'{base}' is not on this machine and the model hub did not give it (no network, or no such model). "
-                "Download it where there is a network (`hf download`), or use the backbone 'small', which ships."
+                "Download it where there is a network (`hf download`), or use a backbone that ships, such as cogvideox/small."
             ) from error
         raise UserError(f"'{base}' could not be loaded: {text[:300]}") from error
 

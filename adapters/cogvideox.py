@@ -107,6 +107,10 @@ def load(
     classes = diffusers.CogVideoXTransformer3DModel
     with load_errors(base):
         config = dict(classes.load_config(base, subfolder="transformer"))
+        if config["in_channels"] != 2 * config["out_channels"]:  # the picture's latents come beside the noisy ones
+            raise UserError(
+                f"'{base}' draws from text alone and is shown no picture. Take one of its kind that continues a picture (I2V)."
+            )
         # first, and let go of, before anything else is in memory: the text encoder is as large as the transformer
         prompt = embedding(base, options.prompt, config["max_text_seq_length"], dtype, device)
         vae = diffusers.AutoencoderKLCogVideoX.from_pretrained(

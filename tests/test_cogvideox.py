@@ -286,6 +286,17 @@ def test_a_truncated_file_is_one_line(new: Path, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_model_that_sees_no_picture_is_one_line(new: Path, tmp_path: Path) -> None:
+    """CogVideoX-2B and -5B draw from text: their channels are those of the noise alone."""
+    import shutil
+
+    shutil.copytree(new, tmp_path / "t2v")
+    file = tmp_path / "t2v" / "transformer" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "in_channels": 4}))
+    with pytest.raises(UserError, match="text alone"):
+        arm(tmp_path / "t2v")
+
+
 def test_a_hub_id_without_a_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
