@@ -351,7 +351,7 @@ class FlowArm(ClipArm):
 
     def schedule(self, shape: Sequence[int]) -> None:
         """Set the scheduler's times for latents (f, C, h, w), the pinned one among them."""
-        self.scheduler.set_timesteps(self.options.steps)
+        self.scheduler.set_timesteps(self.options.steps, device=self.device)
 
     def step(self, velocity: Tensor, t: Tensor, x: Tensor) -> Tensor:
         """One step of the scheduler."""

@@ -267,19 +267,20 @@ class LTX(FlowArm):
 
             sigmas = linear_quadratic_schedule(steps).numpy()
             # times as they are and sigmas shifted by the scheduler, which is what it makes of times alone, with a warning
-            self.scheduler.set_timesteps(sigmas=sigmas, timesteps=sigmas * 1000)
+            self.scheduler.set_timesteps(sigmas=sigmas, timesteps=sigmas * 1000, device=self.device)
             return
         from diffusers.pipelines.ltx.pipeline_ltx_image2video import calculate_shift
 
         config, (frames, _, height, width) = self.scheduler.config, shape
         names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
         mu = calculate_shift(frames * height * width, *(config[name] for name in names))
-        self.scheduler.set_timesteps(steps, sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+        sigmas = np.linspace(1.0, 1 / steps, steps)
+        self.scheduler.set_timesteps(steps, sigmas=sigmas, mu=mu, device=self.device)
 
     def step(self, velocity: Tensor, t: Tensor, x: Tensor) -> Tensor:
         if self.pipeline == "image":
             return super().step(velocity, t, x)
-        flat, times = (len(x), 1, -1), t.to(x.device).expand(len(x), 1)  # to the largest sigma below the time
+        flat, times = (len(x), 1, -1), t.expand(len(x), 1)  # to the largest sigma below the time
         out = self.scheduler.step(-velocity.reshape(flat), t, x.reshape(flat), per_token_timesteps=times)
         stepped: Tensor = out.prev_sample.reshape(x.shape)
         return stepped

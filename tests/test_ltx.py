@@ -287,6 +287,16 @@ def test_each_sample_has_its_own_noise(name: str, folders: dict[str, Path]) -> N
     assert torch.allclose(whole, halves, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_nothing_is_left_behind_on_another_device(name: str, folders: dict[str, Path]) -> None:
+    """The meta device stands for a GPU: it takes no tensor of the CPU."""
+    ours = arm(folders[name])
+    batch = {k: v.to("meta") for k, v in ours.collate(samples(ours), [1, 2]).items()}
+    ours.model.to("meta"), ours.vae.to("meta")
+    ours.prompt = {k: v.to("meta") for k, v in ours.prompt.items()}
+    assert ours.loss(batch).is_meta and ours.drawn(torch.empty(2, 8, 3, 2, 2, device="meta")).is_meta
+
+
 def test_an_adapter_refuses_another_convention(folders: dict[str, Path], tmp_path: Path) -> None:
     ours = arm(folders["image"])
     ours.attach(Lora(rank=2))

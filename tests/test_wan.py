@@ -317,6 +317,42 @@ def test_each_expert_learns_at_its_times_and_waits_for_the_other(folders: dict[s
         assert any(p.grad.any() for n, p in ours.trainable().items() if n.startswith(learning))
 
 
+@pytest.mark.parametrize("variant", ["2.1", "5B"])
+def test_nothing_is_left_behind_on_another_device(variant: str, folders: dict[str, Path]) -> None:
+    """The meta device stands for a GPU: it takes no tensor of the CPU."""
+    ours = arm(folders[variant])
+    batch = {k: v.to("meta") for k, v in ours.collate(samples(ours), [1, 2]).items()}
+    ours.model.to("meta"), ours.vae.to("meta")
+    ours.prompt = ours.prompt.to("meta")
+    assert ours.loss(batch).is_meta and ours.drawn(torch.empty(2, 4, 3, 2, 2, device="meta")).is_meta
+
+
+def test_an_idle_expert_works_where_its_weights_are_sharded(folders: dict[str, Path]) -> None:
+    """Its blocks are fetched by all processes together, or some would wait for ever. The loss is what it was."""
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    ours = arm(folders["2.2"])
+    ours.attach(Lora(rank=2))
+    batch = ours.collate(samples(ours, 1), [1])
+    batch["t"] = torch.tensor([900.0])
+    before = ours.loss(batch).detach()
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        ran = []
+        for name, model in ours.model.items():
+            for block in model.blocks:
+                fully_shard(block)
+            model.proj_out.register_forward_hook(lambda *_, name=name: ran.append(name))
+        whole = fully_shard(ours.module())
+        loss = whole(batch)
+        loss.backward()
+        assert ran == ["transformer", "transformer_2"] and torch.allclose(loss.detach(), before)
+        assert all(p.grad is not None for p in ours.trainable().values())
+    finally:
+        dist.destroy_process_group()
+
+
 def test_an_adapter_refuses_another_convention(folders: dict[str, Path], tmp_path: Path) -> None:
     for variant in ("2.1", "2.2"):
         ours = arm(folders[variant])
