@@ -124,6 +124,7 @@ class Arm:
     targets: Mapping[str, Sequence[str]]  # kind of layer -> the names of its linear layers
     lora: Lora | None = None
     backbone: str = ""  # fingerprint of the frozen weights
+    caveats: Sequence[str] = ()  # of a sketch: what it had to guess, a line each
 
     # The verbs of a family.
 
@@ -152,6 +153,23 @@ class Arm:
 
     def prepare(self, samples: Sequence[Sample], show: Callable[[int], None] | None = None) -> None:
         """Compute ahead what is computed once a sample, such as latents; `show(done)` is told. Nothing by itself."""
+
+    # What a plan (vdmreason.plan) asks of a sketch: an arm on the meta device, which has shapes and no values.
+
+    passes: int = 1  # how often an answer takes the work of a loss without its gradient
+    answer_pace: float = 1.0  # at which share of the speed of training
+
+    def rehearsal(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """The batch of these samples, for `rehearse`."""
+        return self.collate(samples, [0] * len(samples))
+
+    def rehearse(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """A scalar that takes the work and the memory of `loss`, and looks at no value on the way."""
+        return self.loss(batch)
+
+    def kept_bytes(self, sample: Sample) -> int:
+        """What `prepare` keeps of a sample on the disk."""
+        return 0
 
     # What every arm shares.
 
@@ -261,6 +279,8 @@ def fingerprint(model: nn.Module) -> str:
     and in every precision. 64 values a tensor tell two trainings apart and cost nothing at five billion."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
+        if value.is_meta:  # a sketch has no weights to tell apart
+            return ""
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.detach().flatten()[:64].to(torch.bfloat16).float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -308,8 +328,10 @@ def load_errors(base: str) -> Iterator[None]:
     except UserError:
         raise
     except SafetensorError as error:
-        raise UserError(damaged) from error
+        raise UserError(incomplete(base) or damaged) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if fault := incomplete(base):
+            raise UserError(fault) from error
         text = " ".join(str(error).split())
         said = text.lower()
         if "incomplete metadata" in said or "unable to load weights from checkpoint" in said or "header" in said:
@@ -323,6 +345,48 @@ def load_errors(base: str) -> Iterator[None]:
                 "Download it where there is a network (`hf download`), or use a backbone that ships, such as cogvideox/small."
             ) from error
         raise UserError(f"'{base}' could not be loaded: {text[:300]}") from error
+
+
+def incomplete(base: str) -> str:
+    """What is missing of a checkpoint that lies on this machine, in one line that names the file; "" if nothing is."""
+    folder = Path(base) if Path(base).exists() else downloaded(base)
+    for index in sorted(folder.rglob("*.safetensors.index.json")):
+        try:
+            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, OSError):
+            return f"{index} is damaged or cut off. Delete it and download it again."
+        for part in sorted(parts):
+            if not (index.parent / part).is_file():
+                return f"{index.parent / part} is missing, though {index.name} names it. Download '{base}' again."
+    for file in sorted(folder.rglob("*.safetensors")):
+        if not whole(file):
+            return f"{file} is damaged or cut off. Delete it and download it again."
+    for file in sorted(folder.rglob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            return f"{file} is no JSON. Delete it and download it again."
+    return ""
+
+
+def downloaded(hub_id: str) -> Path:
+    """Where the hub's client keeps the newest download of a model; a folder that is not there where it was never downloaded."""
+    from huggingface_hub import constants
+
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    return max(snapshots.glob("*"), key=lambda p: p.stat().st_mtime, default=snapshots / "none")
+
+
+def whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says. Reads the header only."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return path.stat().st_size == 8 + length + max(ends, default=0)
+    except (OSError, struct.error, ValueError, KeyError, OverflowError, MemoryError):
+        return False
 
 
 def sampled_answers(

@@ -41,7 +41,7 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         if name == "__init__":
             return {"tasks", "adapters"}, set()
         if name == "base":
-            return {"tasks"}, {"numpy", "peft", "torch", "safetensors"}
+            return {"tasks"}, {"numpy", "peft", "torch", "safetensors", "huggingface_hub"}
         if name == "pictures":
             return {"tasks"}, {"numpy"}
         if name == "kept":

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import adapters
+from adapters.base import whole
 from vdmreason import store
 
 NEEDED = ("numpy", "pillow", "pyyaml", "rich", "typer", "psutil", "numba")
@@ -116,18 +115,6 @@ def _backbones() -> list[Finding]:
             size = sum(file.stat().st_size for file in files) / 1e6
             findings.append(Finding("ok", f"backbone {name}", f"{flavour.about} ({size:.1f} MB)"))
     return findings
-
-
-def whole(path: Path) -> bool:
-    """Whether a safetensors file is as long as its header says. Reads the header only."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return path.stat().st_size == 8 + length + max(ends, default=0)
-    except (OSError, struct.error, ValueError, KeyError, OverflowError, MemoryError):
-        return False
 
 
 def _chromium() -> Finding:
