@@ -1,7 +1,7 @@
 """What arms of video diffusion models share: the puzzle as a clip, its latents computed once, an answer read from a frame.
 
-A family says how its VAE is asked, what its model is conditioned on, what its loss is and how it samples. Nothing of that is
-here, and nothing here knows a family.
+A family says how its VAE is asked, what its model is conditioned on, what its loss is and how it samples; those whose models
+were trained by flow matching share the last two (`FlowArm`). Nothing here knows a family.
 """
 
 from __future__ import annotations
@@ -243,6 +243,8 @@ class ClipArm(Arm):
     def latents_of(self, samples: Sequence[Sample]) -> list[Values]:
         """For each sample the unscaled posterior of its clip, `mean` and `logvar` (f, C, h, w) fp32, and its condition."""
         targets = [self.target(sample) for sample in samples]
+        if self.device.type == "meta":
+            return [self._sketched(s, target) for s, target in zip(samples, targets, strict=True)]
         keys = [key_of(s.given.picture, target) for s, target in zip(samples, targets, strict=True)]
         known = self._kept.get(keys)
         missing = [i for i, key in enumerate(keys) if key not in known and keys.index(key) == i]
@@ -257,12 +259,27 @@ class ClipArm(Arm):
         known = self._kept.get(keys)
         return [known[key] for key in keys]
 
+    def _sketched(self, sample: Sample, target: np.ndarray) -> Values:
+        """What `latents_of` gives for a sample, in shape alone; nothing is kept."""
+        mean, logvar = self._encoded(target[None])
+        told = self.condition(sample.given.picture[None])
+        return {name: v[0] for name, v in {"mean": mean, "logvar": logvar, **told}.items()}
+
+    def kept_bytes(self, sample: Sample) -> int:
+        (values,) = self.latents_of([sample])
+        return sum(v.nbytes for v in values.values())
+
+    @property
+    def passes(self) -> int:  # type: ignore[override]
+        return self.options.steps
+
     def clean(self, values: Sequence[Values], generators: Sequence[torch.Generator]) -> Tensor:
         """The clips' scaled latents (B, f, C, h, w): the posterior's mode, or with `posterior: sample` drawn anew."""
         mean = torch.stack([v["mean"] for v in values])
         if self.options.posterior == "sample":
             deviation = torch.stack([v["logvar"] for v in values]).mul(0.5).exp()
-            mean = mean + deviation * torch.stack([torch.randn(mean.shape[1:], generator=g) for g in generators])
+            noise = torch.stack([torch.randn(mean.shape[1:], generator=g) for g in generators])
+            mean = mean + deviation * noise.to(mean.device)
         return self.scaled(mean)
 
     def target(self, sample: Sample) -> np.ndarray:
@@ -423,6 +440,20 @@ class FlowArm(ClipArm):
             if watch and watch(step + 1, self.options.steps, functools.partial(clip_of, estimate)) is False:
                 raise Cancelled("Cancelled.")
         return clip_of(x)
+
+
+def known_config(classes: Any, base: str, part: str, published: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The config of a checkpoint's part ("transformer", "vae") without a download: from the folder or the hub's cache, else
+    from a family's table of published ones. UserError where neither knows it."""
+    try:
+        return dict(classes.load_config(base, subfolder=part, local_files_only=True))
+    except (OSError, ValueError) as error:
+        if base in published:
+            return dict(published[base][part])
+        raise UserError(
+            f"'{base}' is not on this machine, so its size is not known. Get its configs first: "
+            f'hf download {base} --include "*.json"'
+        ) from error
 
 
 def drawn_anew(transformer: Any) -> Any:

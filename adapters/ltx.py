@@ -1,6 +1,7 @@
 """LTX-Video 2B and 13B, image to video: the picture is the clip's first latent, clean and at time 0.
 
-Two stock pipelines ask this transformer differently, and a checkpoint's model_index.json says which of them is its own:
+Two stock pipelines ask this transformer differently, and a checkpoint's model_index.json says which of them is its own (the
+option `pipeline` says it against that):
 
 - image     LTX-Video 0.9.0 and 0.9.1 (2B): the latent of number k stands at frame 8 k, times are shifted by the number of
             tokens, the text has 128 tokens;
@@ -12,7 +13,7 @@ What goes wrong easily, and is right here:
 - clips have 8N + 1 frames, sides are multiples of 32 pixels: one latent is 32 x 32 pixels and eight frames;
 - the clean first latent is no part of the loss;
 - the text's mask goes with its embedding: without it the padding is read as text;
-- positions are seconds and pixels, so the frame rate is a convention, kept in the adapter's metadata;
+- positions are seconds and pixels, so pipeline and frame rate are conventions, kept in the adapter's metadata;
 - VAEs from 0.9.1 on decode with a little noise and are told how much: here it comes from the sample's seed;
 - the stock pipelines draw the picture's latents from their posterior, and `condition` blurs them with noise at each step:
   neither is done here, so the picture that is shown is the picture that is asked.
@@ -28,7 +29,7 @@ import numpy as np
 
 from adapters import clips
 from adapters.base import Flavour, Lazy, load_errors, sample_generator
-from adapters.clips import FlowArm, drawn_anew, prompt_values
+from adapters.clips import FlowArm, drawn_anew, one_of, prompt_values
 from adapters.kept import Values
 from tasks.base import UserError
 
@@ -79,6 +80,7 @@ class Options(clips.Options):
     """How the puzzle becomes a clip and a clip becomes an answer. Frames: 8N + 1."""
 
     style: str = "video-32"  # how a grid is drawn; one cell on one token
+    pipeline: str = ""  # how the model is asked: image | condition; "": as the checkpoint's model_index.json says
     frame_rate: int = 25  # frames a second, for the positions
     decode_time: float = 0.05  # how noisy a VAE that wants it is told its latents are
     decode_noise: float = 0.025  # how much noise they get
@@ -88,6 +90,7 @@ class Options(clips.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of(self.pipeline, ("", *TOKENS))
         if self.frame_rate < 1:
             raise UserError(f"frame_rate = {self.frame_rate}: give at least 1 frame a second.")
         if not (0 <= self.decode_time <= 1 and 0 <= self.decode_noise <= 1):
@@ -115,17 +118,26 @@ def load(
     base = flavour.base
     with load_errors(base):
         index = diffusers.DiffusionPipeline.load_config(base)
-        pipeline = "condition" if "Condition" in index["_class_name"] else "image"
+        pipeline = options.pipeline or ("condition" if "Condition" in index["_class_name"] else "image")
         # first, and let go of: the text encoder is larger than the 2B transformer
         prompt = embedding(base, options.prompt, pipeline, dtype, device)
         vae = diffusers.AutoencoderKLLTXVideo.from_pretrained(base, subfolder="vae", use_safetensors=True)
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler")
+        scheduler = _scheduler(base, pipeline)
         classes = diffusers.LTXVideoTransformer3DModel
         if init == "pretrained":
             transformer = classes.from_pretrained(base, subfolder="transformer", use_safetensors=True, torch_dtype=kind)
         else:
             transformer = _drawn(dict(classes.load_config(base, subfolder="transformer")), seed, kind)
     return LTX(vae.to(device), transformer.to(device), scheduler, prompt, options, pipeline)
+
+
+def _scheduler(base: str, pipeline: str) -> Any:
+    """The checkpoint's own. Where it shifts times by the number of tokens, the `condition` pipeline, which has times of its own,
+    stops; there it is taken without a shift."""
+    found = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler")
+    if pipeline == "condition" and found.config.use_dynamic_shifting:
+        return type(found).from_config(found.config, use_dynamic_shifting=False, shift_terminal=None)
+    return found
 
 
 def _drawn(config: dict[str, Any], seed: int, kind: torch.dtype) -> Any:
@@ -225,7 +237,7 @@ class LTX(FlowArm):
         self.deviation = vae.latents_std.detach().float().view(-1, 1, 1) / vae.config.scaling_factor
 
     def conventions(self) -> dict[str, Any]:
-        return {"frame_rate": self.options.frame_rate, **super().conventions()}
+        return {"pipeline": self.pipeline, "frame_rate": self.options.frame_rate, **super().conventions()}
 
     def velocity(self, noisy: Tensor, told: Mapping[str, Tensor], t: Tensor) -> Tensor:
         inputs = torch.cat([self.scaled(told["image"])[:, None], noisy], 1)

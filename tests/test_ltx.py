@@ -297,14 +297,29 @@ def test_nothing_is_left_behind_on_another_device(name: str, folders: dict[str, 
     assert ours.loss(batch).is_meta and ours.drawn(torch.empty(2, 8, 3, 2, 2, device="meta")).is_meta
 
 
-def test_an_adapter_refuses_another_convention(folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "value"), [("frame_rate", 8), ("pipeline", "condition"), ("frames", 17)])
+def test_an_adapter_refuses_another_convention(
+    key: str, value: object, folders: dict[str, Path], tmp_path: Path
+) -> None:
     ours = arm(folders["image"])
     ours.attach(Lora(rank=2))
     ours.save(tmp_path)
-    other = arm(folders["image"], frame_rate=8)
+    other = arm(folders["image"], **{key: value})
     other.attach(Lora(rank=2))
-    with pytest.raises(UserError, match="frame_rate"):
+    with pytest.raises(UserError, match=key):
         other.restore(tmp_path)
+
+
+def test_a_scheduler_that_shifts_is_taken_without_where_the_pipeline_has_its_own_times(
+    folders: dict[str, Path],
+) -> None:
+    """There the stock pipeline stops. Times and sigmas are then one, as for the model's authors."""
+    ours = arm(folders["image"], pipeline="condition")
+    ours.schedule((3, 8, 4, 6))
+    assert torch.allclose(ours.scheduler.sigmas[:-1] * 1000, ours.scheduler.timesteps)
+    own = pipeline_ltx_condition.linear_quadratic_schedule(4) * 1000
+    assert torch.allclose(ours.scheduler.timesteps, own)
+    assert ours.prompt["prompt_mask"].shape == (1, 256) and np.isfinite(ours.sample(picture()[None], [0])).all()
 
 
 @pytest.mark.parametrize("targets", [("attention", "mlp"), ("attention",), ("mlp",)])
@@ -384,7 +399,16 @@ def test_a_hub_id_without_a_network_is_one_line(name: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "bad", [{"frames": 8}, {"frames": 13}, {"steps": 0}, {"style": "papr"}, {"frame_rate": 0}, {"decode_noise": 2.0}]
+    "bad",
+    [
+        {"frames": 8},
+        {"frames": 13},
+        {"steps": 0},
+        {"style": "papr"},
+        {"frame_rate": 0},
+        {"decode_noise": 2.0},
+        {"pipeline": "text"},
+    ],
 )
 def test_options_are_checked(bad: dict) -> None:
     with pytest.raises(UserError) as caught:
