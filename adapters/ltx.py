@@ -122,7 +122,7 @@ def load(
         # first, and let go of: the text encoder is larger than the 2B transformer
         prompt = embedding(base, options.prompt, pipeline, dtype, device)
         vae = diffusers.AutoencoderKLLTXVideo.from_pretrained(base, subfolder="vae", use_safetensors=True)
-        scheduler = _scheduler(base, pipeline)
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler")
         classes = diffusers.LTXVideoTransformer3DModel
         if init == "pretrained":
             transformer = classes.from_pretrained(base, subfolder="transformer", use_safetensors=True, torch_dtype=kind)
@@ -131,13 +131,12 @@ def load(
     return LTX(vae.to(device), transformer.to(device), scheduler, prompt, options, pipeline)
 
 
-def _scheduler(base: str, pipeline: str) -> Any:
-    """The checkpoint's own. Where it shifts times by the number of tokens, the `condition` pipeline, which has times of its own,
-    stops; there it is taken without a shift."""
-    found = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(base, subfolder="scheduler")
-    if pipeline == "condition" and found.config.use_dynamic_shifting:
-        return type(found).from_config(found.config, use_dynamic_shifting=False, shift_terminal=None)
-    return found
+def _fitted(scheduler: Any, pipeline: str) -> Any:
+    """The `condition` pipeline has times of its own and stops at a scheduler that shifts them by the number of tokens: there it
+    is taken without a shift."""
+    if pipeline == "condition" and scheduler.config.use_dynamic_shifting:
+        return type(scheduler).from_config(scheduler.config, use_dynamic_shifting=False, shift_terminal=None)
+    return scheduler
 
 
 def _drawn(config: dict[str, Any], seed: int, kind: torch.dtype) -> Any:
@@ -208,7 +207,9 @@ def _tiny(options: Options, seed: int, device: str, kind: torch.dtype) -> LTX:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1
     )
-    return LTX(vae.to(device), _drawn(config, seed, kind).to(device), scheduler, text, options, "image")
+    return LTX(
+        vae.to(device), _drawn(config, seed, kind).to(device), scheduler, text, options, options.pipeline or "image"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,8 +228,9 @@ class LTX(FlowArm):
         self, vae: Any, transformer: Any, scheduler: Any, prompt: Values, options: Options, pipeline: str
     ) -> None:
         self.vae = vae.eval().requires_grad_(False)
+        self.voxels = vae.temporal_compression_ratio * vae.spatial_compression_ratio**2
         self.model = transformer
-        self.scheduler = scheduler
+        self.scheduler = _fitted(scheduler, pipeline)
         self.prompt = prompt
         self.options = options
         self.pipeline = pipeline
