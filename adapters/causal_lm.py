@@ -15,7 +15,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adapters.base import Flavour, Lazy, Sample, load_errors
-from adapters.language import IGNORED, INSTRUCTION, TARGETS, ZOO, LanguageArm, answer_nll, check, mean_of_means
+from adapters.language import (
+    IGNORED,
+    INSTRUCTION,
+    TARGETS,
+    ZOO,
+    LanguageArm,
+    answer_nll,
+    check,
+    known_config,
+    known_tokenizer,
+    mean_of_means,
+)
 from tasks.base import Example, UserError, suggest
 from tasks.text import write
 
@@ -82,6 +93,37 @@ FLAVOURS = {
         # layers: attention and mlp.
         {**_PUBLISHED, "lora.alpha": 64, "lora.dropout": 0.05},
     ),
+}
+# The published configs, as far as a sketch needs them, for where they were not downloaded.
+_QWEN3 = {
+    "model_type": "qwen3",
+    "vocab_size": 151936,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "eos_token_id": 151645,
+    "pad_token_id": 151643,
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "Qwen/Qwen3-4B-Instruct-2507": {
+        **_QWEN3,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen3-8B": {**_QWEN3, "hidden_size": 4096, "intermediate_size": 12288, "tie_word_embeddings": False},
+    "meta-llama/Llama-3.1-8B-Instruct": {
+        "model_type": "llama",
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": False,
+        "eos_token_id": 128009,
+    },
 }
 _TINY = {
     "hidden_size": 64,
@@ -168,6 +210,22 @@ def load(
                 torch.manual_seed(seed)
                 model = transformers.AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False)
     return CausalLM(model.to(device), tokenizer, options)
+
+
+def sketch(flavour: Flavour, options: Options, dtype: str = "float32") -> CausalLM:
+    """The arm on the meta device: the real class at true size, no weights, no download."""
+    base = flavour.base or str(ZOO)
+    config = known_config(base, PUBLISHED)
+    if not flavour.base:
+        config.update(_TINY)
+    tokenizer, caveats = known_tokenizer(base)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
+    arm = CausalLM(model, tokenizer, options)
+    arm.caveats = caveats
+    return arm
 
 
 class CausalLM(LanguageArm):

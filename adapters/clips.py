@@ -456,6 +456,16 @@ def known_config(classes: Any, base: str, part: str, published: Mapping[str, Map
         ) from error
 
 
+def sketched(classes: Any, config: Mapping[str, Any], kind: torch.dtype) -> Any:
+    """A model on the meta device, its weights in `kind` but for those that its class keeps in fp32."""
+    with torch.device("meta"):
+        model = classes.from_config(dict(config))
+    for name, weight in model.named_parameters():  # and not `model.to`, which warns of just those
+        if not any(part in name for part in model._keep_in_fp32_modules or ()):
+            weight.data = weight.data.to(kind)
+    return model
+
+
 def drawn_anew(transformer: Any) -> Any:
     """Linear and patch layers drawn so that each keeps the scale of what goes in, biases zero: what a family's random control
     begins with. torch's own draw is sqrt(3) too small in each layer."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from adapters import clips
 from adapters.base import Cancelled, Flavour, Lazy, Sample, Watch, load_errors, sample_generator
-from adapters.clips import ClipArm, drawn_anew, one_of, prompt_embedding
+from adapters.clips import ClipArm, drawn_anew, known_config, one_of, prompt_embedding, sketched
 from tasks.base import UserError
 
 if TYPE_CHECKING:
@@ -74,6 +74,40 @@ FLAVOURS = {
         {**_PUBLISHED, "options.pixels": 0, "options.canvas": (30, 45), "options.condition": "diffusers"},
     ),
 }
+# The published configs, as far as they differ from the class's defaults, for a sketch where they were not downloaded.
+_5B = {
+    "num_attention_heads": 48,
+    "attention_head_dim": 64,
+    "in_channels": 32,
+    "out_channels": 16,
+    "num_layers": 42,
+    "use_rotary_positional_embeddings": True,
+}
+PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
+    "THUDM/CogVideoX1.5-5B-I2V": {
+        "transformer": {
+            **_5B,
+            "ofs_embed_dim": 512,
+            "sample_width": 300,
+            "sample_height": 300,
+            "sample_frames": 81,
+            "patch_size_t": 2,
+            "patch_bias": False,
+        },
+        "vae": {"scaling_factor": 0.7, "invert_scale_latents": True},
+    },
+    "THUDM/CogVideoX-5B-I2V": {
+        "transformer": {**_5B, "use_learned_positional_embeddings": True},
+        "vae": {"scaling_factor": 0.7},
+    },
+}
+_TINY = {
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "time_embed_dim": 16,
+    "ofs_embed_dim": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -121,13 +155,24 @@ def load(
             transformer = classes.from_pretrained(base, subfolder="transformer", use_safetensors=True, torch_dtype=kind)
         else:
             if not flavour.base:
-                config.update(
-                    num_layers=2, num_attention_heads=2, attention_head_dim=16, time_embed_dim=16, ofs_embed_dim=16
-                )
+                config.update(_TINY)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 transformer = draw(classes.from_config(config)).to(kind)
     return CogVideoX(vae.to(device), transformer.to(device), scheduler, prompt, options)
+
+
+def sketch(flavour: Flavour, options: Options, dtype: str = "float32") -> CogVideoX:
+    """The arm on the meta device: the real classes at true size, no weights, no download."""
+    kind, base = getattr(torch, dtype), flavour.base or str(ZOO)
+    config = known_config(diffusers.CogVideoXTransformer3DModel, base, "transformer", PUBLISHED)
+    config |= {} if flavour.base else _TINY
+    transformer = sketched(diffusers.CogVideoXTransformer3DModel, config, kind)
+    found = known_config(diffusers.AutoencoderKLCogVideoX, base, "vae", PUBLISHED)
+    vae = sketched(diffusers.AutoencoderKLCogVideoX, found, kind)
+    text = transformer.config.max_text_seq_length, transformer.config.text_embed_dim
+    prompt = torch.empty(1, *text, dtype=kind, device="meta")
+    return CogVideoX(vae, transformer, diffusers.CogVideoXDDIMScheduler(), prompt, options)
 
 
 def draw(transformer: Any) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -82,6 +83,7 @@ class LanguageArm(Arm):
 
     layout = "peft"
     model: Any
+    answer_pace = 0.03  # token by token: the device waits for its memory, and for the next kernel
 
     def __init__(self, model: Any, tokenizer: Any, options: Any) -> None:
         self.model = model
@@ -132,6 +134,23 @@ class LanguageArm(Arm):
         """The model's inputs for these questions: input_ids and attention_mask (B, T), padded on the left, and what else
         the model wants to see."""
         raise NotImplementedError
+
+    def rehearsal(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """The batch, and `learned` int64 (N,): on the meta device nobody can count the labels that are learned."""
+        count = sum(len(self.answer_ids(sample)) for sample in samples)
+        learned = torch.zeros(count, dtype=torch.long, device=self.device)
+        return {**self.collate(samples, [0] * len(samples)), "learned": learned}
+
+    def rehearse(self, batch: Mapping[str, Tensor]) -> Tensor:
+        hidden = self.hidden(batch).flatten(0, 1)  # (B T, D)
+        learned = batch["learned"]
+        return head_nll(self.model, hidden[learned], learned, self.options.loss_chunk).mean()
+
+    def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the body makes of a rehearsal's batch (B, T, D)."""
+        with unpacked():
+            found: Tensor = self.model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
+        return found
 
     def predict(self, givens: Sequence[Any], seeds: Sequence[int], watch: Watch | None = None) -> list[Answer]:
         """Write an answer to each question and read it. `watch` sees the texts so far of the batch at hand."""
@@ -193,6 +212,11 @@ def answer_nll(model: Any, labels: Tensor, chunk: int, inputs: Mapping[str, Tens
         logits = model(**inputs, use_cache=False).logits[rows, before]
         return torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state[rows, before]  # (N, D)
+    return head_nll(model, hidden, wanted, chunk)
+
+
+def head_nll(model: Any, hidden: Tensor, wanted: Tensor, chunk: int) -> Tensor:
+    """Negative log likelihood (N,) of the tokens `wanted` (N,) after the hidden states (N, D)."""
     head = head_of(model)
 
     def part(hidden: Tensor, wanted: Tensor) -> Tensor:
@@ -239,6 +263,46 @@ class _Handed:
 
     def __getattr__(self, _: str) -> None:
         return None
+
+
+# Sketches
+
+
+def known_config(base: str, published: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A checkpoint's config without a download: from the folder or the hub's cache, else from a family's table of published
+    ones. UserError where neither knows it."""
+    try:
+        return transformers.AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        if base in published:
+            return transformers.AutoConfig.for_model(**published[base])
+        raise UserError(
+            f"'{base}' is not on this machine, so its size is not known. Get its config first: hf download {base} config.json"
+        ) from error
+
+
+@contextmanager
+def unpacked() -> Iterator[None]:
+    """transformers looks at the values of the positions whether a row holds several samples; a sketch has none to look at."""
+    from transformers import masking_utils
+
+    looking = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None  # type: ignore[assignment, return-value]
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = looking
+
+
+def known_tokenizer(base: str) -> tuple[Any, tuple[str, ...]]:
+    """A checkpoint's tokenizer without a download, or else the small model's with a line that says so."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False), ()
+    except (OSError, ValueError):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(ZOO, trust_remote_code=False)
+        return tokenizer, (
+            "tokens are counted by the small model's tokenizer: the backbone's own is not on this machine",
+        )
 
 
 # Generation

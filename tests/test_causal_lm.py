@@ -572,3 +572,12 @@ def test_the_shipped_model_has_learnt_its_corpus():
             with torch.no_grad():
                 losses.append(loss(torch.tensor([ids]), torch.tensor([labels])).item())
         assert np.mean(losses) < share * np.log(arm.model.config.vocab_size)
+
+
+def test_published_parameter_counts() -> None:
+    """At the published numbers, on the meta device."""
+    assert set(causal_lm.PUBLISHED) == {name for name, f in causal_lm.FLAVOURS.items() if f.published}
+    for name in causal_lm.PUBLISHED:
+        found = causal_lm.FLAVOURS[name]
+        arm = causal_lm.sketch(found, Options(), "bfloat16")
+        assert sum(p.numel() for p in arm.model.parameters()) == found.parameters
