@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 else:
     torch = Lazy("torch")
 
+VOXELS = 2**20  # that a VAE encodes or decodes at once: 28 clips of nine frames of 64 x 64 pixels, one of 480 x 480
 END = 2  # latents that `decode: end` decodes
 LATER = {"later": True}  # an option that came after runs were made without it (vdmreason.config)
 
@@ -148,6 +149,7 @@ class ClipArm(Arm):
     vae: Any
     model: Any
     options: Options
+    voxels: int = 8 * 8 * 4  # of a video that a latent stands for
 
     # How a family's VAE is asked. Videos are (B, 3, F, H, W) in -1..1, latents (B, C, f, h, w), both in the VAE's type.
 
@@ -211,8 +213,12 @@ class ClipArm(Arm):
     def encode_video(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """A video (B, 3, F, H, W) -> the posterior's mean and log variance (B, f, C, h, w), unscaled, fp32."""
         self.vae.to(self.device)
-        with torch.no_grad(), two_at_least(video) as padded:
-            mean, logvar = (z[: len(video)].permute(0, 2, 1, 3, 4).float() for z in self.posterior(padded))
+        found = []
+        for part in parts(len(video), video[0, 0].numel()):
+            with torch.no_grad(), two_at_least(video[part]) as padded:
+                encoded = self.posterior(padded)
+            found.append([z[: len(video[part])].permute(0, 2, 1, 3, 4).float() for z in encoded])
+        mean, logvar = (torch.cat(some) for some in zip(*found, strict=True))
         return mean, logvar
 
     def decode(self, z: Tensor) -> np.ndarray:
@@ -220,9 +226,12 @@ class ClipArm(Arm):
         decoded whole; its padding never is."""
         z = z.permute(0, 2, 1, 3, 4).to(self.device, self.dtype)
         self.vae.to(self.device)
-        with torch.no_grad(), two_at_least(z) as padded:
-            pixels = self.drawn(padded)[: len(z)]
-        return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 4, 1).cpu().numpy()
+        clips = []
+        for part in parts(len(z), z[0, 0].numel() * self.voxels):
+            with torch.no_grad(), two_at_least(z[part]) as padded:
+                video = self.drawn(padded)[: len(z[part])].permute(0, 2, 3, 4, 1)
+            clips.append(((video.float() + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy())
+        return np.concatenate(clips)
 
     def end(self, z: Tensor) -> Tensor:
         """What is decoded of a drawn clip's latents: all, or with `decode: end` the last two, as if nothing had been before."""
@@ -464,6 +473,12 @@ def sketched(classes: Any, config: Mapping[str, Any], kind: torch.dtype) -> Any:
         if not any(part in name for part in model._keep_in_fp32_modules or ()):
             weight.data = weight.data.to(kind)
     return model
+
+
+def parts(count: int, voxels: int) -> list[slice]:
+    """Cuts `count` clips of so many voxels into what a VAE works on at once: its layers hold hundreds of numbers a voxel."""
+    size = max(1, min(count, VOXELS // max(1, voxels)))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def drawn_anew(transformer: Any) -> Any:

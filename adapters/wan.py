@@ -250,6 +250,7 @@ class Wan(FlowArm):
         self.clip = clip
         self.pinned = expanded
         self.multiple = vae.config.scale_factor_spatial * self.config.patch_size[1]
+        self.voxels = vae.config.scale_factor_temporal * vae.config.scale_factor_spatial**2
         self.mean = torch.tensor(vae.config.latents_mean).view(-1, 1, 1)
         self.deviation = torch.tensor(vae.config.latents_std).view(-1, 1, 1)
 

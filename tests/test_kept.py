@@ -155,6 +155,26 @@ def test_latents_are_encoded_once_and_a_changed_cache_changes_no_training(
     assert all(torch.equal(v, batch[k]) for k, v in third.collate(samples, range(5)).items())
 
 
+def test_a_vae_works_on_few_clips_at_once_and_says_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from adapters import clips
+
+    ours = arm()
+    frames = np.random.default_rng(0).integers(0, 256, (5, 9, 64, 64, 3), dtype=np.uint8)
+    sizes: list[int] = []
+    posterior = ours.posterior
+    monkeypatch.setattr(ours, "posterior", lambda video: sizes.append(len(video)) or posterior(video))
+    whole = ours.encode(frames)
+    monkeypatch.setattr(clips, "VOXELS", 2 * 9 * 64 * 64)
+    z = ours.encode(frames)
+    assert sizes == [5, 2, 2, 2 if torch.get_num_threads() == 1 else 1]  # one is doubled (two_at_least)
+    assert torch.allclose(z, whole, atol=1e-4)
+    monkeypatch.undo()
+    both = ours.decode(whole)
+    monkeypatch.setattr(clips, "VOXELS", 1)
+    assert np.abs(ours.decode(whole).astype(int) - both.astype(int)).max() <= 1
+    assert clips.parts(7, 1) == [slice(i, i + 1) for i in range(7)] and clips.parts(0, 9) == []
+
+
 def test_another_vae_finds_nothing_of_the_first(cache: Path) -> None:
     one, two = arm(), arm()
     with torch.no_grad():
