@@ -18,7 +18,18 @@ import numpy as np
 from PIL import Image
 
 from adapters.base import Flavour, Lazy, Sample, load_errors
-from adapters.language import IGNORED, INSTRUCTION, TARGETS, ZOO, LanguageArm, answer_nll, check, mean_of_means
+from adapters.language import (
+    IGNORED,
+    INSTRUCTION,
+    TARGETS,
+    ZOO,
+    LanguageArm,
+    answer_nll,
+    check,
+    known_config,
+    mean_of_means,
+    unpacked,
+)
 from adapters.pictures import question
 from tasks.base import Example, UserError, suggest
 from tasks.render import STYLES
@@ -68,6 +79,62 @@ FLAVOURS = {
         True,
         {**_PUBLISHED, "options.style": "video-32"},
     ),
+}
+# The published configs, as far as a sketch needs them, for where they were not downloaded.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "google/gemma-3-4b-it": {
+        "model_type": "gemma3",
+        "text_config": {
+            "vocab_size": 262208,
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "num_hidden_layers": 34,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "sliding_window": 1024,
+        },
+        "vision_config": {
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "image_size": 896,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+        "mm_tokens_per_image": 256,
+        "eos_token_id": [1, 106],
+    },
+    "Qwen/Qwen3-VL-4B-Instruct": {
+        "model_type": "qwen3_vl",
+        "text_config": {
+            "vocab_size": 151936,
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5e6,
+                "mrope_section": [24, 20, 20],
+                "mrope_interleaved": True,
+            },
+            "eos_token_id": 151645,
+        },
+        "vision_config": {
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "patch_size": 16,
+            "out_hidden_size": 2560,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+        "tie_word_embeddings": True,
+    },
 }
 
 
@@ -150,6 +217,42 @@ def load(
     return VLM(model.to(device), processor, options)
 
 
+def sketch(flavour: Flavour, options: Options, dtype: str = "float32") -> VLM:
+    """The arm on the meta device: the real classes at true size, no weights, no download."""
+    base = flavour.base
+    caveats: tuple[str, ...] = ()
+    if not base:
+        processor, config = tiny()
+    else:
+        config = known_config(base, PUBLISHED)
+        try:
+            processor = processor_of(base, config, local_files_only=True)
+        except (OSError, ValueError):
+            processor = stand_in(base, config)
+            caveats = ("text is counted by the small model's tokenizer: the backbone's own is not on this machine",)
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(
+            config, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
+    if options.shown != "text" and hasattr(processor.image_processor, "merge_size"):
+        caveats += ("the vision tower's own work is left out: it cannot be sketched",)
+    arm = VLM(model, processor, options)
+    arm.caveats = caveats
+    return arm
+
+
+def stand_in(base: str, config: Any) -> Any:
+    """A processor that gives a picture as many tokens as the backbone's own, which is not on this machine."""
+    seen = config.vision_config
+    if config.model_type == "gemma3":
+        return gemma_processor(seen.image_size, config.mm_tokens_per_image)
+    if config.model_type == "qwen3_vl":
+        return qwen_processor(seen.patch_size, seen.spatial_merge_size)
+    raise UserError(
+        f"'{base}': what it makes of a picture is not known here. Get its processor first: hf download {base}"
+    )
+
+
 def drawn(config: Any, seed: int, kind: torch.dtype) -> Any:
     """Random weights from `seed`, drawn in fp32 so that they are the same in every precision.
 
@@ -169,7 +272,7 @@ def drawn(config: Any, seed: int, kind: torch.dtype) -> Any:
     return model
 
 
-def processor_of(base: str, config: Any) -> Any:
+def processor_of(base: str, config: Any, **how: Any) -> Any:
     """The model's own processor. Where torchvision is not installed, a processor that also takes videos comes without that
     part, which needs it; pictures do not."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
@@ -177,8 +280,8 @@ def processor_of(base: str, config: Any) -> Any:
 
     kind = PROCESSOR_MAPPING[type(config)] if type(config) in PROCESSOR_MAPPING else None
     if kind is None or is_torchvision_available() or "video_processor" not in kind.get_attributes():
-        return transformers.AutoProcessor.from_pretrained(base, trust_remote_code=False)
-    return pictures_only(kind).from_pretrained(base, trust_remote_code=False)
+        return transformers.AutoProcessor.from_pretrained(base, trust_remote_code=False, **how)
+    return pictures_only(kind).from_pretrained(base, trust_remote_code=False, **how)
 
 
 def pictures_only(kind: Any) -> Any:
@@ -196,15 +299,9 @@ def pictures_only(kind: Any) -> Any:
 def tiny() -> tuple[Any, Any]:
     """(processor, config) of a Gemma 3 that a CPU trains in seconds: the small language model's tokenizer, pictures of 64 x 64
     pixels in 64 tokens, two layers of width 64."""
-    tokens = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(ZOO, extra_special_tokens=tokens, trust_remote_code=False)
     side, patch = 64, 8
-    processor = transformers.Gemma3Processor(
-        image_processor=transformers.Gemma3ImageProcessorPil(size={"height": side, "width": side}),
-        tokenizer=tokenizer,
-        image_seq_length=(side // patch) ** 2,
-        chat_template=_TEMPLATE,
-    )
+    processor = gemma_processor(side, (side // patch) ** 2)
+    tokenizer = processor.tokenizer
     config = transformers.Gemma3Config(
         text_config={
             "vocab_size": len(tokenizer),
@@ -236,6 +333,34 @@ def tiny() -> tuple[Any, Any]:
         eoi_token_index=tokenizer.eoi_token_id,
     )
     return processor, config
+
+
+def gemma_processor(side: int, tokens: int) -> Any:
+    """Gemma 3's, for pictures of `side` x `side` pixels in so many tokens, with the small language model's tokenizer."""
+    names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    return transformers.Gemma3Processor(
+        image_processor=transformers.Gemma3ImageProcessorPil(size={"height": side, "width": side}),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(ZOO, extra_special_tokens=names, trust_remote_code=False),
+        image_seq_length=tokens,
+        chat_template=_TEMPLATE,
+    )
+
+
+def qwen_processor(patch: int, merge: int) -> Any:
+    """Qwen3-VL's, for pictures alone, a token for `merge` x `merge` patches, with the small language model's tokenizer."""
+    names = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    names |= {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    return pictures_only(transformers.Qwen3VLProcessor)(
+        image_processor=transformers.Qwen2VLImageProcessorPil(
+            patch_size=patch,
+            merge_size=merge,
+            temporal_patch_size=2,
+            size={"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096},
+        ),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(ZOO, extra_special_tokens=names, trust_remote_code=False),
+        chat_template=_TEMPLATE.replace("<start_of_image>", picture),
+    )
 
 
 _TEMPLATE = (
@@ -328,6 +453,17 @@ class VLM(LanguageArm):
         owner = (labels != IGNORED).nonzero()[:, 0]  # (N,)
         nll = answer_nll(self.model, labels, self.options.loss_chunk, inputs)
         return mean_of_means(nll, owner, len(labels))
+
+    def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The tower sees the pictures, and the language model as many vectors as there are tokens. The model's own forward
+        would look where among them the pictures are. A tower that is told their sizes looks at these: it is left out."""
+        with torch.no_grad(), unpacked():
+            if "pixel_values" in batch and "image_grid_thw" not in batch:
+                self.model.get_image_features(pixel_values=batch["pixel_values"])
+        with unpacked():
+            vectors = self.model.get_input_embeddings()(batch["input_ids"])
+            found: Tensor = self.model.get_decoder()(inputs_embeds=vectors, use_cache=False).last_hidden_state
+        return found
 
     def prepared(self, givens: Sequence[Question]) -> dict[str, Tensor]:
         """The processor's tensors, those by token (B, T) and padded on the left."""

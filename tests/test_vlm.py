@@ -349,6 +349,23 @@ def test_the_tiny_model_is_as_large_as_it_says():
     assert sum(p.numel() for p in tiny(lora=False).model.parameters()) == TINY.parameters
 
 
+def test_published_parameter_counts():
+    """At the published numbers, on the meta device."""
+    assert set(vlm.PUBLISHED) == {name for name, found in vlm.FLAVOURS.items() if found.published}
+    for name in vlm.PUBLISHED:
+        arm = vlm.sketch(vlm.FLAVOURS[name], Options(), "bfloat16")
+        assert sum(p.numel() for p in arm.model.parameters()) == vlm.FLAVOURS[name].parameters
+
+
+def test_a_stand_in_gives_a_picture_as_many_tokens():
+    """Gemma: 256 whatever the picture; Qwen: one for 32 x 32 pixels."""
+    picture = np.zeros((320, 448, 3), np.uint8)
+    for name, tokens in (("google/gemma-3-4b-it", 256), ("Qwen/Qwen3-VL-4B-Instruct", 10 * 14)):
+        arm = vlm.sketch(vlm.FLAVOURS[name], Options(shown="image"), "bfloat16")
+        shown = arm.seen(vlm.Question("", picture, (7, 7)))["input_ids"][0].tolist()
+        assert shown.count(arm.tokenizer.image_token_id) == tokens
+
+
 # What a person can mend
 
 
