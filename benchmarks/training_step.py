@@ -16,7 +16,7 @@ latents and text. Memory is the process's own peak (on a GPU the device's), less
     ours                     `accelerate launch -m vdmreason.train`: latents and text computed once, the text encoder let go,
                              bf16 adapters with fp32 masters where the precision is bf16
     ours, second run         the same run again: latents and text lie in the cache
-    ours, compiled           with compiled blocks
+    ours, compiled           the same with compiled blocks; the compiler's cache is warm too
     ours, checkpointing      the one for little memory
     ours, nf4                the frozen weights in 4 bits (off unless asked for: it computes something slightly else)
 
@@ -191,8 +191,6 @@ def measured(command: list[str], env: dict[str, str], until: Path | None = None)
     """Seconds, and the peak of memory in GiB, of one process: without a GPU its CPU seconds, on which other work on the machine
     has no part, and its resident memory; on a GPU the clock's seconds and the device's memory. It is ended when the file `until`
     is there: the script loads everything once more behind its training."""
-    import psutil
-
     log = tempfile.TemporaryFile()
     began = time.perf_counter()
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=ROOT)
@@ -200,11 +198,7 @@ def measured(command: list[str], env: dict[str, str], until: Path | None = None)
 
     def watch() -> None:
         while not over.wait(0.05):
-            try:
-                tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-                peak[0] = max(peak[0], sum(p.memory_info().rss for p in tree), _device_bytes())
-            except psutil.Error:
-                return
+            peak[0] = max(peak[0], _device_bytes())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -221,7 +215,7 @@ def measured(command: list[str], env: dict[str, str], until: Path | None = None)
     over.set()
     if not shutil.which("nvidia-smi"):
         assert used is not None
-        seconds = used.ru_utime + used.ru_stime
+        seconds, peak[0] = used.ru_utime + used.ru_stime, used.ru_maxrss * 2**10
     watcher.join()
     if code:
         log.seek(0)
@@ -302,8 +296,9 @@ def run(given: argparse.Namespace) -> None:
             mine |= {"speed": {**extra, "shard": False}, "quantise": "nf4" if "nf4" in way else "none"}
             file = folder.with_suffix(".yaml")
             file.write_text(config.to_yaml(config.resolve(mine)))
-            cache = work / ("cache" if "second" in way else f"cache-{folder.name}")
-            if "second" in way and not cache.exists():
+            kept = "second" in way or "compiled" in way
+            cache = work / ("cache" if kept else f"cache-{folder.name}")
+            if kept and not found:  # what is kept on the disk is there for both lengths
                 warm = [
                     sys.executable,
                     "-m",
