@@ -9,7 +9,7 @@ app: $(READY)  ## open the page in a browser
 test: $(READY)  ## every test; browser tests on an installed Chromium
 	@scripts/browser.sh
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
-	.venv/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 $(READY): requirements.lock pyproject.toml scripts/install.sh
 	@PYTHON=$(PYTHON) scripts/install.sh
