@@ -171,8 +171,11 @@ def _loop(
     compute_ahead(run, accelerator, arm, samples)
     micro = make_room(run, accelerator, arm, samples, autocast, sharded)
     parts = shares(optim.batch, micro, accelerator.process_index, accelerator.num_processes)
+    compiled = 0
     if run.speed.compile == "on" or (run.speed.compile == "auto" and device.type == "cuda" and optim.updates >= 100):
-        speed.compile_blocks(arm.model)
+        compiled = speed.compile_blocks(arm.model)
+    if main:
+        print(f"{run.name}: {_setting(arm, device, precision, len(parts[0]), compiled, sharded)}", file=sys.stderr)
 
     model = speed.shard(arm.module()) if sharded else accelerator.prepare(arm.module())
     weights = speed.Masters(arm.trainable())
@@ -380,8 +383,6 @@ def make_room(
             "Not even one example fits into this device's memory. Set quantise: nf4, or a smaller options.pixels; "
             "`vdmreason doctor --config` says what would fit."
         )
-    if micro < share:
-        accelerator.print(f"{run.name}: micro-batches of {micro}, {share // micro} an update", file=sys.stderr)
     return micro
 
 
@@ -517,6 +518,16 @@ class Pace:
     def __call__(self, seconds: float) -> float:
         self.mean = seconds if not self.mean else 0.9 * self.mean + 0.1 * seconds
         return self.mean
+
+
+def _setting(
+    arm: Arm, device: torch.device, precision: torch.dtype | None, micro: int, compiled: int, sharded: bool
+) -> str:
+    """What decides how fast this will be, in one line."""
+    learned = sum(p.numel() for p in arm.trainable().values()) / 1e6
+    said = [f"{learned:.1f} M learned on {device_name(device)}", "bf16" if precision else "fp32", f"{micro} at once"]
+    said += [f"{compiled} compiled blocks"] * bool(compiled) + ["weights in parts"] * sharded
+    return ", ".join(said)
 
 
 def _line(record: Mapping[str, Any]) -> str:
