@@ -198,7 +198,7 @@ def measured(command: list[str], env: dict[str, str], until: Path | None = None)
 
     def watch() -> None:
         while not over.wait(0.05):
-            peak[0] = max(peak[0], _device_bytes())
+            peak[0] = max(peak[0], _device_bytes(), _resident_bytes(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -215,12 +215,23 @@ def measured(command: list[str], env: dict[str, str], until: Path | None = None)
     over.set()
     if not shutil.which("nvidia-smi"):
         assert used is not None
-        seconds, peak[0] = used.ru_utime + used.ru_stime, used.ru_maxrss * 2**10
+        seconds = used.ru_utime + used.ru_stime
     watcher.join()
     if code:
         log.seek(0)
         sys.exit(f"{' '.join(command[:3])} ... failed:\n{log.read().decode(errors='replace')[-3000:]}")
     return {"seconds": seconds, "gib": peak[0] / 2**30}
+
+
+def _resident_bytes(pid: int) -> int:
+    """The most that a process had in memory so far, 0 on a GPU's machine. (`ru_maxrss` would begin with what its parent had.)"""
+    if shutil.which("nvidia-smi"):
+        return 0
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return next((int(line.split()[1]) * 2**10 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def _device_bytes() -> int:
