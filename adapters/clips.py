@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,6 +64,7 @@ class Options:
 
     every: ClassVar[int] = 8
     model: ClassVar[str] = "This model"
+    asked: ClassVar[tuple[str, ...]] = ("steps", "readout", "decode", "batch")  # no part of training: may change after it
 
     def __post_init__(self) -> None:
         for value, known in (
@@ -452,10 +454,12 @@ class FlowArm(ClipArm):
 
 
 def known_config(classes: Any, base: str, part: str, published: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The config of a checkpoint's part ("transformer", "vae") without a download: from the folder or the hub's cache, else
-    from a family's table of published ones. UserError where neither knows it."""
+    """The config of a checkpoint's part ("transformer", "vae"; "index": of the whole) without a download: from the folder or
+    the hub's cache, else from a family's table of published ones. UserError where neither knows it."""
+    where = {} if part == "index" else {"subfolder": part}
     try:
-        return dict(classes.load_config(base, subfolder=part, local_files_only=True))
+        with warnings.catch_warnings(action="ignore"):  # diffusers passes on an argument that the hub's client no longer wants
+            return dict(classes.load_config(base, local_files_only=True, **where))
     except (OSError, ValueError) as error:
         if base in published:
             return dict(published[base][part])

@@ -29,7 +29,7 @@ import numpy as np
 
 from adapters import clips
 from adapters.base import Flavour, Lazy, load_errors, sample_generator
-from adapters.clips import FlowArm, drawn_anew, one_of, prompt_values
+from adapters.clips import FlowArm, drawn_anew, known_config, one_of, prompt_values, sketched
 from adapters.kept import Values
 from tasks.base import UserError
 
@@ -73,6 +73,40 @@ FLAVOURS = {
         {**_PUBLISHED, "optim.micro_batch": 2},
     ),
 }
+# The published configs, as far as they differ from the classes' defaults, for a sketch where they were not downloaded. 2B: the
+# numbers of diffusers' scripts/convert_ltx_to_diffusers.py. 13B: the transformer's in maxdiffusion's
+# models/ltx_video/xora_v1.2-13B-balanced-128.json; its VAE has other layers, and latents of the same shape. "index" is
+# model_index.json.
+PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
+    "Lightricks/LTX-Video": {"index": {"_class_name": "LTXPipeline"}, "transformer": {}, "vae": {}},
+    "Lightricks/LTX-Video-0.9.7-dev": {
+        "index": {"_class_name": "LTXConditionPipeline"},
+        "transformer": {
+            "num_attention_heads": 32,
+            "attention_head_dim": 128,
+            "cross_attention_dim": 4096,
+            "num_layers": 48,
+        },
+        "vae": {},
+    },
+}
+_TINY_VAE: dict[str, Any] = {
+    "latent_channels": 8,
+    "block_out_channels": (8, 8, 8, 8),
+    "decoder_block_out_channels": (8, 8, 8, 8),
+    "layers_per_block": (1,) * 5,
+    "decoder_layers_per_block": (1,) * 5,
+}
+_TINY = {
+    "in_channels": 8,
+    "out_channels": 8,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "cross_attention_dim": 32,
+    "num_layers": 2,
+    "caption_channels": 16,
+}
+_TINY_TEXT = (1, 4, 16)
 
 
 @dataclass(frozen=True)
@@ -181,35 +215,39 @@ def embedding(base: str, prompt: str, pipeline: str, dtype: str, device: str) ->
 
 def _tiny(options: Options, seed: int, device: str, kind: torch.dtype) -> LTX:
     """The classes of LTX-Video, random, in memory; a fixed random text."""
-    small = (8, 8, 8, 8)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vae = diffusers.AutoencoderKLLTXVideo(
-            latent_channels=8,
-            block_out_channels=small,
-            decoder_block_out_channels=small,
-            layers_per_block=(1,) * 5,
-            decoder_layers_per_block=(1,) * 5,
-        )
+        vae = diffusers.AutoencoderKLLTXVideo(**_TINY_VAE)
         text = {
-            "prompt_embeds": torch.randn(1, 4, 16).to(device, kind),
-            "prompt_mask": torch.ones(1, 4, dtype=torch.long, device=device),
+            "prompt_embeds": torch.randn(*_TINY_TEXT).to(device, kind),
+            "prompt_mask": torch.ones(*_TINY_TEXT[:2], dtype=torch.long, device=device),
         }
-    config = {
-        "in_channels": 8,
-        "out_channels": 8,
-        "num_attention_heads": 2,
-        "attention_head_dim": 16,
-        "cross_attention_dim": 32,
-        "num_layers": 2,
-        "caption_channels": 16,
-    }
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1
     )
     return LTX(
-        vae.to(device), _drawn(config, seed, kind).to(device), scheduler, text, options, options.pipeline or "image"
+        vae.to(device), _drawn(_TINY, seed, kind).to(device), scheduler, text, options, options.pipeline or "image"
     )
+
+
+def sketch(flavour: Flavour, options: Options, dtype: str = "float32") -> LTX:
+    """The arm on the meta device: the real classes at true size, no weights, no download."""
+    kind, base = getattr(torch, dtype), flavour.base
+    classes, codec = diffusers.LTXVideoTransformer3DModel, diffusers.AutoencoderKLLTXVideo
+    if base:
+        index = known_config(diffusers.DiffusionPipeline, base, "index", PUBLISHED)
+        pipeline = options.pipeline or ("condition" if "Condition" in index["_class_name"] else "image")
+        transformer = sketched(classes, known_config(classes, base, "transformer", PUBLISHED), kind)
+        vae = sketched(codec, known_config(codec, base, "vae", PUBLISHED), torch.float32)
+        text = (1, TOKENS[pipeline], transformer.config.caption_channels)
+    else:
+        pipeline, text = options.pipeline or "image", _TINY_TEXT
+        transformer, vae = sketched(classes, _TINY, kind), sketched(codec, _TINY_VAE, torch.float32)
+    prompt = {
+        "prompt_embeds": torch.empty(*text, dtype=kind, device="meta"),
+        "prompt_mask": torch.ones(*text[:2], dtype=torch.long, device="meta"),
+    }
+    return LTX(vae, transformer, diffusers.FlowMatchEulerDiscreteScheduler(), prompt, options, pipeline)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

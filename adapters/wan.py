@@ -27,7 +27,7 @@ import numpy as np
 
 from adapters import clips
 from adapters.base import Flavour, Lazy, Sample, load_errors
-from adapters.clips import FlowArm, drawn_anew, prompt_embedding
+from adapters.clips import FlowArm, drawn_anew, known_config, prompt_embedding, sketched
 from adapters.kept import Values, content_of
 from tasks.base import UserError
 
@@ -81,6 +81,71 @@ FLAVOURS = {
         {**_PUBLISHED, "options.style": "video-32", "options.shift": 5.0},
     ),
 }
+# The published configs, as far as they differ from the classes' defaults, for a sketch where they were not downloaded: the
+# numbers of diffusers' scripts/convert_wan_to_diffusers.py. "index" is model_index.json.
+PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
+    "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": {
+        "index": {},
+        "transformer": {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120},
+        "vae": {},
+        "image_encoder": {  # ViT-H/14
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+            "image_size": 224,
+        },
+    },
+    "Wan-AI/Wan2.2-I2V-A14B-Diffusers": {
+        "index": {"boundary_ratio": 0.9},
+        "transformer": {"in_channels": 36},
+        "transformer_2": {"in_channels": 36},
+        "vae": {},
+    },
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": {
+        "index": {"expand_timesteps": True},
+        "transformer": {
+            "in_channels": 48,
+            "out_channels": 48,
+            "num_attention_heads": 24,
+            "ffn_dim": 14336,
+            "num_layers": 30,
+        },
+        "vae": {
+            "base_dim": 160,
+            "decoder_base_dim": 256,
+            "z_dim": 48,
+            "is_residual": True,
+            "in_channels": 12,
+            "out_channels": 12,
+            "patch_size": 2,
+            "scale_factor_spatial": 16,
+            "latents_mean": [0.0] * 48,  # not the true ones: a sketch has no values
+            "latents_std": [1.0] * 48,
+        },
+    },
+}
+_TINY_VAE: dict[str, Any] = {
+    "base_dim": 8,
+    "z_dim": 4,
+    "dim_mult": [1, 1, 1, 1],
+    "num_res_blocks": 1,
+    "latents_mean": [0.0] * 4,
+    "latents_std": [1.0] * 4,
+}
+_TINY = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 12,
+    "out_channels": 4,
+    "text_dim": 16,
+    "freq_dim": 16,
+    "ffn_dim": 64,
+    "num_layers": 2,
+    "rope_max_seq_len": 64,
+}
+_TINY_TEXT = (1, 4, 16)
 
 
 @dataclass(frozen=True)
@@ -196,25 +261,48 @@ def _tiny(options: Options, seed: int, device: str, kind: torch.dtype) -> Wan:
     """The classes of Wan2.2-I2V with one transformer, random, in memory; a fixed random text."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        vae = diffusers.AutoencoderKLWan(
-            base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4
-        )
-        prompt = torch.randn(1, 4, 16).to(device, kind)
-    config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 16,
-        "in_channels": 12,
-        "out_channels": 4,
-        "text_dim": 16,
-        "freq_dim": 16,
-        "ffn_dim": 64,
-        "num_layers": 2,
-        "rope_max_seq_len": 64,
-    }
+        vae = diffusers.AutoencoderKLWan(**_TINY_VAE)
+        prompt = torch.randn(*_TINY_TEXT).to(device, kind)
     scheduler = diffusers.UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
-    return Wan(vae.to(device), _drawn(config, seed, kind).to(device), scheduler, prompt, options)
+    return Wan(vae.to(device), _drawn(_TINY, seed, kind).to(device), scheduler, prompt, options)
+
+
+def sketch(flavour: Flavour, options: Options, dtype: str = "float32") -> Wan:
+    """The arm on the meta device: the real classes at true size, no weights, no download."""
+    kind, base = getattr(torch, dtype), flavour.base
+    classes, codec = diffusers.WanTransformer3DModel, diffusers.AutoencoderKLWan
+    scheduler = diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    if not base:
+        prompt = torch.empty(*_TINY_TEXT, dtype=kind, device="meta")
+        vae = sketched(codec, _TINY_VAE, torch.float32)
+        return Wan(vae, sketched(classes, _TINY, kind), scheduler, prompt, options)
+    index = known_config(diffusers.DiffusionPipeline, base, "index", PUBLISHED)
+    names = ["transformer"] + ["transformer_2"] * (index.get("boundary_ratio") is not None)
+    models = [sketched(classes, known_config(classes, base, name, PUBLISHED), kind) for name in names]
+    vae = sketched(codec, known_config(codec, base, "vae", PUBLISHED), torch.float32)
+    prompt = torch.empty(1, TOKENS, models[0].config.text_dim, dtype=kind, device="meta")
+    if len(models) > 1:
+        boundary = index["boundary_ratio"] * scheduler.config.num_train_timesteps
+        return WanExperts(vae, models, scheduler, prompt, options, boundary)
+    clip = _sketched_clip(base) if models[0].config.image_dim is not None else None
+    return Wan(vae, models[0], scheduler, prompt, options, clip, bool(index.get("expand_timesteps", False)))
+
+
+def _sketched_clip(base: str) -> tuple[Any, Any]:
+    """CLIP on the meta device, and what prepares its pictures: these all come out at one size."""
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    try:
+        config = CLIPVisionConfig.from_pretrained(base, subfolder="image_encoder", local_files_only=True)
+    except (OSError, ValueError) as error:
+        if base not in PUBLISHED:
+            raise UserError(f"'{base}': get the config of its image_encoder first: hf download {base}") from error
+        config = CLIPVisionConfig(**PUBLISHED[base]["image_encoder"])
+    with torch.device("meta"):
+        encoder = CLIPVisionModel(config)
+    return CLIPImageProcessor(), encoder.eval().requires_grad_(False)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -338,6 +426,8 @@ class WanExperts(Wan):
         return next(self.model.parameters()).device
 
     def velocity(self, noisy: Tensor, told: Mapping[str, Tensor], t: Tensor) -> Tensor:
+        if noisy.is_meta:  # a sketch has no times to look at; whichever of the two is asked, the work is the same
+            return self.asked(self.model["transformer"], noisy, told, t)  # type: ignore[index]
         high = t >= self.boundary
         found = torch.zeros_like(noisy)
         for name, chosen in (("transformer", high), ("transformer_2", ~high)):

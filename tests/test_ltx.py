@@ -458,17 +458,9 @@ def test_the_codec_reads_what_the_vae_draws(name: str, folders: dict[str, Path])
 
 
 def test_published_parameter_counts() -> None:
-    """On the meta device. 2B: the class's defaults, which are the numbers of diffusers' scripts/convert_ltx_to_diffusers.py
-    (it converts 0.9.0 and 0.9.1 into them). 13B: the transformer's config in maxdiffusion's
-    models/ltx_video/xora_v1.2-13B-balanced-128.json."""
-    configs = {
-        "Lightricks/LTX-Video": {},
-        "Lightricks/LTX-Video-0.9.7-dev": {
-            "num_attention_heads": 32, "attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48,
-        },
-    }  # fmt: skip
-    assert set(configs) == {name for name, f in ltx.FLAVOURS.items() if f.published}
+    """At the published numbers, on the meta device."""
+    assert set(ltx.PUBLISHED) == {name for name, f in ltx.FLAVOURS.items() if f.published}
     with torch.device("meta"):
-        for name, config in configs.items():
-            count = sum(p.numel() for p in LTXVideoTransformer3DModel(**config).parameters())
+        for name, parts in ltx.PUBLISHED.items():
+            count = sum(p.numel() for p in LTXVideoTransformer3DModel(**parts["transformer"]).parameters())
             assert count == ltx.FLAVOURS[name].parameters
