@@ -346,6 +346,8 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
                 complaint = error
         raise complaint
     if origin is Literal:
+        if isinstance(value, bool) and {"on", "off"} <= set(arguments):  # what YAML 1.1 makes of a bare on or off
+            value = "on" if value else "off"
         if value not in arguments:
             names = ", ".join(map(str, arguments))
             raise UserError(f"{path}: must be one of {names}, not {value!r}.{suggest(str(value), arguments)}")

@@ -8,10 +8,16 @@ import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import adapters
 from adapters.base import whole
+from tasks.base import UserError
 from vdmreason import store
+from vdmreason.config import Run
+
+if TYPE_CHECKING:
+    from vdmreason.plan import Plan
 
 NEEDED = ("numpy", "pillow", "pyyaml", "rich", "typer", "psutil", "numba")
 MODELS = ("torch", "accelerate", "diffusers", "transformers", "peft", "safetensors")
@@ -123,3 +129,101 @@ def _chromium() -> Finding:
     if found:
         return Finding("ok", "chromium", found)
     return Finding("note", "chromium", "not found; browser tests are skipped (apt install chromium)")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Before a run
+
+
+def foretell(run: Run, device_gib: float | None, tflops: float | None, processes: int) -> None:
+    """Print what a run will need. Raises UserError, in one line, for a run that cannot fit, naming the nearest setting that does.
+
+    `device_gib` names a GPU that need not be here; without it the plan is for this machine's own GPU, or CPU. `tflops`: of its
+    matrix products; measured where the device is here.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from vdmreason import plan as planning
+
+    own, is_gpu = planning.device()
+    gpu = is_gpu or device_gib is not None
+    here = is_gpu or device_gib is None
+    pace = tflops * 1e12 if tflops else planning.speed_of_device(run, gpu) if here else None
+    gib = device_gib or own
+    plan = planning.plan(run, gib, pace, processes=processes, gpu=gpu)
+
+    table = Table(show_header=False, title=run.name, title_justify="left", caption="\n".join(plan.notes), width=100)
+    for name, text in _lines(plan, gib, pace, gpu, "named" if tflops else "measured"):
+        table.add_row(name, text)
+    Console(width=100).print(table)
+    if not plan.fits:
+        raise UserError(_remedy(plan, gib, gpu))
+    place = next(p for p in (store.runs_root().absolute(), *store.runs_root().absolute().parents) if p.exists())
+    wanted, free = sum(plan.disk.values()), shutil.disk_usage(place).free
+    if wanted > free:
+        raise UserError(
+            f"it needs {_size(wanted)} of disk and {_size(free)} are free; free some, or set VDMREASON_RUNS."
+        )
+    print(f"fits: {_size(plan.need)} of {_size(plan.room)}, in micro-batches of {plan.micro_batch}")
+
+
+def _lines(plan: Plan, gib: float, pace: float | None, gpu: bool, how: str) -> list[tuple[str, str]]:
+    """What the table says: (what, how much)."""
+    work, optim = plan.work, plan.run.optim
+    twice = ", activations computed twice" if plan.checkpointing else ""
+    speed = f", {pace / 1e12:.3g} TFLOP/s {how}" if pace else ""
+    kind = "GPU" if gpu else "CPU"
+    several = f"{plan.processes} times " if plan.processes > 1 else ""
+    return [
+        ("device", f"{several}{kind} of {gib:.1f} GiB{speed}"),
+        ("parameters", f"{plan.parameters:,}, and {plan.lora_parameters:,} of the LoRA"),
+        ("frozen weights", _size(plan.frozen) + ("" if plan.run.quantise == "none" else f", {plan.run.quantise}")),
+        ("LoRA and optimiser", _size(plan.lora)),
+        ("activations", f"{_size(work.kept + work.passing)} a sample{twice}"),
+        ("micro-batch", f"{plan.micro_batch} of {optim.batch // plan.processes}"),
+        ("memory", f"{_size(plan.need)} of {_size(plan.room)} (10 % and 1 GiB are left free)"),
+        ("a sample", f"{work.step / 1e12:.3g} TFLOP forward and back, {work.forward / 1e12:.3g} forward"),
+        ("an answer", f"{plan.answer / 1e12:.3g} TFLOP"),
+        ("time", _time(plan)),
+        ("disk", ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items())),
+    ]
+
+
+def _time(plan: Plan) -> str:
+    if plan.training is None or plan.answers is None:
+        return "not known: say how fast the device is, with --tflops"
+    latents = f"{_hours(plan.ahead)} for latents, " if plan.ahead else ""
+    answers = f"{_hours(plan.answers)} for {plan.run.test * plan.run.votes} answers"
+    return f"{latents}{_hours(plan.training)} for {plan.run.optim.updates} updates, {answers}"
+
+
+def _remedy(plan: Plan, gib: float, gpu: bool) -> str:
+    """What does not fit, and what would."""
+    from vdmreason import plan as planning
+
+    said = (
+        f"this run does not fit: it needs {_size(plan.need)} of {_size(plan.room)} that can be used of {gib:.1f} GiB."
+    )
+    found = planning.nearest(plan, gib, gpu=gpu)
+    if found is None:
+        return f"{said} No setting helps: take a larger device or a smaller flavour."
+    settings, processes = found
+    more = f", on {processes} devices (accelerate launch --num_processes {processes})" if processes > 1 else ""
+    return f"{said} It does with {' '.join(f'--set {setting}' for setting in settings)}{more}."
+
+
+def _size(count: float) -> str:
+    """Bytes, for people."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size / 10:
+            return f"{count / size:.3g} {unit}" if count < 1000 * size else f"{count / size:.0f} {unit}"
+    return f"{count / 2**10:.0f} KiB"
+
+
+def _hours(hours: float) -> str:
+    """Hours, for people."""
+    for unit, part in (("h", 1.0), ("min", 60.0), ("s", 3600.0)):
+        if hours * part >= 1:
+            return f"{hours * part:.3g} {unit}"
+    return "less than 1 s"
