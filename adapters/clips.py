@@ -458,7 +458,7 @@ def known_config(classes: Any, base: str, part: str, published: Mapping[str, Map
     the hub's cache, else from a family's table of published ones. UserError where neither knows it."""
     where = {} if part == "index" else {"subfolder": part}
     try:
-        with warnings.catch_warnings(action="ignore"):  # diffusers passes on an argument that the hub's client no longer wants
+        with warnings.catch_warnings(action="ignore"):  # of an argument of diffusers' that the hub's client wants no more
             return dict(classes.load_config(base, local_files_only=True, **where))
     except (OSError, ValueError) as error:
         if base in published:

@@ -447,10 +447,37 @@ def refuse_used_port(host: str, port: int) -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Say what is here: Python, libraries, device, memory, disk, backbones, browser. Exit code 1 on a problem."""
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="A YAML file of a run: say what it will need")] = None,
+    set_: Set = None,
+    device_gib: Annotated[
+        float | None, typer.Option(min=0.1, help="Memory of the GPU it will run on (default: this machine's)")
+    ] = None,
+    tflops: Annotated[
+        float | None, typer.Option(min=1e-6, help="TFLOP/s of its matrix products (default: measured here)")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="On how many such devices")] = 1,
+) -> None:
+    """Say what is here: Python, libraries, device, memory, disk, backbones, browser. Exit code 1 on a problem.
+
+    With --config or --set, say what a run will need before it runs: device memory, hours, disk. Exit code 2 where it cannot
+    fit, with the nearest setting that does. Nothing is downloaded.
+
+    vdmreason doctor
+    vdmreason doctor --config runs/maze-7x7--cogvideox--n30--s0--ab12cd/config.yaml --set optim.updates=1000
+    vdmreason doctor --config run.yaml --device-gib 24 --tflops 165          (a GPU that is not here)
+    vdmreason doctor --config run.yaml --set speed.shard=true --device-gib 24 --processes 2
+    """
     from vdmreason import doctor as examining
 
+    if config or set_:
+        from vdmreason import config as configs
+
+        run = configs.load(config, set_ or []) if config else configs.resolve({}, set_ or [])
+        examining.foretell(run, device_gib, tflops, processes)
+        return
+    if device_gib or tflops or processes > 1:
+        raise UserError("--device-gib, --tflops, --processes: are for a run; name it with --config run.yaml.")
     findings = examining.examine()
     for finding in findings:
         print(f"{finding.level:<8}{finding.name:<22}{finding.text}")
