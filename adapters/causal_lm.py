@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from adapters.base import Flavour, Lazy, Sample, load_errors
 from adapters.language import (
@@ -152,6 +152,9 @@ class Options:
     loss_chunk: int = field(default=1024, metadata={"later": True})  # answer tokens whose logits are in memory at once
     # several samples in a row instead of padding; none sees another
     packed: bool = field(default=False, metadata={"later": True})
+
+    # no part of training: may change after it
+    asked: ClassVar[tuple[str, ...]] = ("constrained", "max_new_tokens", "temperature", "top_p", "top_k", "batch")
 
     def __post_init__(self) -> None:
         if self.prompt not in PROMPTS:

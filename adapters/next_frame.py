@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -77,6 +77,8 @@ class Options:
     shift: float = 10.0  # training times: 1 uniform, above 1 drawn towards noise, where the answer has to be thought of
     steps: int = 8  # of the sampler
     batch: int = 16  # answers drawn at once
+
+    asked: ClassVar[tuple[str, ...]] = ("steps", "batch")  # no part of training: may change after it
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:

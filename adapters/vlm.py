@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -153,6 +153,9 @@ class Options:
     top_k: int = 0  # sampled answers only: from the k likeliest tokens; 0: from all
     batch: int = 16  # answers generated at once
     loss_chunk: int = 1024  # answer tokens whose logits are in memory at once
+
+    # no part of training: may change after it
+    asked: ClassVar[tuple[str, ...]] = ("constrained", "max_new_tokens", "temperature", "top_p", "top_k", "batch")
 
     def __post_init__(self) -> None:
         for value, known in ((self.shown, SHOWN), (self.style, tuple(STYLES))):

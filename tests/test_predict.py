@@ -189,6 +189,32 @@ def test_one_adapter_asked_otherwise(folder, tmp_path) -> None:
         predict.predict(voting)
 
 
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm"])
+def test_how_a_backbone_answers_may_change_after_training(tmp_path, family: str) -> None:
+    """As if it had been trained so: the training has no part in it. What it was trained with stays."""
+    changes = {"cogvideox": "options.steps=2", "causal_lm": "options.max_new_tokens=9"}
+    flavour = {"cogvideox": "tiny", "causal_lm": "tiny"}[family]
+    least = {"task": "life/B3S23", "n": 4, "family": family, "flavour": flavour, "test": 2}
+    run = config.resolve({**least, "optim": {"updates": 2, "batch": 2}})
+    train.train(run, tmp_path / "trained")
+    asked = predict.asked_otherwise(tmp_path / "trained", [changes[family]], tmp_path / "asked")
+    other = config.resolve(config.to_dict(run), [changes[family]])
+    train.train(other, tmp_path / "so")
+    for one, two in zip(predict.predict(asked), predict.predict(tmp_path / "so"), strict=True):
+        assert one["proposed"] == two["proposed"] and one["problem"] == two["problem"]
+    fixed = {"cogvideox": "options.shift=2.0", "causal_lm": "options.prompt=plain"}[family]
+    with pytest.raises(UserError, match=r"belongs to the training.*options\.batch"):
+        predict.asked_otherwise(tmp_path / "trained", [fixed], tmp_path / "no")
+
+
+def test_every_familys_options_of_asking_are_options() -> None:
+    import adapters
+
+    for name in set(adapters.families()) - set(fake_family.NAMES):
+        options = adapters.family(name).Options
+        assert {"batch", *options.asked} <= set(options.__dataclass_fields__), name
+
+
 def test_a_vote_ranks_every_right_answer(tmp_path) -> None:
     """A shortest way counts wherever it is not the stored one."""
     task = tasks.get("shortest_path/15x15")

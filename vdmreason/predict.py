@@ -86,7 +86,7 @@ def predict(
     return [known[i] for i in wanted]
 
 
-#: What may change after training: how and what an adapter is asked.
+#: What may change after training: how and what an adapter is asked. A family's `Options.asked` names its own.
 ASKED = ("test", "votes", "test_task", "far_from")
 
 
@@ -99,9 +99,10 @@ def asked_otherwise(folder: str | Path, overrides: Sequence[str], out: str | Pat
     require_adapter(folder)
     run = store.read_config(folder)
     asked = config.resolve(config.to_dict(run), overrides)
-    fixed = sorted({line.partition(":")[0] for line in config.differences(run, asked)} - set(ASKED))
+    free = [*ASKED, *(f"options.{name}" for name in getattr(type(run.arm_options()), "asked", ()))]
+    fixed = sorted({line.partition(":")[0] for line in config.differences(run, asked)} - set(free))
     if fixed:
-        raise UserError(f"{', '.join(fixed)}: belongs to the training. After it may change: {', '.join(ASKED)}.")
+        raise UserError(f"{', '.join(fixed)}: belongs to the training. After it may change: {', '.join(free)}.")
     refuse_leak(config.learned_examples(run), config.test_examples(asked))
     out = Path(out) if out else store.runs_root() / asked.name
     if (out / "config.yaml").is_file() and store.read_config(out).id != asked.id:
