@@ -1,5 +1,5 @@
-"""The command line: vdmreason tasks | arc | pretrain | probe | finetune | train | predict | evaluate | adapters | compare
-| app | doctor.
+"""The command line: vdmreason tasks | arc | pretrain | probe | finetune | train | predict | evaluate | sweep | adapters
+| compare | app | doctor.
 
 Everything the page does, it does through the functions called here. torch is imported only by the commands that need a
 model, so looking at puzzles and scores starts at once.
@@ -23,7 +23,7 @@ import typer.core
 
 import tasks
 from tasks.base import UserError, suggest
-from vdmreason import backbones, jobs, library_cli, store
+from vdmreason import backbones, jobs, library_cli, store, sweep
 
 
 class OneLine(typer.core.TyperGroup):
@@ -57,6 +57,7 @@ app.command("finetune")(backbones.finetune)
 arc_app = typer.Typer(no_args_is_help=True, help="Score answers to ARC puzzles by the rules in use, and hand them in.")
 app.add_typer(arc_app, name="arc")
 app.add_typer(library_cli.app, name="adapters")
+app.add_typer(sweep.app, name="sweep")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.lr=1e-3")]
 Folder = Annotated[Path | None, typer.Option(help="Where the run is kept; the same folder resumes.")]
@@ -309,6 +310,7 @@ def predict(
 
     vdmreason predict runs/maze-7x7--cogvideox--n30--s0--ab12cd
     vdmreason predict adapters/zoo/maze-7x7--cogvideox--n300 --set votes=8 --set test_task=maze/9x9
+    vdmreason predict adapters/zoo/colour_moves-mirror--cogvideox--n300 --set options.steps=1
     """
     store.read_config(folder)
     from vdmreason.predict import asked_otherwise

@@ -1,0 +1,1466 @@
+"""A sweep: one file describes an experiment, any number of workers do its trials, and any of them may be killed at any time.
+
+    vdmreason sweep run protocols/structured.yaml --scale small
+
+    name: structured                          # the folder: runs/sweeps/<name>[-<scale>]
+    tasks: [maze/7x7, {all: arc1/evaluation}, {sample: 100, of: arc1/evaluation}]
+    n: [10, 30]                               # or all: what a finite task has
+    seeds: [0, 1, 2]
+    arms:
+      video: {family: cogvideox}              # any keys of a run; and n, seeds, tasks, controls of its own
+      language: {family: causal_lm, n: [30]}
+    controls: [random]                        # each arm again on a backbone with random weights
+    axes: {lora.rank: [8, 32]}                # any other key, with the values to try
+    set: {test: 100, optim.updates: 300}      # for all trials
+    scales:                                   # the same keys again, for --scale NAME
+      small: {n: [10]}
+
+Trials are ordinary runs, named by the hash of their full resolved config (`config.Run.id`), in runs/sweeps/<name>/:
+
+    sweep.yaml        the file as it was given
+    plan.json         {"name", "scale", "created", "commit", "trials": [{"id", "folder", "task", "arm", "control", "n", "seed",
+                      "set", "config"}], "dropped": [ids that an earlier version of the file had]}
+    trials/<name>/    a run's folder, and beside it claim.json (who works on it; its time of change is the heartbeat),
+                      done.json (written last: sha256 of what counts), failed.json (error, end of the log, attempts)
+    workers/          what the workers printed
+    STOP              while it is there, no worker goes on
+
+Workers pull: each takes the first trial that nobody has claimed, so it matters to nobody where they run, how many there are or
+who started them. A trial is done when its done.json says so and what it vouches for is still there. Needs no torch but to work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import hashlib
+import itertools
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+import yaml
+
+import tasks
+from tasks.base import UserError, suggest
+from vdmreason import config, jobs, store
+from vdmreason.config import Run
+from vdmreason.progress import progress
+
+try:
+    import fcntl
+except ImportError:  # Windows: two workers that take over one trial are then only told apart by its folder's lock
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from vdmreason.train import Resident
+
+PLAN, SHEET, CLAIM, DONE, FAILED = "plan.json", "sweep.yaml", "claim.json", "done.json", "failed.json"
+VOUCHED = ("predictions.jsonl", "result.json")  # what done.json holds the hashes of
+RETRIES = 2  # of what is the machine's fault, by themselves
+BEAT = 15.0  # seconds between heartbeats
+STALE = 300.0  # seconds without one after which an owner on another machine is taken for dead
+PAUSE = 10.0  # seconds to wait after a failure that is the machine's, times the attempts
+PARENT = "VDMREASON_SWEEP_PARENT"  # the driver's process: its workers end with it
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The file
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run and its place among the axes."""
+
+    run: Run
+    arm: str
+    control: str = ""
+    set: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        return f"trials/{self.run.name}"
+
+    def entry(self) -> dict[str, Any]:
+        """As it stands in plan.json."""
+        run = self.run
+        return {
+            "id": run.id, "folder": self.folder, "task": run.task, "arm": self.arm, "control": self.control,
+            "n": run.n, "seed": run.seed, "set": dict(self.set), "config": config.to_dict(run),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a file asks for: its trials in the order they are done in, and what was left out and why."""
+
+    name: str
+    scale: str
+    text: str
+    trials: tuple[Trial, ...]
+    left_out: Mapping[str, int]  # reason -> trials
+    samples: tuple[str, ...] = ()  # a line for each sample of tasks
+
+    @property
+    def folder(self) -> Path:
+        return store.runs_root() / "sweeps" / folder_name(self.name, self.scale)
+
+
+AXES = ("tasks", "n", "seeds", "controls")
+KEYS = ("name", *AXES, "arms", "axes", "set", "scales")
+CONTROLS = ("random",)
+#: Keys of a run that an axis of the file gives, and the axis.
+TAKEN = {"task": "tasks", "seed": "seeds"}
+#: Where a run is refused for what a task has or allows, the trial cannot exist; anything else is a fault of the file.
+CANNOT_EXIST = ("n:", "test:", "far_from:", "votes:", "augment:")
+
+
+def folder_name(name: str, scale: str) -> str:
+    return config.slug("-".join(filter(None, (name, scale))))
+
+
+def read(path: str | Path, scale: str = "") -> Sweep:
+    """The sweep in a YAML file, with every trial resolved.
+
+    Trials that cannot exist (more examples than a task has) are left out and counted. Raises UserError, one line, for a file that
+    is missing or no YAML, an unknown key (with a suggestion), a scale that is missing or unknown, and a run that `config.resolve`
+    refuses.
+    """
+    path = Path(path)
+    text, given = _yaml(path)
+    with _in(path):
+        sheet = _at_scale(given, scale)
+        found: dict[str, Trial] = {}
+        left_out: Counter[str] = Counter()
+        samples: list[str] = []
+        for arm, asked in sheet["arms"].items():
+            own = {key: asked.get(key, sheet.get(key)) for key in AXES}
+            keys = {key: value for key, value in asked.items() if key not in AXES}
+            named, lines = _task_names(own["tasks"])
+            samples += [line for line in lines if line not in samples]
+            points = itertools.product(named, own["n"] or ["all"], own["seeds"] or [0], ["", *(own["controls"] or [])])
+            for (task, n, seed, control), values in itertools.product(points, _combinations(sheet.get("axes") or {})):
+                tree = _merge(_tree(sheet.get("set") or {}), _tree(keys), _tree(values))
+                tree |= {"task": task, "seed": seed, **({"n": n} if n != "all" else {})}
+                tree |= {"init": "random"} if control == "random" else {}
+                try:
+                    run = config.resolve(tree)
+                except UserError as error:
+                    if not str(error).startswith(CANNOT_EXIST):
+                        raise UserError(f"arms.{arm}: {error}") from None
+                    left_out[str(error)] += 1
+                    continue
+                found.setdefault(run.id, Trial(run, arm, control, values))
+        if not found:
+            raise UserError(f"describes no trial that can exist. {next(iter(left_out), '')}".rstrip())
+    return Sweep(str(given["name"]), scale, text, tuple(_ordered(found.values())), left_out, tuple(samples))
+
+
+def _yaml(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        given = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. protocols/ holds some.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: holds no keys. A sweep needs at least name, tasks and arms.")
+    return text, given
+
+
+@contextmanager
+def _in(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _at_scale(given: Mapping[str, Any], scale: str) -> dict[str, Any]:
+    """The file's keys with those of its scale laid over: `set` and `axes` key by key, the others in their place."""
+    _refuse_unknown(given, KEYS, "")
+    if not isinstance(given.get("name"), str):
+        raise UserError("name: is missing. It names the results' folder, as in name: structured.")
+    scales = given.get("scales") or {}
+    _mapping(scales, "scales")
+    if scale not in scales and (scale or scales):
+        if not scales:
+            raise UserError(f"--scale {scale}: this file has no scales; leave it out.")
+        if not scale:
+            raise UserError(f"has the scales {', '.join(scales)}; say which, as in --scale {next(iter(scales))}.")
+        raise UserError(f"--scale {scale}: unknown.{suggest(scale, scales)} This file has {', '.join(scales)}.")
+    over = _mapping(scales.get(scale) or {}, f"scales.{scale}")
+    _refuse_unknown(over, KEYS[1:-1], f"scales.{scale}.")
+    sheet = {**{k: v for k, v in given.items() if k != "scales"}, **over}
+    for key in ("set", "axes"):
+        both = [_mapping(part.get(key) or {}, key) for part in (given, over)]
+        sheet[key] = _merge(*map(_tree, both)) if key == "set" else {**both[0], **both[1]}
+    _check(sheet)
+    return sheet
+
+
+def _check(sheet: Mapping[str, Any]) -> None:
+    """Refuse what is no list where a list belongs, and a key that nobody would read."""
+    arms = _mapping(sheet.get("arms") or {}, "arms")
+    if not arms:
+        raise UserError("arms: is missing. Name each and say what it is, as in arms: {video: {family: cogvideox}}.")
+    for place, part in [("", sheet), *((f"arms.{arm}.", _mapping(keys, f"arms.{arm}")) for arm, keys in arms.items())]:
+        for key in [key for key in AXES if part.get(key) is not None]:
+            if not isinstance(part[key], list):
+                raise UserError(f"{place}{key}: must be a list, not {part[key]!r}.")
+        for control in part.get("controls") or []:
+            if control not in CONTROLS:
+                raise UserError(
+                    f"{place}controls: unknown '{control}'.{suggest(str(control), CONTROLS)} Known: random."
+                )
+        for n in part.get("n") or []:
+            if n != "all" and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
+                raise UserError(f"{place}n: must hold whole numbers from 1, or all; not {n!r}.")
+        for seed in part.get("seeds") or []:
+            if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+                raise UserError(f"{place}seeds: must hold whole numbers from 0, not {seed!r}.")
+        if not (part.get("tasks") or sheet.get("tasks") or place == ""):
+            raise UserError("tasks: is missing. Name at least one, as in tasks: [maze/7x7].")
+    axes = sheet.get("axes") or {}
+    for key, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"axes.{key}: must be a list of the values to try, not {values!r}.")
+    known = [*Run.__dataclass_fields__]
+    for place, keys in [("set", sheet.get("set") or {}), ("axes", axes), *((f"arms.{a}", k) for a, k in arms.items())]:
+        for key in keys:
+            top = str(key).partition(".")[0]
+            if top in TAKEN or (top == "n" and place in ("set", "axes")):
+                raise UserError(f"{place}.{key}: is an axis of its own; write {TAKEN.get(top, 'n')}: [...] instead.")
+            if top not in known and not (place.startswith("arms.") and top in AXES):
+                hint = suggest(top, [*known, *AXES] if place.startswith("arms.") else known)
+                raise UserError(f"{place}.{key}: unknown key.{hint} Known are the keys of a run: {', '.join(known)}.")
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: Sequence[str], place: str) -> None:
+    for key in given:
+        if key not in known:
+            raise UserError(f"{place}{key}: unknown key.{suggest(str(key), known)} Known here: {', '.join(known)}.")
+
+
+def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{place}: must hold keys, not {value!r}.")
+    return value
+
+
+def _task_names(entries: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """The names that a list of tasks means, each once, and a line for each sample with the hash that names it."""
+    names: list[str] = []
+    lines: list[str] = []
+    for entry in entries:
+        if isinstance(entry, str):
+            names.append(entry)
+        elif isinstance(entry, Mapping) and set(entry) == {"all"}:
+            names += _known(entry["all"])
+        elif isinstance(entry, Mapping) and set(entry) == {"sample", "of"} and isinstance(entry["sample"], int):
+            every = _known(entry["of"])
+            if not 1 <= entry["sample"] <= len(every):
+                raise UserError(f"tasks: {entry['of']} has {len(every)} tasks, not {entry['sample']}.")
+            # by the hash of the name: no hand chose, a larger sample holds a smaller one, and everyone's is the same
+            chosen = sorted(sorted(every, key=lambda name: hashlib.sha256(name.encode()).digest())[: entry["sample"]])
+            called = hashlib.sha256("\n".join(chosen).encode()).hexdigest()[:12]
+            lines.append(f"{entry['sample']} of the {len(every)} tasks of {entry['of']}: sample {called}")
+            names += chosen
+        else:
+            raise UserError(f"tasks: {entry!r} is no name, no {{all: family}} and no {{sample: 100, of: family}}.")
+    return list(dict.fromkeys(names)), lines
+
+
+def _known(family: Any) -> list[str]:
+    found = tasks.variants(str(family))
+    if not found:
+        raise UserError(f"tasks: {family} has no tasks here.")
+    return found
+
+
+def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _tree(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as a tree: {"lora.rank": 8} -> {"lora": {"rank": 8}}. The nested way of writing it stays as it is."""
+    tree: dict[str, Any] = {}
+    for path, value in keys.items():
+        for key in reversed(str(path).split(".")):
+            value = {key: _tree(value) if isinstance(value, Mapping) else value}
+        tree = _merge(tree, value)
+    return tree
+
+
+def _merge(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """The later over the earlier, key by key."""
+    merged: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def samples_of(run: Mapping[str, Any]) -> int:
+    """What a trial learns from in all: examples over all updates. `run` is `config.to_dict`'s."""
+    return int(run["optim"]["updates"] * run["optim"]["batch"])
+
+
+def answers_of(run: Mapping[str, Any]) -> int:
+    return int(run["test"] * run["votes"])
+
+
+def tier(run: Mapping[str, Any]) -> tuple[int, int]:
+    """How dear a trial is: first what it computes, then how much data it needs."""
+    return samples_of(run), int(run["n"])
+
+
+def backbone_of(run: Mapping[str, Any]) -> str:
+    """Equal for trials that one loaded backbone serves (`train.Resident` decides; this says which are worth doing in a row)."""
+    keys = ("family", "flavour", "init", "quantise", "options", "precision", "speed")
+    return json.dumps([*(run[k] for k in keys), run["seed"] if run["init"] == "random" else None], sort_keys=True)
+
+
+def _ordered(trials: Iterable[Trial]) -> list[Trial]:
+    """The cheap ones first and seed by seed, so that what is there half way is a whole curve of fewer points; within a seed, one
+    backbone after the other."""
+    given = list(trials)
+    arms = list(dict.fromkeys((t.arm, t.control) for t in given))
+    return sorted(given, key=lambda t: (*tier(config.to_dict(t.run)), t.run.seed, arms.index((t.arm, t.control))))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The plan
+
+
+def write_plan(folder: Path, sweep: Sweep) -> dict[str, Any]:
+    """Make `folder` this sweep's: trials that are new are added, those that the file has no more are marked as dropped.
+
+    Raises UserError where the folder holds a sweep of another name or scale.
+    """
+    old = store.read_json(folder / PLAN) or {}
+    if old and (old["name"], old.get("scale", "")) != (sweep.name, sweep.scale):
+        raise UserError(
+            f"{folder}: holds the sweep {folder_name(old['name'], old.get('scale', ''))}. Take another --out."
+        )
+    wanted = [trial.entry() for trial in sweep.trials]
+    ids = {entry["id"] for entry in wanted}
+    before = [*old.get("dropped", []), *(entry["id"] for entry in old.get("trials", []))]
+    plan = {
+        "name": sweep.name,
+        "scale": sweep.scale,
+        "created": old.get("created") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": store._commit()[0],
+        "trials": wanted,
+        "dropped": list(dict.fromkeys(id_ for id_ in before if id_ not in ids)),
+    }
+    if {**plan, "commit": None} != {**old, "commit": None}:
+        store.write_json(folder / PLAN, plan)
+    store.write_text(folder / SHEET, sweep.text)
+    return plan
+
+
+def read_plan(folder: str | Path) -> dict[str, Any]:
+    """The plan of a sweep's folder. Raises UserError where there is none."""
+    plan = store.read_json(Path(folder) / PLAN)
+    if plan is None:
+        raise UserError(
+            f"{folder}: is not a sweep's folder (it has no {PLAN}). Start one: vdmreason sweep run FILE.yaml"
+        )
+    return dict(plan)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where a trial stands
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a trial stands, as its folder tells everyone.
+
+    done; damaged (a done.json, but what it vouches for is not there as it was: does not count); running; lost (its worker is
+    gone: whoever looks next takes it); failed; again (failed by the machine's fault, will be tried again); stopped (begun, nobody
+    works on it); waiting.
+    """
+
+    entry: Mapping[str, Any]
+    state: str
+    note: str = ""
+    driver: str = ""  # whose worker is at it
+
+    @property
+    def settled(self) -> bool:
+        return self.state in ("done", "failed")
+
+
+def hashes(place: Path) -> dict[str, str]:
+    """sha256 of the files that done.json vouches for; "" for one that is not there."""
+    found = {}
+    for name in VOUCHED:
+        path = place / name
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return found
+
+
+def is_done(place: Path) -> bool:
+    """Whether the trial in this folder counts: it was finished, and its results are what they were then."""
+    try:
+        done = store.read_json(place / DONE)
+    except UserError:
+        return False
+    return bool(done) and done.get("sha256") == hashes(place)
+
+
+def standing(folder: Path, entry: Mapping[str, Any], check: bool = True) -> Standing:
+    """Where a trial of the plan stands. Without `check` a done.json is believed."""
+    place = folder / entry["folder"]
+    if (place / DONE).exists():
+        if not check or is_done(place):
+            return Standing(entry, "done")
+        return Standing(entry, "damaged", "predictions.jsonl or result.json is not what done.json vouches for")
+    owner = read_claim(place / CLAIM)
+    if owner is not None and not is_stale(place / CLAIM, owner):
+        where = f"{owner.get('host', '?')}, process {owner.get('pid', '?')}"
+        return Standing(entry, "running", where, str(owner.get("driver", "")))
+    failed = _read_failed(place)
+    if failed:
+        return Standing(entry, "failed" if failed.get("final", True) else "again", str(failed.get("error", "")))
+    if owner is not None:
+        return Standing(entry, "lost", f"its worker on {owner.get('host', '?')} is gone")
+    return Standing(entry, "stopped" if (place / "state.json").exists() else "waiting")
+
+
+def _read_failed(place: Path) -> dict[str, Any]:
+    try:
+        return store.read_json(place / FAILED) or {}
+    except UserError as error:
+        return {"error": str(error)}
+
+
+def look(folder: str | Path, check: bool = True) -> list[Standing]:
+    """Where every trial of a sweep stands, in the plan's order."""
+    folder = Path(folder)
+    return [standing(folder, entry, check) for entry in read_plan(folder)["trials"]]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Claims: claim.json, made with O_EXCL, so that one worker gets a trial whatever the disk
+
+
+def identity() -> dict[str, Any]:
+    """This process, told apart from those of other machines and containers, and from a later one with its number."""
+    return {"host": socket.gethostname(), "space": _space(), "pid": os.getpid(), "created": jobs._created(os.getpid())}
+
+
+def _space() -> str:
+    """Which process numbers mean anything to this process: those of one boot of one machine, or of one container."""
+    parts = []
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+class Claim:
+    """A trial that is this process's alone. Its file is touched every few seconds; `lost` says that another one took it over."""
+
+    def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
+        self.path, self.record, self.lost = path, dict(record), False
+        self._ended = threading.Event()
+
+    def mine(self) -> bool:
+        return (read_claim(self.path) or {}).get("token") == self.record["token"]
+
+    def release(self) -> None:
+        if self.mine():
+            self.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Touch the claim while the block runs, from a thread of its own: an update may take minutes."""
+
+        def beat() -> None:
+            while not self._ended.wait(BEAT):
+                with contextlib.suppress(OSError):
+                    self.lost = not self.mine()
+                    if self.lost:
+                        return
+                    os.utime(self.path)
+
+        thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+
+
+def claim(place: Path, driver: str = "") -> Claim | None:
+    """Claim the trial in `place` for this process; None where another one has it. A dead owner's claim is taken over."""
+    path = place / CLAIM
+    record = {**identity(), "token": secrets.token_hex(8), "driver": driver, "vanished": 0, "since": time.time()}
+    with store.disk_errors(path):
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return _take_over(path, record)
+        try:
+            os.write(descriptor, json.dumps(record).encode())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+    return Claim(path, record)
+
+
+def _take_over(path: Path, record: dict[str, Any]) -> Claim | None:
+    """Put this process's claim in a dead one's place. Those who want to do so take turns, and look again when it is theirs."""
+    old = read_claim(path)
+    if old is None or not is_stale(path, old):
+        return None
+    with open(path.with_name(".claim.lock"), "w") as turn:
+        if fcntl is not None:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+        old = read_claim(path)
+        if old is None or not is_stale(path, old):
+            return None
+        # A driver that is started anew gives every trial its tries again.
+        same = old.get("driver") == record["driver"]
+        record["vanished"] = 1 + (int(old.get("vanished", 0)) if same else 0)
+        store.write_json(path, record)
+    return Claim(path, record)
+
+
+def read_claim(path: Path) -> dict[str, Any] | None:
+    """Who holds a claim; {} where its first words are not written yet; None where there is no claim."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def is_stale(path: Path, owner: Mapping[str, Any]) -> bool:
+    """Whether the owner of a claim is dead: here, by its process; elsewhere, by a heartbeat that is long ago."""
+    me = identity()
+    if owner and (owner.get("host"), owner.get("space")) == (me["host"], me["space"]):
+        return not jobs.is_alive(owner.get("pid"), owner.get("created"))
+    try:
+        beat = path.stat().st_mtime
+        # A shared disk has its own clock: ask it what time it is before judging by this machine's.
+        if time.time() - beat < STALE / 5:
+            return False
+        clock = path.with_name(f".clock.{os.getpid()}")
+        clock.touch()
+        now = clock.stat().st_mtime
+        clock.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return now - beat > STALE
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A worker
+
+
+class Wish:
+    """Whether this process is to stop: a signal, a STOP file in the sweep's folder, or a driver that is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stop_file, self.signalled = folder / jobs.STOP, False
+        self.parent = int(os.environ.get(PARENT, 0))
+
+    def __call__(self) -> bool:
+        orphaned = bool(self.parent) and os.getppid() != self.parent
+        return self.signalled or orphaned or self.stop_file.exists()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals become a wish, where this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def heard(number: int, frame: object) -> None:
+            self.signalled = True
+
+        before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class DiskFull(UserError):
+    """The disk stays full: no trial can be done, and none should fail for it."""
+
+
+def work(folder: str | Path, driver: str = "") -> int:
+    """Do trials of the sweep in `folder` until none is left that nobody works on. Returns how many this worker finished.
+
+    The backbone stays loaded between trials; among equally dear ones those that it serves come first. A trial that raises is
+    written down as failed and the next one begins. Raises `jobs.Stopped` when it was told to stop: the trial at hand has its
+    checkpoint, and whoever comes next goes on from there. Raises `DiskFull` where the disk stays full.
+
+    Example: vdmreason sweep worker runs/sweeps/structured-small       (as many as you like, on as many machines)
+    """
+    from vdmreason.train import Resident  # torch, only now
+
+    folder, finished = Path(folder), 0
+    wish, resident, loaded = Wish(folder), Resident(), ""
+    settled: set[str] = set()
+    with wish.listening():
+        while not wish():
+            found = _next(folder, settled, loaded, driver)
+            if found is None:
+                return finished
+            entry, mine = found
+            try:
+                with mine.beating():
+                    done = _attempt(folder, entry, mine, resident, wish)
+            finally:
+                mine.release()
+            if done is None:
+                finished, loaded = finished + 1, backbone_of(entry["config"])
+                settled.add(entry["id"])
+                continue
+            resident, loaded = Resident(), ""  # what failed may have left anything behind
+            gc.collect()
+            if done.get("final"):
+                settled.add(entry["id"])
+            if done["machine"]:
+                _let_go_of_memory()
+                if done.get("final") and done["full"]:
+                    raise DiskFull(done["error"])  # the next trial would find the same disk
+                _pause(PAUSE * done["attempts"], wish)
+    raise jobs.Stopped
+
+
+def _next(folder: Path, settled: set[str], loaded: str, driver: str) -> tuple[Mapping[str, Any], Claim] | None:
+    """The next trial, claimed; None where there is none. The plan is read anew: its file may have changed."""
+    left = [entry for entry in read_plan(folder)["trials"] if entry["id"] not in settled]
+    for _, tied in itertools.groupby(left, key=lambda entry: tier(entry["config"])):
+        for entry in sorted(tied, key=lambda entry: backbone_of(entry["config"]) != loaded):  # stable
+            place = folder / entry["folder"]
+            now = standing(folder, entry)
+            if now.settled:
+                settled.add(entry["id"])
+            if now.settled or now.state == "running" or (mine := claim(place, driver)) is None:
+                continue
+            # Between the look and the claim another worker may have finished it, or given it up.
+            now = standing(folder, entry)
+            done, failed = is_done(place), _read_failed(place)
+            if not done and (place / DONE).exists():
+                set_aside(place)
+            if done or failed.get("final"):
+                settled.add(entry["id"])
+            elif mine.record["vanished"] > RETRIES:
+                error = f"its worker vanished {mine.record['vanished']} times (killed, or out of memory)"
+                _write_failed(
+                    place, {"error": error, "final": True, "machine": True, "full": False, "attempts": 1 + RETRIES}
+                )
+                settled.add(entry["id"])
+            else:
+                return entry, mine
+            mine.release()
+    return None
+
+
+def _attempt(
+    folder: Path, entry: Mapping[str, Any], mine: Claim, resident: Resident, wish: Wish
+) -> dict[str, Any] | None:
+    """Do a claimed trial. None when it is done; else what failed.json says. Raises `jobs.Stopped` when told to stop."""
+    from vdmreason.predict import predict
+    from vdmreason.train import train
+
+    place = folder / entry["folder"]
+    began = time.time()
+
+    def stop() -> bool:
+        return wish() or mine.lost
+
+    with _log_of(place):
+        try:
+            run = config.resolve(entry["config"])
+            if run.id != entry["id"]:
+                raise UserError("this code reads the plan otherwise. Run the sweep's file again, with this code.")
+            arm = train(run, place, stop=stop, resident=resident)
+            if store.read_state(place).get("state") != "done":
+                wish.signalled |= not mine.lost  # a signal during the training was the training's to hear
+                raise jobs.Stopped
+            predict(place, arm=arm, stop=stop)
+            if mine.lost:
+                raise jobs.Stopped
+            _finish(place, time.time() - began)
+            return None
+        except (jobs.Stopped, KeyboardInterrupt):
+            if mine.lost and not wish():
+                return {"machine": True, "full": False, "attempts": 0, "error": "another worker took this trial over"}
+            raise jobs.Stopped from None
+        except Exception as error:
+            traceback.print_exc()
+            failed = _failure(place, error)
+    _write_failed(place, failed)
+    return failed
+
+
+def _finish(place: Path, seconds: float) -> None:
+    """Vouch for a trial: done.json, and then what is needed no more goes."""
+    result = store.read_json(place / "result.json") or {}
+    made = result.get("provenance", {})
+    spent = [
+        sum(line["seconds"] for line in store.read_lines(place / f"{name}.jsonl"))
+        for name in ("metrics", "predictions")
+    ]
+    done = {
+        "sha256": hashes(place),
+        "commit": made.get("commit"),
+        "dirty": made.get("dirty"),
+        "data": made.get("data"),
+        "versions": made.get("libraries"),
+        "host": socket.gethostname(),
+        "device": made.get("device"),
+        "seconds": round(seconds, 3),  # of the last sitting, all in all
+        "training": round(spent[0], 3),  # all updates, over all sittings
+        "answering": round(spent[1], 3),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    store.write_json(place / DONE, done)
+    (place / FAILED).unlink(missing_ok=True)
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+
+
+def set_aside(place: Path) -> None:
+    """Take a damaged trial's word back and keep what is damaged under another name; what is whole stays, and need not be made
+    again. A result that is only told otherwise (`vdmreason evaluate` under newer rules) is computed from the same answers."""
+    try:
+        vouched = (store.read_json(place / DONE) or {}).get("sha256", {})
+    except UserError:
+        vouched = {}
+    try:
+        readable = {"provenance", "codec"} <= set(store.read_json(place / "result.json") or {})
+    except UserError:
+        readable = False
+    whole = {name for name, found in hashes(place).items() if found and found == vouched.get(name)}
+    if "predictions.jsonl" not in whole or not readable:
+        _rename(place / "predictions.jsonl")
+    if not readable:  # where the adapter comes from was written there by its training
+        _rename(place / "result.json")
+        shutil.rmtree(place / "adapter", ignore_errors=True)
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    _rename(place / DONE)
+
+
+def _rename(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
+
+
+def _failure(place: Path, error: BaseException) -> dict[str, Any]:
+    """What failed.json says of an error. The machine's fault is tried again; what the trial itself does wrong is not."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    full, machine = _is_full(error), _is_the_machines(error)
+    attempts = 1 + int(_read_failed(place).get("attempts", 0))
+    return {
+        "error": text if isinstance(error, UserError) else f"{type(error).__name__}: {text}",
+        "machine": machine,
+        "full": full,
+        "attempts": attempts,
+        "final": not machine or attempts > RETRIES,
+        "log": jobs.log_tail(place),
+        "host": socket.gethostname(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _write_failed(place: Path, failed: Mapping[str, Any]) -> None:
+    """Where not even that can be written, the claim of a process that is gone tells that something is wrong."""
+    try:
+        store.write_json(place / FAILED, {"log": jobs.log_tail(place), **failed})
+    except (UserError, OSError) as error:
+        print(f"{place}: {failed['error']}; and {FAILED} cannot be written: {error}", file=sys.stderr, flush=True)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_full(error: BaseException) -> bool:
+    return any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in _causes(error))
+
+
+def _is_the_machines(error: BaseException) -> bool:
+    """Out of memory, a full disk, a disk that went away, a device that fell over: not what the trial is."""
+    disk = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "cuda error", "nccl error")
+    for cause in _causes(error):
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in disk):
+            return True
+        if isinstance(cause, RuntimeError) and any(word in str(cause).lower() for word in words):
+            return True
+    return isinstance(error, UserError) and "another process is working there" in str(error)
+
+
+def _let_go_of_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
+
+
+def _pause(seconds: float, wish: Wish) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not wish():
+        time.sleep(min(0.2, seconds))
+
+
+@contextmanager
+def _log_of(place: Path) -> Iterator[None]:
+    """What is printed on the way is the trial's."""
+    with store.disk_errors(place / jobs.LOG):
+        log = open(place / jobs.LOG, "a", buffering=1, encoding="utf-8", errors="replace")
+    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is to come
+
+
+class Forecast:
+    """Seconds that trials take, from those of the same backbone that are finished in this folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bytes = folder, 0.0
+        self._known: dict[str, dict[str, float]] = {}
+        self._seen: set[str] = set()
+        self._sizes: list[int] = []
+
+    def learn(self, standings: Iterable[Standing]) -> None:
+        for now in standings:
+            if now.state != "done" or now.entry["id"] in self._seen:
+                continue
+            place, run = self.folder / now.entry["folder"], now.entry["config"]
+            try:
+                done = store.read_json(place / DONE) or {}
+            except UserError:
+                continue
+            self._seen.add(now.entry["id"])
+            sums = self._known.setdefault(_kind(run), Counter())  # type: ignore[arg-type]
+            spent = {"trials": 1, "training": done["training"], "answering": done["answering"]}
+            spent |= {"samples": samples_of(run), "answers": answers_of(run)}
+            # of a trial that was interrupted only the last sitting's seconds are known
+            spent["rest"] = max(0.0, done["seconds"] - done["training"] - done["answering"])
+            for key, value in spent.items():
+                sums[key] = sums.get(key, 0.0) + value
+            self._sizes.append(sum(path.stat().st_size for path in place.rglob("*") if path.is_file()))
+        self.bytes = sum(self._sizes) / len(self._sizes) if self._sizes else 0.0
+
+    def seconds(self, run: Mapping[str, Any]) -> float | None:
+        """How long a trial takes; None where none of its kind is finished."""
+        known = self._known.get(_kind(run))
+        if known is None:
+            return None
+        learning = known["training"] / known["samples"] * samples_of(run)
+        answering = known["answering"] / known["answers"] * answers_of(run)
+        return learning + answering + known["rest"] / known["trials"]
+
+    def total(self, entries: Iterable[Mapping[str, Any]]) -> tuple[float, set[str]]:
+        """Seconds of work that can be told, and the kinds of which no trial is finished."""
+        seconds, unknown = 0.0, set()
+        for entry in entries:
+            known = self.seconds(entry["config"])
+            if known is None:
+                unknown.add(_kind(entry["config"]))
+            seconds += known or 0.0
+        return seconds, unknown
+
+    @property
+    def finished(self) -> int:
+        return len(self._seen)
+
+
+def _kind(run: Mapping[str, Any]) -> str:
+    return f"{run['family']} {Path(run['flavour']).name}"
+
+
+def describe(folder: Path, sweep: Sweep, plan: Mapping[str, Any], workers: int) -> str:
+    """The plan for a person: trials by axis, what is done, how long and how much disk the rest takes, and how that is known."""
+    entries = plan["trials"]
+    now = [standing(folder, entry) for entry in entries]
+    forecast = Forecast(folder)
+    forecast.learn(now)
+    left = [s.entry for s in now if not s.settled]
+    states = Counter(s.state for s in now)
+    lines = [f"{folder_name(sweep.name, sweep.scale)}: {len(entries)} trials, in {folder}"]
+    axes = {"tasks": "task", "arms": "arm", "n": "n", "seeds": "seed"}
+    for title, key in axes.items():
+        lines.append(f"  {title:<9} {_counts(_called(e, key) for e in entries)}")
+    for key in dict.fromkeys(key for e in entries for key in e["set"]):
+        lines.append(f"  {key:<9} {_counts(e['set'][key] for e in entries if key in e['set'])}")
+    lines += [f"  {'sample':<9} {line}" for line in sweep.samples]
+    lines.append(f"  {'state':<9} {', '.join(f'{state} {count}' for state, count in states.most_common())}")
+    if plan["dropped"]:
+        lines.append(f"  {'dropped':<9} {len(plan['dropped'])}: in an earlier version of the file; kept, not reported")
+    if sweep.left_out:
+        reason, _ = Counter(sweep.left_out).most_common(1)[0]
+        lines.append(f"  {'left out':<9} {sum(sweep.left_out.values())} that cannot exist, such as: {reason}")
+    lines.append(f"  {'time':<9} {_time_line(forecast, left, workers)}")
+    free = shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.exists())).free
+    need = f"about {forecast.bytes * len(left) / 1e9:.2f} GB more" if forecast.bytes else "known after the first trial"
+    lines.append(f"  {'disk':<9} {need}; {free / 1e9:.0f} GB free")
+    return "\n".join(lines)
+
+
+def _called(entry: Mapping[str, Any], key: str) -> str:
+    random = key == "arm" and entry["control"]
+    return f"{entry[key]} ({entry['control']} init)" if random else str(entry[key])
+
+
+def _counts(values: Iterable[Any], most: int = 12) -> str:
+    """Each value with how often it comes; of many names only their families."""
+    counted = Counter(str(value) or "none" for value in values)
+    if len(counted) > most:
+        families: Counter[str] = Counter()
+        for name in counted:
+            families[name.rpartition("/")[0] or name] += 1
+        return ", ".join(f"{name}: {number} tasks" if number > 1 else name for name, number in families.items())
+    return ", ".join(f"{name} x {count}" for name, count in counted.items())
+
+
+def _time_line(forecast: Forecast, left: Sequence[Mapping[str, Any]], workers: int) -> str:
+    if not left:
+        return "nothing is left to do"
+    seconds, unknown = forecast.total(left)
+    parts = []
+    if seconds:
+        told = [e for e in left if _kind(e["config"]) not in unknown]
+        parts.append(
+            f"about {duration(seconds / workers)} with {workers} worker{'s' * (workers > 1)} for {len(told)} of {len(left)} "
+            f"trials, from the {forecast.finished} finished here"
+        )
+    if unknown:
+        parts.append(f"{', '.join(sorted(unknown))}: no finished trial yet; the first one is timed")
+    return "; ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Launchers: who starts the workers. All of them do the same trials in the same folder.
+
+
+class Launcher(Protocol):
+    """Starts workers and knows how many there are."""
+
+    workers: int
+    deaths: int  # workers that ended badly, so far
+    hopeless: bool  # one of them said that no other would do better
+
+    def tend(self, wanted: int) -> None:
+        """Have up to `wanted` workers at work, and not more than `workers`."""
+
+    def alive(self) -> int: ...
+
+    def stop(self, hard: bool = False) -> None: ...
+
+    def why(self) -> str:
+        """The last words of a worker that ended badly."""
+        ...
+
+
+class Local:
+    """Processes of this machine, each on a device of its own."""
+
+    def __init__(
+        self, folder: Path, workers: int, devices: Sequence[str], driver: str, command: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.workers, self.devices, self.driver = folder, workers, list(devices), driver
+        self.command = list(command) or [sys.executable, "-m", "vdmreason", "sweep", "worker"]
+        self.deaths, self.hopeless, self._last = 0, False, folder
+        self._seats: list[subprocess.Popen[bytes] | None] = [None] * workers
+
+    def tend(self, wanted: int) -> None:
+        for seat in range(self.workers):
+            if self.alive() >= wanted:
+                return
+            if self._seats[seat] is None:
+                self._seats[seat] = self._start(seat)
+
+    def _start(self, seat: int) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
+        if self.devices:
+            env["CUDA_VISIBLE_DEVICES"] = self.devices[seat % len(self.devices)]
+        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.workers)))
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")]))
+        log = self._log(seat)
+        with store.disk_errors(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "ab") as out:
+                return subprocess.Popen(
+                    [*self.command, str(self.folder), "--driver", self.driver],
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env,
+                    start_new_session=True,  # an interrupt is the driver's to pass on
+                )  # fmt: skip
+
+    def _log(self, seat: int) -> Path:
+        return self.folder / "workers" / f"{socket.gethostname()}-{seat}.txt"
+
+    def alive(self) -> int:
+        for seat, process in enumerate(self._seats):
+            if process is not None and process.poll() is not None:
+                self.deaths += process.returncode != 0
+                self.hopeless |= process.returncode == HOPELESS
+                self._last = self._log(seat) if process.returncode else self._last
+                self._seats[seat] = None
+        return sum(process is not None for process in self._seats)
+
+    def stop(self, hard: bool = False) -> None:
+        for process in self._seats:
+            if process is not None:
+                (process.kill if hard else process.terminate)()
+
+    def why(self) -> str:
+        try:
+            lines = self._last.read_text(errors="replace").split("\n")
+        except OSError:
+            return ""
+        return f"{next((line for line in reversed(lines) if line.strip()), 'no word')} (all of it: {self._last})"
+
+
+class Slurm:
+    """A job array by submitit; a worker that is preempted goes back into the queue. `options` are submitit's and Slurm's, such
+    as partition=gpu or slurm_time=240. Source: submitit 1.5, docs/examples.md."""
+
+    def __init__(self, folder: Path, workers: int, options: Mapping[str, Any], driver: str) -> None:
+        submitit = _library("submitit", "slurm")
+        self.workers, self.driver, self.folder = workers, driver, folder
+        self.deaths, self.hopeless, self._why = 0, False, ""
+        given = {"name": "vdmreason", "timeout_min": 24 * 60, **options}
+        cluster = given.pop("cluster", "slurm")  # submitit knows "local" and "debug" too
+        self._executor = submitit.AutoExecutor(folder=folder / "workers" / "slurm-%j", cluster=cluster)
+        self._executor.update_parameters(**given)
+        self._jobs: list[Any] = []
+
+    def tend(self, wanted: int) -> None:
+        if self.alive() or not wanted:
+            return
+        task = Task(str(self.folder.absolute()), self.driver)
+        with self._executor.batch():  # one array
+            self._jobs += [self._executor.submit(task) for _ in range(min(wanted, self.workers))]
+
+    def alive(self) -> int:
+        ended = [job for job in self._jobs if job.done()]
+        for job in ended:
+            error = job.exception()
+            if error is not None:
+                self.deaths, self._why = (
+                    self.deaths + 1,
+                    f"job {job.job_id}: {_one_line(error)} (see {job.paths.stderr})",
+                )
+        self._jobs = [job for job in self._jobs if job not in ended]
+        return len(self._jobs)
+
+    def stop(self, hard: bool = False) -> None:
+        for job in self._jobs:
+            job.cancel()
+
+    def why(self) -> str:
+        return self._why
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[-300:]
+
+
+class Task:
+    """`work` as submitit wants it: it can be sent, and says how to go on after a preemption."""
+
+    def __init__(self, folder: str, driver: str) -> None:
+        self.folder, self.driver = folder, driver
+
+    def __call__(self) -> int:
+        with contextlib.suppress(jobs.Stopped):
+            return work(self.folder, self.driver)
+        return 0
+
+    def checkpoint(self) -> Any:
+        return _library("submitit", "slurm").helpers.DelayedSubmission(Task(self.folder, self.driver))
+
+
+class Ray:
+    """Remote tasks of Ray Core, on the cluster that RAY_ADDRESS names or on this machine."""
+
+    def __init__(self, folder: Path, workers: int, gpus: float, driver: str) -> None:
+        if "RAY_ADDRESS" not in os.environ:
+            # A cluster of our own, for as long as we live: Ray would leave a token and its habits in the home folder.
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        self._ray = _library("ray", "ray")
+        self.workers, self.driver, self.folder = workers, driver, folder
+        self.deaths, self.hopeless = 0, False
+        if not self._ray.is_initialized():
+            here = str(Path(__file__).parents[1])
+            python_path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")]))
+            runtime = {"env_vars": {"PYTHONPATH": python_path}}
+            self._ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, runtime_env=runtime)
+        self._remote = self._ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, max_calls=1)(_ray_work)
+        self._tasks: list[Any] = []
+        self._why = ""
+
+    def tend(self, wanted: int) -> None:
+        for _ in range(min(wanted, self.workers) - self.alive()):
+            self._tasks.append(self._remote.remote(str(self.folder.absolute()), self.driver))
+
+    def alive(self) -> int:
+        if not self._tasks:
+            return 0
+        ended, self._tasks = self._ray.wait(self._tasks, num_returns=len(self._tasks), timeout=0)
+        for task in ended:
+            try:
+                self._ray.get(task)
+            except Exception as error:
+                self.deaths, self._why = self.deaths + 1, _one_line(error)
+        return len(self._tasks)
+
+    def stop(self, hard: bool = False) -> None:
+        for task in self._tasks:
+            self._ray.cancel(task, force=hard)
+
+    def why(self) -> str:
+        return self._why
+
+
+def _ray_work(folder: str, driver: str) -> int:
+    return Task(folder, driver)()
+
+
+def _library(name: str, extra: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"--launcher {extra}: {name} is not installed. pip install 'vdmreason[{extra}]'") from None
+
+
+HOPELESS = 4  # the exit code of a worker that met a full disk
+LAUNCHERS = ("local", "slurm", "ray")
+
+
+def devices_here() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes. No torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name and name != "-1"]
+    cards = Path("/proc/driver/nvidia/gpus")
+    return [str(i) for i in range(len(list(cards.iterdir())))] if cards.is_dir() else []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The driver
+
+
+def run_sweep(
+    sweep: Sweep,
+    folder: Path,
+    make: Callable[[str], Launcher],
+    workers: int = 1,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Print the plan, start workers and follow them until every trial is done.
+
+    Running it again goes on; a second driver on the same folder helps. `make(driver)` gives the launcher. Raises UserError, with
+    the first error, where trials failed or workers die without getting anywhere; `jobs.Stopped` when told to stop.
+    """
+    plan = store.read_json(folder / PLAN) if dry_run else None
+    if dry_run:
+        ids = {trial.run.id for trial in sweep.trials}
+        known = [e["id"] for e in (plan or {}).get("trials", [])] + (plan or {}).get("dropped", [])
+        plan = {"trials": [t.entry() for t in sweep.trials], "dropped": [id_ for id_ in known if id_ not in ids]}
+        print(describe(folder, sweep, plan, workers))
+        return
+    plan = write_plan(folder, sweep)
+    if retry_failed:
+        forget_failures(folder, plan)
+    (folder / jobs.STOP).unlink(missing_ok=True)
+    print(describe(folder, sweep, plan, workers), flush=True)
+    _set_damaged_aside(folder, plan)
+    driver = secrets.token_hex(4)
+    _follow(folder, make(driver), driver)
+    verdict(folder)
+
+
+def forget_failures(folder: Path, plan: Mapping[str, Any]) -> None:
+    """Let failed trials be tried again. What is known of the failure stays, under another name."""
+    for entry in plan["trials"]:
+        place = folder / entry["folder"]
+        if (place / FAILED).exists():
+            number = next(k for k in itertools.count(1) if not (place / f"failed-{k}.json").exists())
+            os.replace(place / FAILED, place / f"failed-{number}.json")
+
+
+def _set_damaged_aside(folder: Path, plan: Mapping[str, Any]) -> None:
+    """A result that is not what it was is made anew, by whoever holds the trial."""
+    for entry in plan["trials"]:
+        place = folder / entry["folder"]
+        if standing(folder, entry).state == "damaged" and (mine := claim(place)):
+            try:
+                if not is_done(place):
+                    set_aside(place)
+            finally:
+                mine.release()
+
+
+def _follow(folder: Path, launcher: Launcher, driver: str, nap: float = 0.5) -> None:
+    """Keep the launcher's workers at work until no trial is left, and show how far they are."""
+    wish, forecast = Wish(folder), Forecast(folder)
+    now = look(folder, check=False)
+    forecast.learn(now)
+    told = not forecast.total(s.entry for s in now if not s.settled)[1]
+    settled_then, deaths_then = -1, 0
+    title = f"{read_plan(folder)['name']}: trials"
+    with wish.listening(), progress(title, len(now), sum(s.settled for s in now)) as show:
+        while True:
+            counts, settled = Counter(s.state for s in now), sum(s.settled for s in now)
+            left = [s.entry for s in now if not s.settled]
+            seconds, unknown = forecast.total(left)
+            if not told and not unknown:
+                told = True
+                print(f"time: {_time_line(forecast, left, launcher.workers)}", file=sys.stderr, flush=True)
+            also = "".join(f", {counts[state]} {state}" for state in ("failed", "again", "lost") if counts[state])
+            show(settled, None if unknown else seconds / launcher.workers, f"{counts['running']} running{also}")
+            if not left:
+                break
+            if wish():
+                _end(launcher, wish)
+                raise jobs.Stopped
+            if settled != settled_then:
+                settled_then, deaths_then = settled, launcher.deaths
+            elsewhere = sum(s.state == "running" and s.driver != driver for s in now)
+            launcher.tend(len(left) - elsewhere)
+            if launcher.hopeless or launcher.deaths - deaths_then > (1 + RETRIES) * launcher.workers + 1:
+                _end(launcher, wish)
+                raise UserError(f"{folder}: workers end without finishing a trial. The last one: {launcher.why()}")
+            time.sleep(nap)
+            now = look(folder, check=False)
+            forecast.learn(now)
+    deadline = time.monotonic() + 60
+    while launcher.alive() and time.monotonic() < deadline:  # they see for themselves that nothing is left
+        time.sleep(0.05)
+    launcher.stop()
+
+
+def _end(launcher: Launcher, wish: Wish, grace: float = 600) -> None:
+    """Have all workers stop: each finishes its update and writes a checkpoint. A second signal does not wait for that."""
+    wish.signalled = False
+    began = told = time.monotonic()
+    launcher.stop()
+    while launcher.alive():
+        time.sleep(0.05)
+        hard = wish.signalled or time.monotonic() - began > grace
+        if hard or time.monotonic() - told > 2:  # a signal between two trials may have found nobody listening
+            told = time.monotonic()
+            launcher.stop(hard)
+
+
+def verdict(folder: Path) -> None:
+    """One line when all is done; else raise UserError that says what is not."""
+    now = look(folder)
+    counts = Counter(s.state for s in now)
+    if set(counts) == {"done"}:
+        print(f"all {len(now)} trials are done: {folder}\nnext: vdmreason sweep report {folder}")
+        return
+    first = next(s for s in now if s.state != "done")
+    what = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    why = f" {first.entry['folder']}: {first.note}." if first.note else ""
+    raise UserError(f"{folder}: {what}.{why} All of them: vdmreason sweep status {folder}; again: --retry-failed")
+
+
+def cancel(folder: str | Path) -> int:
+    """Leave a STOP file, at which every worker of the sweep stops after its update, wherever it runs. How many are running."""
+    folder = Path(folder)
+    running = sum(s.state == "running" for s in look(folder, check=False))
+    store.write_text(folder / jobs.STOP, json.dumps({**identity(), "date": time.time()}) + "\n")
+    return running
+
+
+def status_lines(folder: str | Path) -> list[str]:
+    """Where a sweep stands: counts by state, time left, and a line for each trial that is neither done nor waiting."""
+    folder = Path(folder)
+    plan, now = read_plan(folder), look(folder)
+    counts = Counter(s.state for s in now)
+    forecast = Forecast(folder)
+    forecast.learn(now)
+    lines = [
+        f"{folder_name(plan['name'], plan.get('scale', ''))}: {counts['done']} of {len(now)} trials are done"
+        + "".join(f", {count} {state}" for state, count in counts.most_common() if state != "done")
+        + (f", {len(plan['dropped'])} dropped" if plan["dropped"] else "")
+    ]
+    left = [s.entry for s in now if not s.settled]
+    if left:
+        lines.append(f"  left: {_time_line(forecast, left, max(1, counts['running']))}")
+    if (folder / jobs.STOP).exists():
+        lines.append("  cancelled: workers stop; vdmreason sweep run goes on")
+    for s in now:
+        if s.state not in ("done", "waiting"):
+            lines.append(f"  {s.state:<8} {s.entry['folder'].removeprefix('trials/')}" + f"  {s.note}".rstrip())
+    return lines
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands
+
+app = typer.Typer(no_args_is_help=True, help="Many trials from one file, here or on a cluster, and one report.")
+
+FileOrFolder = Annotated[Path, typer.Argument(help="The sweep's file, or its folder")]
+Scale = Annotated[str, typer.Option(help="Which of the file's scales: small (shipped backbones), paper")]
+
+
+def _folder_of(path: Path, scale: str) -> Path:
+    """The folder that a file or a folder means."""
+    if path.is_dir():
+        return path
+    _, given = _yaml(path)
+    with _in(path):
+        _at_scale(given, scale)
+    return store.runs_root() / "sweeps" / folder_name(str(given["name"]), scale)
+
+
+@app.command("run")
+def run_command(
+    file: Annotated[Path, typer.Argument(help="protocols/structured.yaml")],
+    scale: Scale = "",
+    out: Annotated[Path | None, typer.Option(help="The folder (default: runs/sweeps/<name>)")] = None,
+    launcher: Annotated[str, typer.Option(help="local, slurm or ray: where workers run")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="How many (default: one a GPU, or one)")] = None,
+    devices: Annotated[str | None, typer.Option(help="GPUs, as in 0,1 (default: all that are here)")] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="slurm_partition=gpu, gpus_per_node=1")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs a worker, for ray (default: 1 where there are any)")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan")] = False,
+) -> None:
+    """Do all trials of a file. The same command goes on where it was stopped or killed; a changed file adds what is new.
+
+    vdmreason sweep run protocols/structured.yaml --scale small --workers 2
+    vdmreason sweep run protocols/arc.yaml --scale small --dry-run
+    vdmreason sweep run protocols/structured.yaml --scale paper --launcher slurm --workers 16 --slurm slurm_partition=gpu
+    """
+    if launcher not in LAUNCHERS:
+        raise UserError(f"--launcher {launcher}: unknown.{suggest(launcher, LAUNCHERS)} One of {', '.join(LAUNCHERS)}.")
+    sweep = read(file, scale)
+    folder = out or sweep.folder
+    cards = [name for name in devices.split(",") if name] if devices is not None else devices_here()
+    count = workers or max(1, len(cards))
+    options = _options(slurm or [])
+
+    def make(driver: str) -> Launcher:
+        if launcher == "slurm":
+            return Slurm(folder, count, options, driver)
+        if launcher == "ray":
+            return Ray(folder, count, gpus if gpus is not None else float(bool(cards)), driver)
+        return Local(folder, count, cards, driver)
+
+    run_sweep(sweep, folder, make, count, retry_failed, dry_run)
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    options = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--slurm {text}: must look like slurm_partition=gpu.")
+        options[key] = yaml.safe_load(value)
+    return options
+
+
+@app.command("status")
+def status_command(path: FileOrFolder, scale: Scale = "") -> None:
+    """Say where a sweep stands: what is done, running, failed and why, lost, damaged. Exit code 1 unless all is done.
+
+    vdmreason sweep status runs/sweeps/structured-small
+    """
+    folder = _folder_of(path, scale)
+    print("\n".join(status_lines(folder)))
+    if any(s.state != "done" for s in look(folder)):
+        raise typer.Exit(1)
+
+
+@app.command("cancel")
+def cancel_command(path: FileOrFolder, scale: Scale = "") -> None:
+    """Have all workers of a sweep stop after their update, on whatever machine. `sweep run` goes on from there.
+
+    vdmreason sweep cancel runs/sweeps/structured-small
+    """
+    running = cancel(_folder_of(path, scale))
+    print(f"{running} trial{'s' * (running != 1)} running; each stops after its update, with a checkpoint")
+
+
+@app.command("worker")
+def worker_command(
+    folder: Annotated[Path, typer.Argument(help="A sweep's folder, on a disk that all workers share")],
+    driver: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """Do trials of a sweep until none is left: what every launcher starts, and what you can start anywhere yourself.
+
+    vdmreason sweep worker runs/sweeps/structured-small
+    """
+    read_plan(folder)
+    try:
+        print(f"{work(folder, driver)} trials done by this worker", flush=True)
+    except DiskFull as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(HOPELESS) from None
+
+
+@app.command("report")
+def report_command(
+    path: FileOrFolder,
+    scale: Scale = "",
+    out: Annotated[Path | None, typer.Option(help="Where to write it (default: the sweep's report/)")] = None,
+) -> None:
+    """Write the report of what is done: a page, tables and figures.
+
+    vdmreason sweep report runs/sweeps/structured-small
+    """
+    from vdmreason.report import report_sweep
+
+    print(report_sweep(_folder_of(path, scale), out))
