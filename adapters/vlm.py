@@ -460,12 +460,17 @@ class VLM(LanguageArm):
     def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The tower sees the pictures, and the language model as many vectors as there are tokens. The model's own forward
         would look where among them the pictures are. A tower that is told their sizes looks at these: it is left out."""
-        with torch.no_grad(), unpacked():
-            if "pixel_values" in batch and "image_grid_thw" not in batch:
-                self.model.get_image_features(pixel_values=batch["pixel_values"])
         with unpacked():
-            vectors = self.model.get_input_embeddings()(batch["input_ids"])
-            found: Tensor = self.model.get_decoder()(inputs_embeds=vectors, use_cache=False).last_hidden_state
+            vectors = self.model.get_input_embeddings()(batch["input_ids"])  # (B, T, D)
+            if "pixel_values" in batch and "image_grid_thw" not in batch:
+                seen = self.model.get_image_features(pixel_values=batch["pixel_values"]).pooler_output
+                seen = seen.reshape(len(vectors), -1, vectors.shape[2])  # (B, tokens of the picture, D)
+                vectors = torch.cat([seen.to(vectors.dtype), vectors[:, seen.shape[1] :]], 1)
+            decoder, masks = self.model.get_decoder(), None
+            if "token_type_ids" in batch:  # tokens of one picture see each other both ways, so masks are written out
+                mask = torch.ones(vectors.shape[0], 1, *2 * vectors.shape[1:2], dtype=torch.bool, device=self.device)
+                masks = {kind: mask.clone() for kind in set(decoder.config.layer_types)}
+            found: Tensor = decoder(inputs_embeds=vectors, attention_mask=masks, use_cache=False).last_hidden_state
         return found
 
     def prepared(self, givens: Sequence[Question]) -> dict[str, Tensor]:

@@ -431,12 +431,14 @@ def nearest(found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8) 
     """
     run, processes = found.run, found.processes
 
-    def fits(settings: Sequence[str], on: int = processes) -> bool:
+    def changed(settings: Sequence[str], on: int = processes) -> Plan | None:
         try:
-            changed = config.resolve(config.to_dict(run), settings)
-            return plan(changed, device_gib, None, processes=on, gpu=gpu).fits
+            return plan(config.resolve(config.to_dict(run), settings), device_gib, processes=on, gpu=gpu)
         except UserError:  # a size that does not go with the rest
-            return False
+            return None
+
+    def fits(settings: Sequence[str], on: int = processes) -> bool:
+        return bool((tried := changed(settings, on)) and tried.fits)
 
     def needed(settings: Sequence[str], on: int = processes) -> list[str]:
         for setting in settings[:-1]:
@@ -446,13 +448,18 @@ def nearest(found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8) 
         return list(settings)
 
     small = ["speed.checkpointing=on", "optim.micro_batch=1"]
-    tried = [small[:1], small]
-    if not run.speed.shard:
-        tried += [[*small, "quantise=int8"], [*small, "quantise=nf4"]]
-        tried += [[*small, "quantise=nf4", *smaller] for smaller in _smaller(run)]
-    for settings in tried:
+    bits = [[]] if run.speed.shard else [["quantise=int8"], ["quantise=nf4"]]
+    for settings in (small[:1], small, *([*small, *fewer] for fewer in bits)):
         if fits(settings):
             return needed(settings), processes
+    # each size is another sketch: none is made where the weights alone are too large, or nothing is known of fewer bits
+    least = changed([*small, *bits[-1]])
+    if least is None:
+        bits, least = [[]], changed(small)
+    if least and least.frozen + least.lora < least.room:
+        for smaller in _smaller(run):
+            if fits(settings := [*small, *bits[-1], *smaller]):
+                return needed(settings), processes
     for on in range(max(2, processes), most + 1):
         settings = [*small, "quantise=none", "speed.shard=true"]
         if run.quantise == "none":
