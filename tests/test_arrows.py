@@ -67,6 +67,11 @@ def rule(module: str) -> tuple[set[str], set[str]]:
     if name in ("library", "library_cli"):
         # torch-free; the hub's own client writes cards and carries folders
         return {"vdmreason", "tasks", "adapters"}, {"huggingface_hub", "safetensors", "rich", "typer"}
+    if name == "statistics":
+        return set(), {"numpy"}
+    if name.startswith("report"):
+        # torch-free; drawings and parquet only where their libraries are installed
+        return {"vdmreason", "tasks", "adapters"}, {"numpy", "typer", "matplotlib", "pyarrow"}
     if name == "ui":
         return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "psutil", "yaml"}
     if name == "export":

@@ -23,7 +23,7 @@ import typer.core
 
 import tasks
 from tasks.base import UserError, suggest
-from vdmreason import backbones, jobs, library_cli, store, sweep
+from vdmreason import backbones, jobs, library_cli, report, store, sweep
 
 
 class OneLine(typer.core.TyperGroup):
@@ -58,6 +58,7 @@ arc_app = typer.Typer(no_args_is_help=True, help="Score answers to ARC puzzles b
 app.add_typer(arc_app, name="arc")
 app.add_typer(library_cli.app, name="adapters")
 app.add_typer(sweep.app, name="sweep")
+app.command("report")(report.command)
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: optim.lr=1e-3")]
 Folder = Annotated[Path | None, typer.Option(help="Where the run is kept; the same folder resumes.")]

@@ -1,0 +1,401 @@
+"""Reports of synthetic sweeps: every number from the answers on disk, what is missing said, halves merged, one page."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import html.parser
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tasks
+from tasks.base import UserError
+from vdmreason import config, evaluate, report, report_figures, store
+
+TESTS = 12
+ARMS = {"video": "cogvideox", "language": "causal_lm"}
+PUZZLES = ("arc1/evaluation/00576224", "arc1/evaluation/009d5c81", "arc1/evaluation/00dbd492")
+
+
+def add_trial(sweep: Path, arm: str, n: int, seed: int, rate: float, task="life/B3S23", init="pretrained", **changes):
+    """One trial of a sweep that is done, as the engine leaves it; its entry in the plan."""
+    count = tasks.count(task, "test") or TESTS
+    keys = {"task": task, "n": n, "seed": seed, "family": ARMS[arm], "flavour": "tiny", "init": init, "test": count}
+    run = config.resolve({**keys, **changes})
+    folder = sweep / "trials" / run.name
+    store.write_config(folder, run)
+    puzzle, rng = tasks.get(run.tested), np.random.default_rng(int(run.id, 16))
+    records = []
+    for i, example in enumerate(config.test_examples(run)):
+        proposed = example.answer.copy()
+        if rng.random() > rate:
+            proposed[0, 0] = (proposed[0, 0] + 1) % 2
+        answer = None if i == 0 and rate < 0.5 else proposed
+        problem = "no bracket" if answer is None else ""
+        record = {"i": i, "key": example.key, "question": example.question, "answer": example.answer, "seconds": 0.1}
+        record |= {"canvas": list(example.canvas), "proposed": answer, "certainty": None, "raw": "", "problem": problem}
+        records.append(record | evaluate.as_record(puzzle.check(answer, example), problem))
+    store.write_lines(folder / "predictions.jsonl", records)
+    origin = {"commit": "c" * 40, "dirty": False, "device": "cpu", "platform": "Linux", "python": "3.11", "seed": seed}
+    origin |= {"libraries": {"numpy": "2.0"}, "data": store.data_hash(config.train_examples(run)), "date": "2026-11-25"}
+    origin |= {"backbone": f"{arm}{init}{seed if init == 'random' else ''}"}
+    store.write_json(folder / "result.json", {"codec": evaluate.score_records(records), "provenance": origin})
+    evaluate.evaluate(folder)
+    finish(folder)
+    settings = {key: value for key, value in changes.items() if key not in ("test_task", "lora")}
+    return {
+        "id": run.id, "folder": f"trials/{run.name}", "task": task, "arm": arm, "n": n, "seed": seed, "set": settings,
+        "control": "random" if init == "random" else "", "config": config.to_dict(run),
+    }  # fmt: skip
+
+
+def finish(folder: Path) -> None:
+    """done.json over what lies there now."""
+    names = ("predictions.jsonl", "result.json")
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    store.write_json(folder / "done.json", {"hashes": hashes, "commit": "c", "versions": {}, "seconds": 1.0})
+
+
+def plan(sweep: Path, entries: list[dict], dropped=()) -> Path:
+    content = {"name": sweep.name, "created": 0, "commit": "c", "trials": entries, "dropped": list(dropped)}
+    store.write_json(sweep / "plan.json", content)
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Two tasks and three ARC puzzles, two arms, one control, n 10, 30 and 100, two seeds."""
+    sweep = tmp_path_factory.mktemp("sweeps") / "whole"
+    entries = []
+    for task, arm, (n, rate), seed in itertools.product(
+        ("life/B3S23", "shortest_path/15x15"), ARMS, ((10, 0.2), (30, 0.5), (100, 0.95)), (0, 1)
+    ):
+        entries.append(add_trial(sweep, arm, n, seed, rate if arm == "video" else rate / 2, task))
+    entries += [add_trial(sweep, "video", n, s, 0.1, init="random") for n in (10, 100) for s in (0, 1)]
+    for puzzle, arm, seed in itertools.product(PUZZLES, ARMS, (0, 1)):
+        entries.append(add_trial(sweep, arm, tasks.count(puzzle, "train"), seed, 0.6, puzzle))
+    return plan(sweep, entries)
+
+
+@pytest.fixture(scope="module")
+def page(made) -> Path:
+    return report.report_sweep(made)
+
+
+@pytest.fixture
+def sweep(made, tmp_path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(made, tmp_path / "whole", ignore=shutil.ignore_patterns("report")))
+
+
+def entries_of(sweep: Path) -> list[dict]:
+    return store.read_json(sweep / "plan.json")["trials"]
+
+
+def rows_of(path: Path, title: str) -> list[dict[str, str]]:
+    """A table of report.md."""
+    section = path.read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def test_every_accuracy_can_be_computed_again_from_the_answers(made, page) -> None:
+    """From predictions.jsonl and the plan alone, with nothing of ours but the reader of JSON lines."""
+    groups: dict[tuple[str, ...], list[list[dict]]] = {}
+    for entry in entries_of(made):
+        name = entry["arm"] + (", random init" if entry["control"] else "")
+        answers = store.read_lines(made / entry["folder"] / "predictions.jsonl")
+        groups.setdefault((entry["task"], name, str(entry["n"])), []).append(answers)
+    table = rows_of(page.parent / "report.md", "Accuracy")
+    assert len(table) == 14  # 2 tasks x 2 arms x 3 n, and the control's two
+    for row in table:
+        seeds = groups[row["task"], row["arm"], row["n"]]
+        same = [[np.array_equal(a["proposed"] or [[]], a["answer"]) for a in seed] for seed in seeds]
+        exact = 100 * float(np.mean([np.mean(seed) for seed in same]))
+        assert row["exact"].split(" [")[0] == f"{exact:.1f}"
+        low, high = map(float, re.findall(r"\[(.*), (.*)\]", row["exact"])[0])
+        assert low - 0.1 <= exact <= high + 0.1
+        assert row["unread"] == f"{100 * np.mean([a['proposed'] is None for seed in seeds for a in seed]):.1f}"
+        copied = np.mean([a["question"] == a["answer"] for seed in seeds for a in seed])
+        assert row["copy"] == f"{100 * copied:.1f}"
+        assert (row["seeds"], row["tests"]) == ("2", str(2 * TESTS))
+    for row in rows_of(page.parent / "report.md", "Paths"):
+        answers = [a for seed in groups[row["task"], row["arm"], row["n"]] for a in seed]
+        connects = np.mean([a["measures"].get("path_success", 0) for a in answers])
+        assert row["PSR"].split(" [")[0] == f"{100 * connects:.1f}"
+
+
+def test_tests_and_overlap_can_be_computed_again(made, page) -> None:
+    right = {}
+    for entry in entries_of(made):
+        answers = store.read_lines(made / entry["folder"] / "predictions.jsonl")
+        hits = [np.array_equal(a["proposed"] or [[]], a["answer"]) for a in answers]
+        right[entry["task"], entry["arm"], entry["control"], entry["n"], entry["seed"]] = np.array(hits)
+    table = rows_of(page.parent / "report.md", "Two arms on the same test examples")
+    assert {(row["first"], row["second"]) for row in table} == {("video", "language"), ("video", "video, random init")}
+    for row in table:
+        arm, control = row["second"].partition(",")[0], "random" if "random" in row["second"] else ""
+        pairs = [
+            (right[row["task"], "video", "", int(row["n"]), s], right[row["task"], arm, control, int(row["n"]), s])
+            for s in (0, 1)
+        ]
+        difference = 100 * np.mean([a.mean() - b.mean() for a, b in pairs])
+        assert row["difference"].split(" [")[0] == f"{difference:+.1f}"
+        counted = [f"{(a & ~b).sum()}:{(b & ~a).sum()}" for a, b in pairs]
+        assert re.findall(r"\d+:\d+", row["McNemar by seed"]) == counted
+    found = {row["attempts"]: row for row in rows_of(page.parent / "report.md", "Who solved which ARC puzzle")}
+    for attempts in (1, 2):
+        solved = {
+            arm: [
+                np.logical_or.reduce([right[p, arm, "", tasks.count(p, "train"), s] for s in range(attempts)]).all()
+                for p in PUZZLES
+            ]
+            for arm in ARMS
+        }
+        both = sum(a and b for a, b in zip(solved["video"], solved["language"], strict=True))
+        only = sum(a and not b for a, b in zip(solved["video"], solved["language"], strict=True))
+        assert (found[str(attempts)]["both"], found[str(attempts)]["video only"]) == (str(both), str(only))
+
+
+def test_tables_for_others(made, page) -> None:
+    with open(page.parent / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"] for row in rows} == {entry["id"] for entry in entries_of(made)}
+    assert all(row["commit"] == "c" * 40 and row["published"] == "False" for row in rows)
+    parquet = pytest.importorskip("pyarrow.parquet").read_table(page.parent / "results.parquet").to_pylist()
+    assert [row["id"] for row in parquet] == [row["id"] for row in rows]
+    assert [row["exact"] for row in parquet] == [float(row["exact"]) for row in rows]
+    json.loads((page.parent / "report.json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
+
+
+def test_the_same_folder_gives_the_same_report(made, page, tmp_path) -> None:
+    other = report.report_sweep(made, tmp_path / "again").parent
+    for name in ("report.md", "index.html", "results.csv", "report.json", "figures/accuracy.svg"):
+        assert (other / name).read_bytes() == (page.parent / name).read_bytes(), name
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags close in order; keeps what would be loaded and all ids."""
+
+    VOID = ("meta", "link", "br", "img", "input")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag, attrs) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.loads += [value for key, value in attrs if key in ("src", "href") and value and not value.startswith("#")]
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.references += [value[1:] for key, value in attrs if key == "href" and value.startswith("#")]
+
+    def handle_startendtag(self, tag, attrs) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_by_itself(page) -> None:
+    text = page.read_text()
+    reader = Page()
+    reader.feed(text)
+    assert not reader.open and reader.loads == ["data:,"]
+    assert "http:" not in text and "https:" not in text and "@import" not in text
+    assert len(reader.ids) == len(set(reader.ids)) and set(reader.references) <= set(reader.ids)
+    assert text.count("<svg") == 3  # two tasks, one overlap
+    for word in (
+        "prefers-color-scheme: dark",
+        'name="viewport"',
+        "currentColor",
+        "published, other models, other test sizes",
+    ):
+        assert word in text
+
+
+def test_the_caveat_is_on_page_and_tables(page) -> None:
+    text, markdown = page.read_text(), (page.parent / "report.md").read_text()
+    assert report.CAVEAT in text and report.CAVEAT in markdown
+    assert text.index(report.CAVEAT) < text.index("<table")
+    tables = len(re.findall("<table", text))
+    assert text.count("Small backbones: see the caveat on top.") == tables == markdown.count("Small backbones: see")
+
+
+def test_published_backbones_need_no_caveat(tmp_path) -> None:
+    sweep = tmp_path / "large"
+    entry = add_trial(sweep, "language", 10, 0, 0.5, flavour="Qwen/Qwen3-8B")
+    page = report.report_sweep(plan(sweep, [entry]))
+    assert report.CAVEAT not in page.read_text()
+
+
+def test_what_is_not_whole_is_named_and_not_counted(sweep) -> None:
+    first, second, third, fourth, fifth, *_ = entries_of(sweep)
+    (sweep / first["folder"] / "done.json").unlink()
+    with open(sweep / second["folder"] / "predictions.jsonl", "a") as file:
+        file.write("\n")
+    (sweep / third["folder"] / "result.json").unlink()
+    (sweep / fourth["folder"] / "done.json").unlink()
+    store.write_json(sweep / fourth["folder"] / "failed.json", {"error": "out of\nmemory"})
+    shutil.rmtree(sweep / fifth["folder"])
+    text = report.report_sweep(sweep).read_text()
+    total = len(entries_of(sweep))
+    assert f"{total - 5} of {total} trials. This sweep is not finished: 2 damaged" in text
+    rows = {r["id"]: r for r in rows_of(sweep / "report" / "report.md", "Trials that do not count")}
+    states = [rows[entry["id"]]["state"] for entry in (first, second, third, fourth, fifth)]
+    assert states == ["begun", "damaged", "damaged", "failed", "waiting"]
+    assert rows[fourth["id"]]["why"] == "out of memory" and "not what it was" in rows[second["id"]]["why"]
+    with open(sweep / "report" / "results.csv", newline="") as file:
+        counted = {row["id"] for row in csv.DictReader(file)}
+    assert counted == {e["id"] for e in entries_of(sweep)} - set(rows)
+    table = {(r["task"], r["arm"], r["n"]): r for r in rows_of(sweep / "report" / "report.md", "Accuracy")}
+    assert ("life/B3S23", "video", "10") not in table  # both seeds are missing: no row, and no zero
+    assert ("life/B3S23", "video", "30") not in table and table["life/B3S23", "video", "100"]["seeds"] == "1"
+
+
+def test_a_sweep_of_which_nothing_is_done_has_a_report(sweep) -> None:
+    shutil.rmtree(sweep / "trials")
+    text = report.report_sweep(sweep).read_text()
+    assert f"0 of {len(entries_of(sweep))} trials" in text and "waiting" in text
+
+
+def test_dropped_trials_are_no_part_of_it(sweep) -> None:
+    gone, *kept = entries_of(sweep)
+    plan(sweep, [gone, *kept], dropped=[gone["id"]])
+    gathered = report.gather([sweep])
+    assert gathered.planned == len(kept) == len(gathered.trials)
+
+
+def test_two_halves_are_the_whole(made, page, tmp_path) -> None:
+    """Half of the trials on each machine, both with the whole plan; some on both."""
+    halves = [Path(shutil.copytree(made, tmp_path / name / "whole")) for name in ("here", "there")]
+    for i, entry in enumerate(entries_of(made)):
+        if i % 5:  # every fifth is on both
+            shutil.rmtree(halves[i % 2] / entry["folder"])
+    both = report.report(halves, tmp_path / "both").parent
+    for name in ("report.json", "figures/accuracy.svg"):
+        assert (both / name).read_bytes() == (page.parent / name).read_bytes()
+    numbers = [(p / "report.md").read_text().split("## Files")[0] for p in (both, page.parent)]
+    assert numbers[0] == numbers[1]
+
+
+def test_two_results_for_one_trial_are_one_line(made, sweep, tmp_path) -> None:
+    entry = entries_of(sweep)[4]
+    answers = store.read_lines(sweep / entry["folder"] / "predictions.jsonl")
+    answers[3]["proposed"] = [[7]]
+    answers[3]["seconds"] = 9.0
+    store.write_lines(sweep / entry["folder"] / "predictions.jsonl", answers)
+    finish(sweep / entry["folder"])
+    with pytest.raises(UserError, match="hold different answers") as caught:
+        report.report([made, sweep], tmp_path / "out")
+    assert "\n" not in str(caught.value) and entry["id"] in str(caught.value)
+
+
+def test_other_origins_are_called_out(sweep) -> None:
+    def change(entry: dict, **origin) -> None:
+        folder = sweep / entry["folder"]
+        result = store.read_json(folder / "result.json")
+        result["provenance"] |= origin
+        store.write_json(folder / "result.json", result)
+        finish(folder)
+
+    first, second, third, *_ = entries_of(sweep)
+    assert report.gather([sweep]).notes == []
+    change(first, commit="d" * 40, dirty=True)
+    change(second, data="e" * 64)
+    change(third, backbone="another", libraries={"numpy": "2.1"})
+    notes = "\n".join(report.gather([sweep]).notes)
+    for words in (
+        "2 code commits",
+        "not committed",
+        "different data hashes",
+        "different fingerprints",
+        "versions of numpy",
+    ):
+        assert words in notes
+
+
+def test_answers_are_scored_by_the_rules_of_today(sweep) -> None:
+    """A stored verdict is not believed."""
+    entry = entries_of(sweep)[0]
+    path = sweep / entry["folder"] / "predictions.jsonl"
+    store.write_lines(path, [{**a, "exact": True, "right": True} for a in store.read_lines(path)])
+    finish(sweep / entry["folder"])
+    trial = next(t for t in report.gather([sweep]).trials if t.id == entry["id"])
+    assert trial.values("exact").mean() < 1
+
+
+def test_configs_that_differ_are_not_averaged(tmp_path) -> None:
+    sweep = tmp_path / "ranks"
+    entries = [add_trial(sweep, "video", 10, s, 0.5, lora={"rank": r}) for r in (4, 8) for s in (0, 1)]
+    found = report.findings(report.gather([plan(sweep, entries)]))
+    assert {(row["series"], tuple(row["seeds"])) for row in found["accuracy"]} >= {("video (rank 4)", (0, 1))}
+    assert len(found["accuracy"]) == 2
+
+
+def test_a_folder_of_runs(made, tmp_path) -> None:
+    runs = Path(shutil.copytree(made / "trials", tmp_path / "runs"))
+    for folder in runs.glob("*causal_lm*"):
+        (folder / "done.json").unlink()  # ordinary runs have none
+    gathered = report.gather([runs])
+    assert gathered.finished and {t.arm for t in gathered.trials} == set(ARMS.values())
+    assert {t.control for t in gathered.trials} == {"", "random"}
+    first = next(iter(runs.iterdir()))
+    (first / "predictions.jsonl").write_text("")
+    assert len(report.gather([runs]).missing) == 1
+    with pytest.raises(UserError, match="neither a sweep"):
+        report.gather([tmp_path / "nothing"])
+
+
+def test_without_matplotlib_the_report_still_comes(made, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = report.report_sweep(made, tmp_path / "bare")
+    assert (
+        report_figures.MISSING in page.read_text()
+        and "pip install matplotlib" in (page.parent / "report.md").read_text()
+    )
+    assert "<svg" not in page.read_text() and (page.parent / "results.csv").exists()
+
+
+def test_without_pyarrow_it_says_so(made, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = report.report_sweep(made, tmp_path / "bare")
+    assert "pip install pyarrow" in page.read_text() and not (page.parent / "results.parquet").exists()
+
+
+def test_published_curves_belong_to_tasks_that_exist() -> None:
+    names = [name for name in tasks.variants() if not name.startswith(("arc", "concept"))]
+    known = {name for name in names if report.published(name)}
+    assert {"life/B3S23", "sudoku/9x9", "langton/10", "shortest_path/15x15", "chess/mate-in-1"} <= known
+    assert {name for name in names if name.startswith("eca/")} <= known and "maze/7x7" not in known
+    assert len(known) == 5 + 2 + 5 + 4 + 16  # games, routes, life, Langton, rules: all but the generalisation below
+    for name in [*known, "maze/13x13 → maze/21x21"]:
+        for points in report.published(name).values():
+            assert points and all(n > 0 and 0 <= value <= 1 for n, value in points)
+
+
+def test_report_needs_no_torch(made, tmp_path) -> None:
+    code = (
+        "import sys; from pathlib import Path; import vdmreason.report as r; "
+        "assert 'matplotlib' not in sys.modules; r.report_sweep(Path(sys.argv[1]), Path(sys.argv[2])); "
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'gradio'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(made), str(tmp_path / "out")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

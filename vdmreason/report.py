@@ -1,0 +1,668 @@
+"""What a sweep says: gather trials, merge machines, count what is missing, compute, and hand it to the page. No torch.
+
+    vdmreason report runs/sweeps/structured                    its report/ folder: index.html, report.md, results.csv, ...
+    vdmreason report here/structured there/structured --out both     two machines' halves as one
+
+A folder is a sweep's (plan.json, trials/) or any folder of runs. A trial counts when it is whole: done.json is there and its
+hashes match. What is not whole is named, and is never a zero.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import adapters
+import adapters.base
+import tasks
+from tasks.base import UserError
+from vdmreason import arc_scores, config, evaluate, report_figures, report_page, statistics, store
+
+PRIMARY = "exact"  # what published tables report, and what every efficiency and test below is about
+PUBLISHED = Path(__file__).parent / "data" / "paper_results.json"
+AUTOMATA = ("eca", "life", "langton")  # families whose thresholds the paper reports
+CAVEAT = (
+    "These are small backbones that we pretrained ourselves, on procedural video and plain text. What they learn shows that "
+    "the experiment runs, and what pretraining gave these very models. It says nothing of how published video models and "
+    "language models compare."
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial that counts."""
+
+    id: str
+    folder: Path
+    run: config.Run
+    arm: str  # as the plan names it
+    control: str  # "" or "random"
+    settings: tuple[tuple[str, Any], ...]  # other axes, (dotted key, value)
+    records: list[dict[str, Any]]  # its answers, scored by the rules of today, in order
+    result: dict[str, Any]
+
+    @property
+    def task(self) -> str:
+        """What it learned, and where it differs what it was asked."""
+        return self.run.task + (f" → {self.run.test_task}" if self.run.test_task else "")
+
+    @property
+    def series(self) -> Series:
+        return Series(self.arm, adapters.family(self.run.family).ARM, self.control, self.settings)
+
+    @property
+    def finite(self) -> bool:
+        """Whether it is about a puzzle with a handful of examples, where n does not vary: ARC."""
+        return tasks.count(self.run.tested, "test") is not None
+
+    @property
+    def published(self) -> bool:
+        return adapters.base.flavour(adapters.family(self.run.family), self.run.flavour).published
+
+    def values(self, name: str) -> np.ndarray:
+        return np.array([float(record[name]) for record in self.records])
+
+
+@dataclass(frozen=True, order=True)
+class Series:
+    """What one line of a figure is: an arm under its other settings, pretrained or as a control."""
+
+    arm: str
+    kind: str  # "video" or "language"
+    control: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        settings = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in self.settings)
+        return self.arm + (f" ({settings})" if settings else "") + (f", {self.control} init" if self.control else "")
+
+
+@dataclass
+class Gathered:
+    """All that lies in the given folders."""
+
+    names: list[str]  # the sweeps'
+    sources: list[str]  # the folders
+    trials: list[Trial]
+    planned: int  # trials of the plans, together
+    missing: list[dict[str, str]]  # {"id", "trial", "state", "why"}: what does not count, and why
+    notes: list[str] = field(default_factory=list)  # what a reader must know before comparing
+
+    @property
+    def finished(self) -> bool:
+        return len(self.trials) == self.planned
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def gather(folders: Sequence[Path]) -> Gathered:
+    """The trials of sweeps and folders of runs as one. Raises UserError for a folder that is neither, and where two folders
+    hold different results for one id."""
+    found: dict[str, Trial] = {}
+    missing: dict[str, dict[str, str]] = {}
+    names = []
+    for folder in folders:
+        name, trials, gaps = _read(Path(folder))
+        names.append(name)
+        missing |= {gap["id"]: gap for gap in gaps if gap["id"] not in missing}
+        for trial in trials:
+            first = found.setdefault(trial.id, trial)
+            if _answers(first) != _answers(trial):
+                raise UserError(
+                    f"trial {trial.id}: {first.folder} and {trial.folder} hold different answers. "
+                    "Remove one of the two, or report the folders apart."
+                )
+    gaps = [gap for id_, gap in missing.items() if id_ not in found]
+    trials = _told_apart(sorted(found.values(), key=lambda t: (t.task, t.series, t.run.n, t.run.seed, t.id)))
+    whole = Gathered(list(dict.fromkeys(names)), [str(f) for f in folders], trials, len(found) + len(gaps), gaps)
+    whole.notes = _call_outs(trials)
+    return whole
+
+
+def _read(folder: Path) -> tuple[str, list[Trial], list[dict[str, str]]]:
+    """(name, trials that count, those that do not) of a sweep's folder or a folder of runs."""
+    plan = store.read_json(folder / "plan.json")
+    if plan is None:
+        runs = sorted(path for path in store.find_runs(folder))
+        if not runs:
+            raise UserError(f"{folder}: is neither a sweep (no plan.json) nor a folder of runs (no config.yaml in it).")
+        entries: list[dict[str, Any]] = [{"folder": path} for path in runs]
+        name = folder.resolve().name
+    else:
+        dropped = set(plan.get("dropped", ()))
+        entries = [{**e, "folder": folder / e["folder"]} for e in plan["trials"] if e["id"] not in dropped]
+        name = plan["name"]
+    trials: list[Trial] = []
+    gaps: list[dict[str, str]] = []
+    for entry in entries:
+        try:
+            trials.append(_trial(entry, planned=plan is not None))
+        except _NotWhole as why:
+            trial = Path(entry["folder"]).name
+            gaps.append(
+                {"id": str(entry.get("id") or entry["folder"]), "trial": trial, "state": why.state, "why": str(why)}
+            )
+    return name, trials, gaps
+
+
+class _NotWhole(Exception):
+    """A trial that does not count."""
+
+    def __init__(self, state: str, why: str = "") -> None:
+        super().__init__(why)
+        self.state = state
+
+
+def _trial(entry: Mapping[str, Any], planned: bool) -> Trial:
+    folder = Path(entry["folder"])
+    try:
+        if planned:
+            _check_done(folder)
+        run = store.read_config(folder)
+        records = store.read_lines(folder / "predictions.jsonl")
+        result = store.read_json(folder / "result.json")
+        if len(records) < run.test or result is None:
+            raise _NotWhole("unfinished", f"{len(records)} of {run.test} answers" + ("" if result else ", no result"))
+        records = evaluate.rescore(tasks.get(run.tested), sorted(records, key=lambda r: r["i"]))
+        if [record["i"] for record in records] != list(range(len(records))):
+            raise _NotWhole("damaged", "an answer stands twice, or one is missing")
+    except UserError as error:
+        raise _NotWhole("damaged", str(error)) from None
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise _NotWhole("damaged", f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    return Trial(
+        str(entry.get("id") or run.id),
+        folder,
+        run,
+        str(entry.get("arm") or run.family),
+        str(entry.get("control", "random" if run.init == "random" else "")),
+        tuple(sorted((key, _hashable(value)) for key, value in (entry.get("set") or {}).items())),
+        records,
+        result,
+    )
+
+
+def _check_done(folder: Path) -> None:
+    """Raise _NotWhole unless done.json is there and what it names is what lies there."""
+    done = store.read_json(folder / "done.json")
+    if done is None:
+        failed = store.read_json(folder / "failed.json")
+        if failed is not None:
+            raise _NotWhole("failed", " ".join(str(failed.get("error") or "").split()))
+        raise _NotWhole("begun" if folder.is_dir() else "waiting")
+    for name, wanted in done["hashes"].items():
+        path = folder / name
+        if not path.is_file():
+            raise _NotWhole("damaged", f"{name} is missing")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+            raise _NotWhole("damaged", f"{name} is not what it was when the trial ended")
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _answers(trial: Trial) -> list[tuple[str, Any]]:
+    """What makes two results of one trial the same: every question and every grid given. Times may differ."""
+    return [(record["key"], record["proposed"]) for record in trial.records]
+
+
+def _told_apart(trials: list[Trial]) -> list[Trial]:
+    """Trials that one cell would mix, though their configs differ in more than the seed, get what differs as a setting."""
+    cells: dict[Any, list[Trial]] = {}
+    for trial in trials:
+        cells.setdefault((trial.task, trial.series, trial.run.n), []).append(trial)
+    keys: dict[str, set[str]] = {}
+    for cell in cells.values():
+        for other in cell[1:]:
+            lines = config.differences(cell[0].run, other.run)
+            keys.setdefault(other.arm, set()).update({line.partition(":")[0] for line in lines} - {"seed"})
+
+    def more(trial: Trial) -> tuple[tuple[str, Any], ...]:
+        settings = dict(trial.settings)
+        for key in keys.get(trial.arm, ()):
+            value: Any = config.to_dict(trial.run)
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            settings.setdefault(key, _hashable(value))
+        return tuple(sorted(settings.items()))
+
+    return [dataclasses.replace(trial, settings=more(trial)) for trial in trials]
+
+
+def _call_outs(trials: Sequence[Trial]) -> list[str]:
+    """What makes numbers less comparable than they look, one line each."""
+    notes = []
+    for name, what in (("commit", "code commits"), ("device", "devices"), ("platform", "platforms")):
+        counts = Counter(str(_provenance(t).get(name)) for t in trials)
+        if len(counts) > 1:
+            shown = ", ".join(
+                f"{value[: 40 if name != 'commit' else 9]} ({count})" for value, count in counts.most_common()
+            )
+            notes.append(f"Trials come from {len(counts)} {what}: {shown}.")
+    if dirty := sum(bool(_provenance(t).get("dirty")) for t in trials):
+        notes.append(f"{dirty} trials ran on code with changes that were not committed.")
+    versions = [(_provenance(t).get("libraries") or {}) for t in trials]
+    for library in sorted({name for v in versions for name in v}):
+        numbers = sorted({str(v.get(library, "none")) for v in versions})
+        if len(numbers) > 1:
+            notes.append(f"Trials ran with several versions of {library}: {', '.join(numbers)}.")
+    notes += _differ(
+        trials,
+        lambda t: f"training examples of {t.run.task}, n = {t.run.n}, seed {t.run.seed}",
+        lambda t: str(_provenance(t).get("data")),
+        "have different data hashes; arms that learned from different examples cannot be compared",
+    )
+    notes += _differ(
+        trials,
+        lambda t: f"test examples of {t.task}, seed {t.run.seed}",
+        lambda t: hashlib.sha256("".join(r["key"] for r in t.records).encode()).hexdigest(),
+        "differ; paired tests leave such trials out",
+    )
+    notes += _differ(
+        trials,
+        lambda t: (
+            f"backbones called {t.run.family} {t.run.flavour}"
+            + (f", random from seed {t.run.seed}" if t.run.init == "random" else "")
+        ),
+        lambda t: str(_provenance(t).get("backbone")),
+        "have different fingerprints; these are not the same weights",
+    )
+    return notes
+
+
+def _differ(trials: Sequence[Trial], group: Any, value: Any, what: str) -> list[str]:
+    seen: dict[str, Counter[str]] = {}
+    for trial in trials:
+        seen.setdefault(group(trial), Counter())[value(trial)] += 1
+    return [
+        f"The {name} {what}: " + ", ".join(f"{v[:8]} ({n} trials)" for v, n in counts.most_common()) + "."
+        for name, counts in seen.items()
+        if len(counts) > 1
+    ]
+
+
+def _provenance(trial: Trial) -> dict[str, Any]:
+    return trial.result.get("provenance") or {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Findings: plain numbers, from which both the page and the tables are made
+
+
+Cells = dict[int, dict[int, Trial]]  # n -> seed -> trial
+
+
+def findings(gathered: Gathered) -> dict[str, Any]:
+    """Every number of the report as plain values. ARC puzzles, which have no n to vary, stand apart."""
+    by_task: dict[str, dict[Series, Cells]] = {}
+    for trial in gathered.trials:
+        if not trial.finite:
+            cells = by_task.setdefault(trial.task, {}).setdefault(trial.series, {})
+            cells.setdefault(trial.run.n, {})[trial.run.seed] = trial
+    found: dict[str, Any] = {"accuracy": [], "needed": [], "ratio": [], "tests": [], "thresholds": [], "paths": []}
+    for task, all_series in by_task.items():
+        curves = {series: _curve(task, cells, PRIMARY) for series, cells in all_series.items()}
+        for series, cells in all_series.items():
+            found["accuracy"] += _accuracy(task, series, cells, curves[series])
+            found["needed"].append(_needed(task, series, curves[series]))
+            found["paths"] += _paths(task, series, cells)
+            if task.split("/")[0] in AUTOMATA:
+                of = statistics.threshold(curves[series])
+                found["thresholds"].append({"task": task, "series": series.name, "threshold": of})
+        for video, language in pairs(all_series):
+            found["ratio"].append(_ratio(task, video, language, curves))
+        for first, second in [*pairs(all_series), *controls(all_series)]:
+            found["tests"] += _tests(task, first, second, all_series)
+    _holm(found["tests"])
+    found["pooled"] = _pooled(found["ratio"])
+    found["arc"] = _arc([trial for trial in gathered.trials if trial.finite])
+    return found
+
+
+def pairs(series: Iterable[Series]) -> list[tuple[Series, Series]]:
+    """(video, language) with the same control, and the same settings as far as both have them."""
+    series = sorted(series)
+    return [
+        (video, language)
+        for video in series
+        if video.kind == "video"
+        for language in series
+        if language.kind == "language" and video.control == language.control and _agree(video, language)
+    ]
+
+
+def controls(series: Iterable[Series]) -> list[tuple[Series, Series]]:
+    """(pretrained, its control): what pretraining gave."""
+    series = sorted(series)
+    return [
+        (arm, control)
+        for arm in series
+        for control in series
+        if not arm.control and control.control and (arm.arm, arm.settings) == (control.arm, control.settings)
+    ]
+
+
+def _agree(first: Series, second: Series) -> bool:
+    a, b = dict(first.settings), dict(second.settings)
+    return all(a[key] == b[key] for key in a.keys() & b.keys())
+
+
+def _curve(task: str, cells: Cells, name: str) -> statistics.Curve:
+    return statistics.curve(
+        task, {n: {seed: trial.values(name) for seed, trial in cell.items()} for n, cell in cells.items()}
+    )
+
+
+def _accuracy(task: str, series: Series, cells: Cells, exact: statistics.Curve) -> list[dict[str, Any]]:
+    rows = []
+    found = {name: statistics.accuracy(_curve(task, cells, name)) for name in ("valid", "right")}
+    found |= {PRIMARY: statistics.accuracy(exact), "cells": statistics.means(_curve(task, cells, "cells"))}
+    for i, n in enumerate(map(int, exact.n)):
+        trials = [cells[n][seed] for seed in sorted(cells[n])]
+        row: dict[str, Any] = {"task": task, "series": series.name, "arm": series.arm, "kind": series.kind}
+        row |= {"control": series.control, "settings": dict(series.settings), "n": n}
+        row |= {"seeds": [t.run.seed for t in trials], "tests": int(exact.answers[i])}
+        row |= {name: found[name][i] for name in (PRIMARY, "valid", "right", "cells")}
+        row["by_seed"] = [float(t.values(PRIMARY).mean()) for t in trials]
+        row["unreadable"] = float(np.mean([np.mean([r["proposed"] is None for r in t.records]) for t in trials]))
+        for name in evaluate.BASELINES:
+            row[name] = _mean([_baseline(t, name) for t in trials])
+        row["codec"] = _mean([_at(t.result, "codec", "exact", "value") for t in trials])
+        row["small"] = not all(t.published for t in trials)
+        rows.append(row)
+    return rows
+
+
+def _baseline(trial: Trial, name: str) -> float | None:
+    return _at(trial.result, "baselines", name, PRIMARY, "value")
+
+
+def _at(tree: Any, *keys: str) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _needed(task: str, series: Series, of: statistics.Curve) -> dict[str, Any]:
+    row: dict[str, Any] = {"task": task, "series": series.name, "n": [int(of.n[0]), int(of.n[-1])]}
+    row |= {"seeds": max(len(seeds) for seeds in of.seeds), "area": statistics.area(of)}
+    return row | {f"{target:g}": statistics.n_needed(of, target) for target in statistics.TARGETS}
+
+
+def _ratio(task: str, video: Series, language: Series, curves: Mapping[Series, statistics.Curve]) -> dict[str, Any]:
+    row: dict[str, Any] = {"task": task, "video": video.name, "language": language.name, "control": video.control}
+    for target in statistics.TARGETS:
+        row[f"{target:g}"] = statistics.efficiency(curves[language], curves[video], target)
+    return row | {"area": statistics.area_difference(curves[video], curves[language])}
+
+
+def _pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each pair of arms over the tasks that both have."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["video"], row["language"]), []).append(row)
+    found = []
+    for (video, language), group in groups.items():
+        areas = [row["area"] for row in group if row["area"] is not None]
+        pool: dict[str, Any] = {"video": video, "language": language, "tasks": len(group)}
+        pool["area"] = statistics.pooled(areas) if areas else None
+        for target in statistics.TARGETS:
+            pool[f"{target:g}"] = statistics.pooled_ratio([row[f"{target:g}"] for row in group])
+        found.append(pool)
+    return found
+
+
+def _tests(task: str, first: Series, second: Series, cells: Mapping[Series, Cells]) -> list[dict[str, Any]]:
+    """Paired tests at each n that both have, over seeds whose test examples are the same."""
+    rows = []
+    for n in sorted(cells[first].keys() & cells[second].keys()):
+        a, b = cells[first][n], cells[second][n]
+        seeds = [s for s in sorted(a.keys() & b.keys()) if _questions(a[s]) == _questions(b[s])]
+        if not seeds:
+            continue
+        one = {s: (a[s].values(PRIMARY), b[s].values(PRIMARY)) for s in seeds}
+        differences = {s: x - y for s, (x, y) in one.items()}
+        row: dict[str, Any] = {"task": task, "first": first.name, "second": second.name, "n": n, "seeds": seeds}
+        row["pairs"] = sum(len(d) for d in differences.values())
+        row["difference"] = statistics.means(statistics.curve(task, {n: differences}, (-1, 1)))[0]
+        row["p"] = statistics.sign_flip(differences)
+        row["p_seeds"] = statistics.sign_flip_seeds(differences)
+        found = {s: statistics.mcnemar(*one[s]) for s in seeds}
+        row["mcnemar"] = [{"seed": s, "first": x, "second": y, "p": p} for s, (x, y, p) in found.items()]
+        rows.append(row)
+    return rows
+
+
+def _questions(trial: Trial) -> list[str]:
+    return [record["key"] for record in trial.records]
+
+
+def _holm(rows: Sequence[dict[str, Any]]) -> None:
+    """Correct each comparison at each n over the tasks."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["first"], row["second"], row["n"]), []).append(row)
+    for group in groups.values():
+        for row, p in zip(group, statistics.holm([row["p"] for row in group]), strict=True):
+            row |= {"p_holm": p, "family": len(group)}
+
+
+def _paths(task: str, series: Series, cells: Cells) -> list[dict[str, Any]]:
+    """PSR over all answers (one that could not be read does not connect), RPL over the valid ones that have it."""
+    rows = []
+    for n, cell in sorted(cells.items()):
+        measures = {seed: [record["measures"] for record in trial.records] for seed, trial in cell.items()}
+        if not any("path_success" in m for of_seed in measures.values() for m in of_seed):
+            continue
+        success = {s: [float(m.get("path_success", 0.0)) for m in of_seed] for s, of_seed in measures.items()}
+        lengths = {
+            s: [m["relative_length"] for m in of_seed if "relative_length" in m] for s, of_seed in measures.items()
+        }
+        lengths = {s: values for s, values in lengths.items() if values}
+        row: dict[str, Any] = {"task": task, "series": series.name, "n": n, "seeds": sorted(cell)}
+        row["path_success"] = statistics.accuracy(statistics.curve(task, {n: success}))[0]
+        of = statistics.curve(task, {n: lengths}, (1, math.inf)) if lengths else None
+        row["relative_length"] = statistics.means(of)[0] if of else None
+        row["valid"] = sum(len(values) for values in lengths.values())
+        rows.append(row)
+    return rows
+
+
+def _arc(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Scores and overlap on each set of puzzles: {set: {"attempts", "scores": [...], "overlap": [...]}}."""
+    sets: dict[str, dict[Series, list[Trial]]] = {}
+    for trial in trials:
+        name = trial.run.tested
+        puzzles = "conceptarc" if name.startswith("conceptarc/") else name.rpartition("/")[0]
+        sets.setdefault(puzzles, {}).setdefault(trial.series, []).append(trial)
+    found: dict[str, Any] = {}
+    for puzzles, of_series in sets.items():
+        solved: dict[Series, dict[int, dict[str, bool]]] = {}
+        scores = []
+        for series, chosen in of_series.items():
+            chosen = sorted(chosen, key=lambda t: (t.run.n, t.run.seed))
+            truth = arc_scores.truth_of(sorted({t.run.tested for t in chosen}))
+            attempts = arc_scores.from_runs([t.folder for t in chosen])
+            tries = min(len(tried) for inputs in attempts.values() for tried in inputs)
+            solved[series] = {}
+            for k in range(1, min(tries, 3) + 1):
+                solved[series][k] = {id_: all(ok) for id_, ok in arc_scores.solved(attempts, truth, k).items()}
+                hits, count = sum(solved[series][k].values()), len(truth)
+                rate = statistics.Interval(hits / count, *statistics.wilson(hits, count))
+                scores.append({"series": series.name, "rule": f"strict@{k}", "puzzles": count, "score": rate})
+            if puzzles == "conceptarc" and tries >= 3:
+                value = arc_scores.score(attempts, truth, "concept@3")
+                nothing = statistics.Interval(value, math.nan, math.nan)
+                scores.append({"series": series.name, "rule": "concept@3", "puzzles": len(truth), "score": nothing})
+        overlap = []
+        for video, language in pairs(of_series):
+            for k in sorted(solved[video].keys() & solved[language].keys()):
+                row = {"video": video.name, "language": language.name, "attempts": k}
+                overlap.append(row | statistics.overlap(solved[video][k], solved[language][k]))
+        found[puzzles] = {"scores": scores, "overlap": overlap}
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The paper's own points
+
+
+@functools.cache
+def _paper() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    return found
+
+
+def published(task: str) -> dict[str, list[tuple[int, float]]]:
+    """{"video": [(n, accuracy)], "language": [...]} that arXiv 2510.24448 reports for this task; {} where it has none.
+
+    Other models, and 200 test examples: reference curves, not results of ours.
+    """
+    names = {
+        "chess/mate-in-1": ("games", "Chess Mate-in-1"),
+        "connect4/win-in-1": ("games", "Connect 4"),
+        "hitori/5x5": ("games", "Hitori 5x5"),
+        "sudoku/4x4": ("games", "Sudoku Mini"),
+        "sudoku/9x9": ("games", "Sudoku"),
+        "maze/21x21": ("route", "Base Maze"),
+        "maze/13x13 → maze/21x21": ("route", "Maze Generalization"),
+        "shortest_path/15x15": ("route", "Shortest Path"),
+        "life/B3S2": ("life", "Life B3/S2"),
+        "life/B3678S34678": ("life", "Day & Night"),
+        "life/B3S12345": ("life", "Maze"),
+        "life/B2S": ("life", "Seeds"),
+        "life/B3S23": ("life", "Game of Life"),
+    }
+    family, _, variant = task.partition("/")
+    group, name = names.get(task) or (family, variant)
+    entry = _paper().get(group, {}).get(name) if group in ("games", "route", "langton", "life", "eca") else None
+    if not entry:
+        return {}
+    found = {}
+    for kind, key in (("video", "V"), ("language", "L")):
+        points = entry[key]
+        pairs_ = points.items() if isinstance(points, dict) else zip(_paper()["n"], points, strict=True)
+        found[kind] = [(int(n), float(value)) for n, value in pairs_ if value is not None]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+def report_sweep(folder: Path, out: Path | None = None) -> Path:
+    """Write the report of one sweep, or of a folder of runs, and return its page, <out>/index.html.
+
+    `out` is <folder>/report where it is left out. Raises UserError where there is nothing to report on.
+    """
+    return report([Path(folder)], out)
+
+
+def report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """`report_sweep` of several folders merged."""
+    gathered = gather(folders)
+    out = Path(out) if out is not None else Path(folders[0]) / "report"
+    found = findings(gathered)
+    small = sorted({f"{t.run.family} {Path(t.run.flavour).name}" for t in gathered.trials if not t.published})
+    caveat = f"{CAVEAT} (Here: {', '.join(small)}.)" if small else ""
+    figures = report_figures.draw(found, published, out / "figures")
+    written = [_write_csv(gathered, out), _write_parquet(gathered, out)]
+    store.write_json(
+        out / "report.json", _plain({"planned": gathered.planned, "trials": len(gathered.trials), **found})
+    )
+    tables = report_page.tables(gathered, found)
+    store.write_text(out / "report.md", report_page.markdown(gathered, found, tables, caveat, figures, written))
+    store.write_text(out / "index.html", report_page.html(gathered, found, tables, caveat, figures, written))
+    return out / "index.html"
+
+
+def rows(gathered: Gathered) -> list[dict[str, Any]]:
+    """One flat row a trial, for tables that others read: scores from its answers, and where it comes from."""
+    found = []
+    for trial in gathered.trials:
+        row: dict[str, Any] = {"id": trial.id, "task": trial.task, "arm": trial.arm, "kind": trial.series.kind}
+        row |= {"family": trial.run.family, "flavour": trial.run.flavour, "published": trial.published}
+        row |= {"control": trial.control, "settings": json.dumps(dict(trial.settings)), "n": trial.run.n}
+        row |= {"seed": trial.run.seed, "tests": len(trial.records)}
+        row |= {name: float(trial.values(name).mean()) for name in ("exact", "valid", "right", "cells")}
+        row["unreadable"] = float(np.mean([record["proposed"] is None for record in trial.records]))
+        row |= {f"baseline_{name}": _baseline(trial, name) for name in evaluate.BASELINES}
+        row["codec"] = _at(trial.result, "codec", "exact", "value")
+        row["seconds_per_answer"] = float(np.mean([record["seconds"] for record in trial.records]))
+        origin = _provenance(trial)
+        row |= {key: origin.get(key) for key in ("commit", "dirty", "device", "platform", "python", "backbone", "data")}
+        row |= {"date": origin.get("date"), "libraries": json.dumps(origin.get("libraries") or {})}
+        found.append(row | {"folder": str(trial.folder)})
+    return found
+
+
+def _write_csv(gathered: Gathered, out: Path) -> str:
+    text = io.StringIO()
+    table = rows(gathered)
+    if table:
+        writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+    store.write_text(out / "results.csv", text.getvalue())
+    return "results.csv: one line a trial"
+
+
+def _write_parquet(gathered: Gathered, out: Path) -> str:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        return "results.parquet was left out, for pyarrow is not installed: pip install pyarrow"
+    with store.new_file(out / "results.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(rows(gathered)), temporary)
+    return "results.parquet: the same"
+
+
+def _plain(value: Any) -> Any:
+    """Findings as JSON knows them; an end that nothing bounds is null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def command(
+    folders: Annotated[list[Path], typer.Argument(help="A sweep's folder, or several to merge; or a folder of runs")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the report goes (default: report/ in the first folder)")
+    ] = None,
+) -> None:
+    """Report on a sweep: one page, Markdown, tables and figures. An unfinished sweep says how much is there.
+
+    vdmreason report runs/sweeps/structured
+    vdmreason report here/structured there/structured --out report
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder.")
+    print(report(folders, out))

@@ -1,0 +1,220 @@
+"""The figures of a report, by matplotlib where it is installed: files in SVG and PDF, and the same drawings for the page.
+
+Drawings on the page carry no colour of their own for text and axes: they take the page's, light or dark. Baselines are grey
+lines, the paper's points are thin dashed lines; neither is ever drawn like a result of ours.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vdmreason import store
+
+MISSING = "Figures were left out, for matplotlib is not installed: pip install matplotlib"
+INK, QUIET = "#010101", "#8a8780"  # INK becomes the page's own text colour
+PALETTES = {
+    "video": ("#d9660f", "#b8920a", "#c0358a", "#8f5a3c"),
+    "language": ("#2f7fd0", "#12938a", "#7a63d2", "#4d6b8a"),
+}
+BASELINES = {
+    "copy": ("copy the input", (1, 1.5)),
+    "nearest": ("nearest example", (5, 1.5)),
+    "codec": ("codec ceiling", (8, 1.5, 1, 1.5)),
+}
+Published = Callable[[str], Mapping[str, Sequence[tuple[int, float]]]]
+
+
+@dataclass
+class Figures:
+    """Drawings for the page, by name, and the files beside it. `problem`: why there are none."""
+
+    panels: dict[str, str] = field(default_factory=dict)  # task -> SVG of its learning curves
+    overlaps: dict[str, str] = field(default_factory=dict)  # ARC set -> SVG
+    legend: list[tuple[str, str, bool]] = field(default_factory=list)  # (name, colour, control)
+    published: bool = False  # whether any panel shows the paper's points
+    files: list[str] = field(default_factory=list)
+    problem: str = ""
+
+
+def draw(found: Mapping[str, Any], published: Published, folder: Path) -> Figures:
+    """All figures of a report's findings, and their files in `folder`."""
+    try:
+        import matplotlib
+    except ImportError:
+        return Figures(problem=MISSING)
+    matplotlib.use("Agg")
+    look: Any = {
+        "font.size": 9, "svg.fonttype": "path", "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": QUIET,
+        "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left", "svg.hashsalt": "vdmreason",
+        "pdf.fonttype": 42,
+    }  # fmt: skip
+    figures = Figures()
+    with matplotlib.rc_context(look):
+        _curves(figures, found["accuracy"], published, folder)
+        _overlap(figures, found["arc"], folder)
+    return figures
+
+
+def _curves(figures: Figures, rows: Sequence[Mapping[str, Any]], published: Published, folder: Path) -> None:
+    """One panel a task for the page, and all of them in one file."""
+    from matplotlib import pyplot as plt
+
+    by_task: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    if not by_task:
+        return
+    colours = _colours(rows)
+    names = dict.fromkeys(
+        (row["series"], colours[row["arm"], str(row["settings"])], bool(row["control"])) for row in rows
+    )
+    figures.legend = list(names)
+    figures.published = any(published(task) for task in by_task)
+    for number, (task, own) in enumerate(by_task.items()):
+        figure, axes = plt.subplots(figsize=(3.7, 2.8), layout="constrained")
+        _panel(axes, task, own, colours, published(task))
+        figures.panels[task] = _inline(figure, f"c{number}")
+        plt.close(figure)
+    columns = min(3, len(by_task))
+    lines = -(-len(by_task) // columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(3.5 * columns, 2.7 * lines + 0.9), squeeze=False, layout="constrained"
+    )
+    for axes, pair in itertools.zip_longest(grid.flat, by_task.items()):
+        if pair is None:
+            axes.set_axis_off()
+        else:
+            _panel(axes, pair[0], pair[1], colours, published(pair[0]))
+    labels: dict[str, Any] = {}
+    for axes in grid.flat:
+        labels |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        labels.values(), labels.keys(), loc="outside lower center", ncols=min(3, columns), fontsize=7.5, frameon=False
+    )
+    _save(figures, figure, folder, "accuracy")
+    plt.close(figure)
+
+
+def _colours(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """A colour for each arm under its settings; a control has its arm's."""
+    colours: dict[tuple[str, str], str] = {}
+    for kind, palette in PALETTES.items():
+        arms = dict.fromkeys((row["arm"], str(row["settings"])) for row in rows if row["kind"] == kind)
+        colours |= dict(zip(arms, itertools.cycle(palette), strict=False))
+    return colours
+
+
+def _panel(
+    axes: Any,
+    task: str,
+    rows: Sequence[Mapping[str, Any]],
+    colours: Mapping[tuple[str, str], str],
+    paper: Mapping[str, Sequence[tuple[int, float]]],
+) -> None:
+    """Accuracy against n: line and band of each arm, its seeds as dots, baselines, the paper's points."""
+    ns = sorted({row["n"] for row in rows})
+    for kind, points in paper.items():
+        if points:
+            name = f"published {kind} model, not ours"
+            axes.plot(
+                *_split(points), color=PALETTES[kind][0], lw=0.9, ls=(0, (4, 3)), alpha=0.75, zorder=1, label=name
+            )
+    for key, (name, dashes) in BASELINES.items():
+        style = {"color": QUIET, "lw": 1, "ls": (0, dashes), "zorder": 0, "label": name}
+        known = [(row["n"], row[key]) for row in rows if row[key] is not None]
+        if key == "nearest" and len({n for n, _ in known}) > 1:  # it grows with n
+            axes.plot(*_split(sorted(dict(known).items())), **style)
+        else:
+            for value in sorted({round(v, 2) for _, v in known}):
+                axes.axhline(100 * value, **style)
+    for series in dict.fromkeys(row["series"] for row in rows):
+        own = sorted((row for row in rows if row["series"] == series), key=lambda row: row["n"])
+        colour, control = colours[own[0]["arm"], str(own[0]["settings"])], bool(own[0]["control"])
+        x, y = [row["n"] for row in own], [100 * row["exact"].value for row in own]
+        low, high = ([100 * getattr(row["exact"], end) for row in own] for end in ("low", "high"))
+        style = {"ls": (0, (1, 1.2)), "marker": "o", "mfc": "none"} if control else {"ls": "-", "marker": "o"}
+        if len(x) > 1:
+            axes.fill_between(x, low, high, color=colour, alpha=0.07 if control else 0.15, lw=0, zorder=2)
+        else:
+            axes.errorbar(x, y, [[y[0] - low[0]], [high[0] - y[0]]], color=colour, capsize=3, lw=1, zorder=2)
+        axes.plot(x, y, color=colour, lw=1.6, ms=4, zorder=4, label=series, **style)
+        dots = [(row["n"], value) for row in own for value in row["by_seed"] if len(row["by_seed"]) > 1]
+        axes.plot(*_split(dots), color=colour, ls="none", marker="o", ms=2.2, mec="none", alpha=0.65, zorder=3)
+    axes.set(title=task, xscale="log", xlabel="training examples n", ylabel="exact match, %", ylim=(-4, 104))
+    wide = max(ns) / min(ns) > 1
+    axes.set_xlim((min(ns) / 1.35, max(ns) * 1.35) if wide else (min(ns) / 3, max(ns) * 3))
+    axes.set_xticks(ns if len(ns) < 8 else ns[::2])
+    axes.set_xticklabels([str(n) for n in (ns if len(ns) < 8 else ns[::2])])
+    axes.minorticks_off()
+    axes.grid(axis="y", color=QUIET, alpha=0.18, lw=0.7)
+
+
+def _split(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [n for n, _ in points], [100 * value for _, value in points]
+
+
+def _overlap(figures: Figures, arc: Mapping[str, Any], folder: Path) -> None:
+    """One stacked bar a pair of arms and number of attempts: video only, both, language only, neither."""
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    parts = {
+        "video only": PALETTES["video"][0],
+        "both": "#7b6f86",
+        "language only": PALETTES["language"][0],
+        "neither": "#b9b5ad",
+    }
+    for number, (puzzles, of_set) in enumerate(arc.items()):
+        rows = [row for row in of_set["overlap"] if row["n"]]
+        if not rows:
+            continue
+        figure, axes = plt.subplots(figsize=(6.4, 1.1 + 0.55 * len(rows)), layout="constrained")
+        for place, row in enumerate(rows):
+            left = 0
+            for part, colour in parts.items():
+                alpha = 0.45 if part == "neither" else 1.0
+                axes.barh(place, row[part], left=left, color=colour, alpha=alpha, label=part if not place else None)
+                if row[part] >= 0.04 * row["n"]:
+                    ink = INK if part == "neither" else "white"
+                    axes.text(
+                        left + row[part] / 2, place, str(row[part]), ha="center", va="center", color=ink, fontsize=8
+                    )
+                left += row[part]
+        labels = [f"{r['video']} | {r['language']}\n{r['attempts']} attempt{'s' * (r['attempts'] > 1)}" for r in rows]
+        axes.set_yticks(range(len(rows)), labels, fontsize=7.5)
+        axes.invert_yaxis()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set(xlabel="puzzles", title=puzzles, xlim=(0, max(row["n"] for row in rows)))
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+        figures.overlaps[puzzles] = _inline(figure, f"o{number}")
+        _save(figures, figure, folder, f"overlap-{puzzles.replace('/', '-')}")
+        plt.close(figure)
+
+
+def _save(figures: Figures, figure: Any, folder: Path, name: str) -> None:
+    for ending in ("svg", "pdf"):
+        with store.new_file(folder / f"{name}.{ending}") as temporary:
+            nothing = {"CreationDate": None} if ending == "pdf" else {"Date": None}
+            figure.savefig(temporary, format=ending, metadata=nothing, facecolor="white")
+        figures.files.append(f"{folder.name}/{name}.{ending}")
+
+
+def _inline(figure: Any, prefix: str) -> str:
+    """A figure as SVG inside a page: no header, no addresses, the page's text colour, ids that no other figure has."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'\b(id|href)="(#?)', rf'\1="\2{prefix}-', svg).replace("url(#", f"url(#{prefix}-")
+    svg = svg.replace(INK, "currentColor")
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", svg, count=1)
