@@ -710,6 +710,10 @@ def _attempt(
             run = config.resolve(entry["config"])
             if run.id != entry["id"]:
                 raise UserError("this code reads the plan otherwise. Run the sweep's file again, with this code.")
+            if "provenance" not in (store.read_json(place / "result.json") or {}):
+                # A training writes the adapter first and then where it comes from. One that was killed in between has its last
+                # checkpoint, and ends once more.
+                shutil.rmtree(place / "adapter", ignore_errors=True)
             arm = train(run, place, stop=stop, resident=resident)
             if store.read_state(place).get("state") != "done":
                 wish.signalled |= not mine.lost  # a signal during the training was the training's to hear
@@ -731,7 +735,7 @@ def _attempt(
 
 
 def _finish(place: Path, seconds: float) -> None:
-    """Vouch for a trial: done.json, and then what is needed no more goes."""
+    """What is needed no more goes, and done.json vouches for the rest."""
     result = store.read_json(place / "result.json") or {}
     made = result.get("provenance", {})
     spent = [
@@ -751,9 +755,9 @@ def _finish(place: Path, seconds: float) -> None:
         "answering": round(spent[1], 3),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    store.write_json(place / DONE, done)
     (place / FAILED).unlink(missing_ok=True)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    store.write_json(place / DONE, done)
 
 
 def set_aside(place: Path) -> None:
@@ -770,10 +774,8 @@ def set_aside(place: Path) -> None:
     whole = {name for name, found in hashes(place).items() if found and found == vouched.get(name)}
     if "predictions.jsonl" not in whole or not readable:
         _rename(place / "predictions.jsonl")
-    if not readable:  # where the adapter comes from was written there by its training
+    if not readable:
         _rename(place / "result.json")
-        shutil.rmtree(place / "adapter", ignore_errors=True)
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)
     _rename(place / DONE)
 
 
@@ -882,7 +884,8 @@ class Forecast:
             spent["rest"] = max(0.0, done["seconds"] - done["training"] - done["answering"])
             for key, value in spent.items():
                 sums[key] = sums.get(key, 0.0) + value
-            self._sizes.append(sum(path.stat().st_size for path in place.rglob("*") if path.is_file()))
+            with contextlib.suppress(OSError):  # its worker may still be letting go of it
+                self._sizes.append(sum(path.stat().st_size for path in place.rglob("*") if path.is_file()))
         self.bytes = sum(self._sizes) / len(self._sizes) if self._sizes else 0.0
 
     def seconds(self, run: Mapping[str, Any]) -> float | None:
