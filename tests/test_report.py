@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import html.parser
 import itertools
 import json
@@ -19,6 +18,7 @@ import pytest
 import tasks
 from tasks.base import UserError
 from vdmreason import config, evaluate, report, report_figures, store
+from vdmreason import sweep as sweeps
 
 TESTS = 12
 ARMS = {"video": "cogvideox", "language": "causal_lm"}
@@ -59,9 +59,7 @@ def add_trial(sweep: Path, arm: str, n: int, seed: int, rate: float, task="life/
 
 def finish(folder: Path) -> None:
     """done.json over what lies there now."""
-    names = ("predictions.jsonl", "result.json")
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    store.write_json(folder / "done.json", {"hashes": hashes, "commit": "c", "versions": {}, "seconds": 1.0})
+    store.write_json(folder / sweeps.DONE, {"sha256": sweeps.hashes(folder)})
 
 
 def plan(sweep: Path, entries: list[dict], dropped=()) -> Path:
@@ -186,7 +184,7 @@ def test_the_same_folder_gives_the_same_report(made, page, tmp_path) -> None:
 class Page(html.parser.HTMLParser):
     """Checks that tags close in order; keeps what would be loaded and all ids."""
 
-    VOID = ("meta", "link", "br", "img", "input")
+    VOID = ("meta", "link", "br", "img", "input", "wbr")
 
     def __init__(self) -> None:
         super().__init__()
@@ -254,11 +252,13 @@ def test_what_is_not_whole_is_named_and_not_counted(sweep) -> None:
     shutil.rmtree(sweep / fifth["folder"])
     text = report.report_sweep(sweep).read_text()
     total = len(entries_of(sweep))
-    assert f"{total - 5} of {total} trials. This sweep is not finished: 2 damaged" in text
+    assert f"{total - 5} of {total} trials. This sweep is not finished: 2 waiting, 2 damaged, 1 failed" in text
     rows = {r["id"]: r for r in rows_of(sweep / "report" / "report.md", "Trials that do not count")}
     states = [rows[entry["id"]]["state"] for entry in (first, second, third, fourth, fifth)]
-    assert states == ["begun", "damaged", "damaged", "failed", "waiting"]
-    assert rows[fourth["id"]]["why"] == "out of memory" and "not what it was" in rows[second["id"]]["why"]
+    assert states == ["waiting", "damaged", "damaged", "failed", "waiting"]
+    assert (
+        rows[fourth["id"]]["why"] == "out of memory" and "not what done.json vouches for" in rows[second["id"]]["why"]
+    )
     with open(sweep / "report" / "results.csv", newline="") as file:
         counted = {row["id"] for row in csv.DictReader(file)}
     assert counted == {e["id"] for e in entries_of(sweep)} - set(rows)

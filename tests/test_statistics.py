@@ -249,7 +249,7 @@ def test_area_is_a_mean_accuracy() -> None:
     ramp = flat([0, 0.25, 0.5, 0.75, 1], tests=60)
     assert statistics.area(ramp).value == pytest.approx(trapezoid(ramp.mean))
     assert statistics.area(ramp, [30]).value == pytest.approx(0.25)
-    same = statistics.area_difference(ramp, ramp)
+    same = statistics.area_difference(ramp, ramp, [30, 100, 300])
     assert same == Interval(0, pytest.approx(0), pytest.approx(0))
     assert statistics.area_difference(ramp, statistics.curve("t", {7: {0: [1.0]}})) is None
 
@@ -259,6 +259,13 @@ def test_agreement_is_not_certainty() -> None:
     first, *_, last = statistics.accuracy(flat([0, 0, 0, 0, 1]))
     assert last.low <= statistics.wilson(180, 180)[0] and last.high == 1
     assert first.high >= statistics.wilson(0, 180)[1] and first.low == 0
+    nothing, all_right = flat([0, 0, 0]), flat([1, 1, 1])
+    assert statistics.area(nothing).high > 0.01 and statistics.area(nothing).low == 0
+    assert statistics.area(all_right).low < 0.99 and statistics.area(all_right).high == 1
+    apart = statistics.area_difference(all_right, nothing, [10])
+    assert apart is not None and 0.95 < apart.low < 0.98 and apart.high == 1
+    alike = statistics.area_difference(nothing, nothing, [10])
+    assert alike is not None and alike.low == -alike.high and alike.high > 0.01
 
 
 def test_threshold() -> None:

@@ -3,8 +3,8 @@
     vdmreason report runs/sweeps/structured                    its report/ folder: index.html, report.md, results.csv, ...
     vdmreason report here/structured there/structured --out both     two machines' halves as one
 
-A folder is a sweep's (plan.json, trials/) or any folder of runs. A trial counts when it is whole: done.json is there and its
-hashes match. What is not whole is named, and is never a zero.
+A folder is a sweep's (plan.json, trials/) or any folder of runs. A trial counts when it is whole: `sweep.standing` calls it
+done, or, of a run that no sweep knows, all its answers are there. What is not whole is named, and is never a zero.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import adapters
 import adapters.base
 import tasks
 from tasks.base import UserError
-from vdmreason import arc_scores, config, evaluate, report_figures, report_page, statistics, store
+from vdmreason import arc_scores, config, evaluate, report_figures, report_page, statistics, store, sweep
 
 PRIMARY = "exact"  # what published tables report, and what every efficiency and test below is about
 PUBLISHED = Path(__file__).parent / "data" / "paper_results.json"
@@ -173,7 +173,9 @@ def _trial(entry: Mapping[str, Any], planned: bool) -> Trial:
     folder = Path(entry["folder"])
     try:
         if planned:
-            _check_done(folder)
+            stands = sweep.standing(folder.parent, {"folder": folder.name})
+            if stands.state != "done":
+                raise _NotWhole(stands.state, " ".join(stands.note.split()))
         run = store.read_config(folder)
         records = store.read_lines(folder / "predictions.jsonl")
         result = store.read_json(folder / "result.json")
@@ -196,22 +198,6 @@ def _trial(entry: Mapping[str, Any], planned: bool) -> Trial:
         records,
         result,
     )
-
-
-def _check_done(folder: Path) -> None:
-    """Raise _NotWhole unless done.json is there and what it names is what lies there."""
-    done = store.read_json(folder / "done.json")
-    if done is None:
-        failed = store.read_json(folder / "failed.json")
-        if failed is not None:
-            raise _NotWhole("failed", " ".join(str(failed.get("error") or "").split()))
-        raise _NotWhole("begun" if folder.is_dir() else "waiting")
-    for name, wanted in done["hashes"].items():
-        path = folder / name
-        if not path.is_file():
-            raise _NotWhole("damaged", f"{name} is missing")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
-            raise _NotWhole("damaged", f"{name} is not what it was when the trial ended")
 
 
 def _hashable(value: Any) -> Any:
@@ -446,7 +432,8 @@ def _tests(task: str, first: Series, second: Series, cells: Mapping[Series, Cell
         differences = {s: x - y for s, (x, y) in one.items()}
         row: dict[str, Any] = {"task": task, "first": first.name, "second": second.name, "n": n, "seeds": seeds}
         row["pairs"] = sum(len(d) for d in differences.values())
-        row["difference"] = statistics.means(statistics.curve(task, {n: differences}, (-1, 1)))[0]
+        ours, theirs = (statistics.curve(task, {n: {s: one[s][arm] for s in seeds}}) for arm in (0, 1))
+        row["difference"] = statistics.area_difference(ours, theirs)
         row["p"] = statistics.sign_flip(differences)
         row["p_seeds"] = statistics.sign_flip_seeds(differences)
         found = {s: statistics.mcnemar(*one[s]) for s in seeds}

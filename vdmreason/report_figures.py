@@ -175,7 +175,7 @@ def _overlap(figures: Figures, arc: Mapping[str, Any], folder: Path) -> None:
         rows = [row for row in of_set["overlap"] if row["n"]]
         if not rows:
             continue
-        figure, axes = plt.subplots(figsize=(6.4, 1.1 + 0.55 * len(rows)), layout="constrained")
+        figure, axes = plt.subplots(figsize=(4.4, 1.1 + 0.5 * len(rows)), layout="constrained")
         for place, row in enumerate(rows):
             left = 0
             for part, colour in parts.items():
@@ -187,13 +187,17 @@ def _overlap(figures: Figures, arc: Mapping[str, Any], folder: Path) -> None:
                         left + row[part] / 2, place, str(row[part]), ha="center", va="center", color=ink, fontsize=8
                     )
                 left += row[part]
-        labels = [f"{r['video']} | {r['language']}\n{r['attempts']} attempt{'s' * (r['attempts'] > 1)}" for r in rows]
-        axes.set_yticks(range(len(rows)), labels, fontsize=7.5)
+        tries = [f"{row['attempts']} attempt{'s' * (row['attempts'] > 1)}" for row in rows]
+        pairs = [f"{row['video']} | {row['language']}" for row in rows]
+        one = len(set(pairs)) == 1
+        labels = tries if one else [f"{pair}\n{count}" for pair, count in zip(pairs, tries, strict=True)]
+        axes.set_yticks(range(len(rows)), labels, fontsize=8)
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(axis="x", labelsize=8)
-        axes.set(xlabel="puzzles", title=puzzles, xlim=(0, max(row["n"] for row in rows)))
-        figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+        title = f"{puzzles}: {pairs[0]}" if one else puzzles
+        axes.set(xlabel="puzzles", title=title, xlim=(0, max(row["n"] for row in rows)))
+        figure.legend(loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
         figures.overlaps[puzzles] = _inline(figure, f"o{number}")
         _save(figures, figure, folder, f"overlap-{puzzles.replace('/', '-')}")
         plt.close(figure)

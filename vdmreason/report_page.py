@@ -400,7 +400,7 @@ p, li { max-width:78ch; } ul { padding-left:1.2em; margin:8px 0; }
 .small { color:var(--ink); background:var(--warn); border-radius:4px; padding:1px 6px; }
 .panels { display:grid; grid-template-columns:repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap:14px; margin:12px 0 8px; }
 .panels > div, .overlap { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:8px; }
-svg { width:100%; height:auto; display:block; color:var(--ink); } .overlap { max-width:760px; margin:12px 0; }
+svg { width:100%; height:auto; display:block; color:var(--ink); } .overlap { max-width:540px; margin:12px 0; }
 .legend { display:flex; flex-wrap:wrap; gap:4px 18px; padding:0; margin:10px 0 0; list-style:none; font-size:.88rem; }
 .legend i { display:inline-block; width:26px; border-top:3px solid; margin-right:7px; vertical-align:middle; }
 .legend i.control { border-top-style:dotted; } .legend i.thin { border-top:1.5px dashed; }
@@ -414,7 +414,9 @@ th button::after { content:"\\2195"; opacity:.35; margin-left:4px; }
 th[aria-sort=ascending] button::after { content:"\\2191"; opacity:1; }
 th[aria-sort=descending] button::after { content:"\\2193"; opacity:1; }
 summary { cursor:pointer; margin-top:30px; font-size:1.12rem; font-weight:600; }
-@media (max-width:600px) { main { padding:18px 12px 40px; } h1 { font-size:1.3rem; } }
+@media (max-width:600px) { table { font-size:.8rem; } th, td { padding:5px 7px; }
+ td.name { white-space:normal; overflow-wrap:break-word; min-width:9ch; }
+ main { padding:18px 12px 40px; } h1 { font-size:1.3rem; } }
 @media print { .wide { overflow:visible; } }
 """
 
@@ -503,5 +505,10 @@ def _table(table: Table, small: str) -> str:
 
 
 def _cell(text: str) -> str:
-    short = "" if len(text) > 40 else ' class="short"'
-    return f"<td{short}>{escape.escape(text)}</td>"
+    """Numbers stay in one line; names may break where the screen is narrow."""
+    number = text.lstrip("≥≤<>+-− ")[:1].isdigit()
+    kind = "" if len(text) > 40 else ' class="short"' if number else ' class="short name"'
+    shown = escape.escape(text)
+    if not number:
+        shown = shown.replace("/", "/<wbr>").replace("_", "_<wbr>")
+    return f"<td{kind}>{shown}</td>"

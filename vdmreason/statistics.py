@@ -304,17 +304,37 @@ def area(of: Curve, among: Sequence[int] | None = None) -> Interval:
     `among` keeps only these n. With one n it is the accuracy there.
     """
     chosen, weights = _trapezoid(of, among)
-    return interval(lambda values: values[..., chosen] @ weights, of)
+    found = interval(lambda values: values[..., chosen] @ weights, of)
+    return _doubted(found, [(of, chosen, weights)])
 
 
-def area_difference(first: Curve, second: Curve) -> Interval | None:
+def area_difference(first: Curve, second: Curve, among: Sequence[int] | None = None) -> Interval | None:
     """`area` of the first less that of the second over the n that both have, paired by seed and test example; None where
-    they have no n in common."""
-    among = sorted({int(n) for n in first.n} & {int(n) for n in second.n})
+    they have no n in common. With one n in `among` it is the paired difference of two accuracies."""
+    common = {int(n) for n in first.n} & {int(n) for n in second.n}
+    among = sorted(common if among is None else common & set(among))
     if not among:
         return None
     (a, weights), (b, _) = _trapezoid(first, among), _trapezoid(second, among)
-    return interval(lambda x, y: x[..., a] @ weights - y[..., b] @ weights, first, second)
+    found = interval(lambda x, y: x[..., a] @ weights - y[..., b] @ weights, first, second)
+    return _doubted(found, [(first, a, weights), (second, b, -weights)])
+
+
+def _doubted(found: Interval, parts: Sequence[tuple[Curve, Array, Array]]) -> Interval:
+    """`found`, a weighted sum of accuracies, with the doubt of those cells that are all wrong or all right: the draws see
+    none there, Wilson's interval does. Its ends are recovered as sums of squares (MOVER, Zou and Donner 2008)."""
+    below, above = (found.value - found.low) ** 2, (found.high - found.value) ** 2
+    low_end = high_end = 0.0
+    for of, chosen, weights in parts:
+        low_end += sum(min(w * of.within[0], w * of.within[1]) for w in weights)
+        high_end += sum(max(w * of.within[0], w * of.within[1]) for w in weights)
+        for i, weight in zip(chosen, weights, strict=True):
+            rate = float(of.mean[i])
+            if of.within == (0.0, 1.0) and rate in (0.0, 1.0):
+                ends = sorted(weight * (end - rate) for end in wilson(rate * of.answers[i], int(of.answers[i])))
+                below, above = below + min(0.0, ends[0]) ** 2, above + max(0.0, ends[1]) ** 2
+    low, high = found.value - math.sqrt(below), found.value + math.sqrt(above)
+    return Interval(found.value, max(low, low_end), min(high, high_end))
 
 
 def _trapezoid(of: Curve, among: Sequence[int] | None) -> tuple[Array, Array]:
