@@ -46,7 +46,7 @@ def add_trial(sweep: Path, arm: str, n: int, seed: int, rate: float, task="life/
     store.write_lines(folder / "predictions.jsonl", records)
     origin = {"commit": "c" * 40, "dirty": False, "device": "cpu", "platform": "Linux", "python": "3.11", "seed": seed}
     origin |= {"libraries": {"numpy": "2.0"}, "data": store.data_hash(config.train_examples(run)), "date": "2026-11-25"}
-    origin |= {"backbone": f"{arm}{init}{seed if init == 'random' else ''}"}
+    origin |= {"backbone": f"{arm}{seed}"}
     store.write_json(folder / "result.json", {"codec": evaluate.score_records(records), "provenance": origin})
     evaluate.evaluate(folder)
     finish(folder)
@@ -345,6 +345,7 @@ def test_configs_that_differ_are_not_averaged(tmp_path) -> None:
     found = report.findings(report.gather([plan(sweep, entries)]))
     assert {(row["series"], tuple(row["seeds"])) for row in found["accuracy"]} >= {("video (rank 4)", (0, 1))}
     assert len(found["accuracy"]) == 2
+    assert [(t["first"], t["second"]) for t in found["tests"]] == [("video (rank 4)", "video (rank 8)")]
 
 
 def test_a_folder_of_runs(made, tmp_path) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 from collections import Counter
@@ -69,8 +70,12 @@ class Trial:
         return tasks.count(self.run.tested, "test") is not None
 
     @property
+    def flavour(self) -> adapters.base.Flavour:
+        return adapters.base.flavour(adapters.family(self.run.family), self.run.flavour)
+
+    @property
     def published(self) -> bool:
-        return adapters.base.flavour(adapters.family(self.run.family), self.run.flavour).published
+        return self.flavour.published
 
     def values(self, name: str) -> np.ndarray:
         return np.array([float(record[name]) for record in self.records])
@@ -265,7 +270,7 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
         trials,
         lambda t: (
             f"backbones called {t.run.family} {t.run.flavour}"
-            + (f", random from seed {t.run.seed}" if t.run.init == "random" else "")
+            + (f", random from seed {t.run.seed}" if t.run.init == "random" or not t.flavour.base else "")
         ),
         lambda t: str(_provenance(t).get("backbone")),
         "have different fingerprints; these are not the same weights",
@@ -314,7 +319,7 @@ def findings(gathered: Gathered) -> dict[str, Any]:
                 found["thresholds"].append({"task": task, "series": series.name, "threshold": of})
         for video, language in pairs(all_series):
             found["ratio"].append(_ratio(task, video, language, curves))
-        for first, second in [*pairs(all_series), *controls(all_series)]:
+        for first, second in [*pairs(all_series), *controls(all_series), *rivals(all_series)]:
             found["tests"] += _tests(task, first, second, all_series)
     _holm(found["tests"])
     found["pooled"] = _pooled(found["ratio"])
@@ -343,6 +348,17 @@ def controls(series: Iterable[Series]) -> list[tuple[Series, Series]]:
         for control in series
         if not arm.control and control.control and (arm.arm, arm.settings) == (control.arm, control.settings)
     ]
+
+
+def rivals(series: Iterable[Series]) -> list[tuple[Series, Series]]:
+    """Two pretrained arms of one kind, or one arm under two settings that differ in one key."""
+    found = []
+    for first, second in itertools.combinations(sorted(s for s in series if not s.control), 2):
+        apart = dict(first.settings).items() ^ dict(second.settings).items()
+        one_key = first.arm == second.arm and len({key for key, _ in apart}) == 1
+        if first.kind == second.kind and (one_key or (first.arm != second.arm and _agree(first, second))):
+            found.append((first, second))
+    return found
 
 
 def _agree(first: Series, second: Series) -> bool:
@@ -490,19 +506,23 @@ def _arc(trials: Sequence[Trial]) -> dict[str, Any]:
         scores = []
         for series, chosen in of_series.items():
             chosen = sorted(chosen, key=lambda t: (t.run.n, t.run.seed))
-            truth = arc_scores.truth_of(sorted({t.run.tested for t in chosen}))
             attempts = arc_scores.from_runs([t.folder for t in chosen])
-            tries = min(len(tried) for inputs in attempts.values() for tried in inputs)
+            allowed: Counter[str] = Counter()  # attempts; votes that agree leave some unused
+            for trial in chosen:
+                allowed[trial.run.tested] += trial.run.votes
             solved[series] = {}
-            for k in range(1, min(tries, 3) + 1):
+            for k in range(1, 4):
+                truth = arc_scores.truth_of(sorted(name for name, count in allowed.items() if count >= k))
+                if not truth:
+                    break
                 solved[series][k] = {id_: all(ok) for id_, ok in arc_scores.solved(attempts, truth, k).items()}
                 hits, count = sum(solved[series][k].values()), len(truth)
                 rate = statistics.Interval(hits / count, *statistics.wilson(hits, count))
                 scores.append({"series": series.name, "rule": f"strict@{k}", "puzzles": count, "score": rate})
-            if puzzles == "conceptarc" and tries >= 3:
-                value = arc_scores.score(attempts, truth, "concept@3")
-                nothing = statistics.Interval(value, math.nan, math.nan)
-                scores.append({"series": series.name, "rule": "concept@3", "puzzles": len(truth), "score": nothing})
+                if puzzles == "conceptarc" and k == 3:
+                    value = arc_scores.score(attempts, truth, "concept@3")
+                    nothing = statistics.Interval(value, math.nan, math.nan)
+                    scores.append({"series": series.name, "rule": "concept@3", "puzzles": count, "score": nothing})
         overlap = []
         for video, language in pairs(of_series):
             for k in sorted(solved[video].keys() & solved[language].keys()):

@@ -80,7 +80,8 @@ def times(of: Bound) -> str:
 def _round(value: float) -> str:
     if math.isinf(value):
         return "no limit"
-    return f"{value:,.0f}".replace(",", "") if value >= 20 else f"{value:.2g}" if value < 1 else f"{value:.1f}"
+    whole = value >= 20 or abs(value - round(value)) < 1e-6 * value
+    return f"{value:.0f}" if whole else f"{value:.2g}" if value < 1 else f"{value:.1f}"
 
 
 def p_value(p: float) -> str:
@@ -308,7 +309,11 @@ def _method(gathered: Gathered) -> str:
     seeds = sorted({trial.run.seed for trial in gathered.trials})
     puzzles = {trial.task for trial in gathered.trials if trial.finite}
     count = len({trial.task for trial in gathered.trials} - puzzles)
-    things = [f"{count} tasks"] * bool(count) + [f"{len(puzzles)} ARC puzzles"] * bool(puzzles)
+    things = [
+        f"{number} {name}{'s' * (number > 1)}"
+        for number, name in ((count, "task"), (len(puzzles), "ARC puzzle"))
+        if number
+    ]
     answers = sum(len(trial.records) for trial in gathered.trials)
     return (
         f"{' and '.join(things) or 'No task'}, seeds {', '.join(map(str, seeds)) or 'none'}, {answers} test answers. "
