@@ -412,14 +412,14 @@ svg { width:100%; height:auto; display:block; color:var(--ink); } .overlap { max
 .wide { overflow-x:auto; border:1px solid var(--line); border-radius:10px; background:var(--card); margin-top:8px; }
 table { border-collapse:collapse; width:100%; font-size:.85rem; font-variant-numeric:tabular-nums; }
 th, td { text-align:left; padding:6px 10px; border-bottom:1px solid var(--line); vertical-align:top; }
-td { min-width:22ch; } td.short { white-space:nowrap; min-width:0; } tr:last-child td { border-bottom:0; }
+td { min-width:22ch; } td.short { white-space:nowrap; min-width:0; } wbr { display:none; } tr:last-child td { border-bottom:0; }
 th { background:var(--card); white-space:nowrap; font-weight:600; }
 th button { all:unset; cursor:pointer; } th button:focus-visible { outline:2px solid var(--focus); outline-offset:2px; }
 th button::after { content:"\\2195"; opacity:.35; margin-left:4px; }
 th[aria-sort=ascending] button::after { content:"\\2191"; opacity:1; }
 th[aria-sort=descending] button::after { content:"\\2193"; opacity:1; }
 summary { cursor:pointer; margin-top:30px; font-size:1.12rem; font-weight:600; }
-@media (max-width:600px) { table { font-size:.8rem; } th, td { padding:5px 7px; }
+@media (max-width:600px) { wbr { display:inline; } table { font-size:.8rem; } th, td { padding:5px 7px; }
  td.name { white-space:normal; overflow-wrap:break-word; min-width:9ch; }
  main { padding:18px 12px 40px; } h1 { font-size:1.3rem; } }
 @media print { .wide { overflow:visible; } }
