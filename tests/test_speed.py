@@ -12,6 +12,7 @@ import torch
 from test_train import ENV, ROOT, free_port, metrics, run_of, same, weights
 from torch import nn
 
+import adapters
 import tasks
 from adapters.base import Lora
 from tasks.base import UserError
@@ -170,6 +171,11 @@ def test_the_largest_micro_batch_that_fits_divides_the_share() -> None:
         speed.fitting(lambda micro: (_ for _ in ()).throw(RuntimeError("another matter")), 4)
 
 
+def test_a_micro_batch_that_is_asked_for_is_the_most() -> None:
+    tried: list[int] = []
+    assert speed.fitting(tried.append, 16, 4) == 4 and tried == [4]
+
+
 def test_less_memory_is_the_same_run_in_smaller_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device with room for two: micro-batches of two, the batch of the run, and the losses of a device with room."""
     run = real("causal_lm")
@@ -232,7 +238,6 @@ def test_a_resident_backbone_gives_what_a_fresh_one_gives(
     runs = [real(family, 3, n=n, lora={"rank": rank}) for n, rank in ((4, 2), (6, 3), (4, 2))]
     for i, run in enumerate(runs):
         train.train(run, tmp_path / f"fresh{i}")
-    import adapters
 
     module, loads = adapters.family(family), []
     load = module.load
@@ -319,3 +324,15 @@ def test_what_cannot_be_sharded_is_one_line() -> None:
     for changes, said in (({"preview_every": 2}, "preview_every: 0"), ({"quantise": "nf4"}, "quantise: none")):
         with pytest.raises(UserError, match=said):
             train.refuse_impossible(real("causal_lm", speed={"shard": True}, **changes), sharded=True)
+
+
+@pytest.mark.parametrize("family", sorted(set(adapters.families()) - {"fake", "fake_video"}))
+def test_every_family_learns_in_bf16_without_autocast(tmp_path: Path, family: str) -> None:
+    """As its library runs it. Autocast would keep the norms' outputs in fp32 for the way back."""
+    run = real(family, 3, precision="bf16")
+    arm = train.train(run, tmp_path)
+    assert speed.in_bf16(arm.model) and {p.dtype for p in arm.trainable().values()} == {torch.bfloat16}
+    exact = real(family, 3, precision="fp32")
+    train.train(exact, tmp_path / "exact")
+    losses = [[line["loss"] for line in metrics(folder)] for folder in (tmp_path, tmp_path / "exact")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1) and losses[0] != losses[1]

@@ -2,7 +2,7 @@
 
 The arm is sketched on torch's meta device: the real classes at true size, with shapes and no values. One step of it on one
 real sample says what autograd keeps for the way back and how much is computed; the rest is arithmetic. Left out of the memory
-are the autoencoder and the text encoder, which are gone while a GPU trains, and what a GPU's autocast keeps in fp32 (norms).
+are the autoencoder and the text encoder, which are gone while a GPU trains.
 """
 
 from __future__ import annotations
@@ -370,11 +370,12 @@ def _cut(run: Run, sketch: Sketch, room: int, share: int, looks: bool) -> tuple[
     """The work of a sample, the micro-batch, and whether blocks are checkpointed: as `train.make_room` will find them."""
     wanted = run.speed.checkpointing
     first = sketch.checkpointed if wanted == "on" else sketch.plain
-    if run.optim.micro_batch or not looks:
-        return first, min(run.optim.micro_batch or share, share), wanted == "on"
+    largest = min(run.optim.micro_batch or share, share)
+    if not looks:
+        return first, largest, wanted == "on"
 
     def most(work: Work) -> int:
-        sizes = [size for size in range(1, share + 1) if share % size == 0]
+        sizes = [size for size in range(1, largest + 1) if share % size == 0]
         return max((size for size in sizes if size * (work.kept + work.passing) <= room), default=0)
 
     if micro := most(first):
@@ -389,13 +390,7 @@ def notes(pace: str, answer_pace: float, dtype: str) -> tuple[str, ...]:
     how = {"small": "micro-batches below 2", "plain": "blocks that are not compiled", "compiled": "compiled blocks"}
     said = f"training at {SHARES[pace]:.0%} of a {dtype} matrix product's speed, as with {how[pace]}"
     slower = "" if answer_pace == 1 else f"; answers, token by token, at {answer_pace:.0%} of that"
-    if dtype == "float32":
-        return (said + slower,)
-    # measured on a sketch of CogVideoX1.5-5B whose layer norms were made to compute as under CUDA's autocast: 10.6 GB for 7.4
-    return (
-        said + slower,
-        "activations in bf16 throughout: norms, which autocast keeps in fp32, can add 40 % to them on a GPU",
-    )
+    return (said + slower,)
 
 
 def disk(run: Run, sketch: Sketch) -> dict[str, int]:

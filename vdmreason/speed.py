@@ -1,8 +1,8 @@
 """What makes a training fast and small, for any arm alike: nothing here knows a family, and nothing changes what is computed
 beyond rounding (but `quantise`, which is a key of its own for that reason).
 
-Blocks are the modules that a library names as its smallest whole ones (`_no_split_modules`): what is compiled, checkpointed and
-sharded.
+Blocks are the modules that a library names as its smallest whole ones, or as those that repeat: what is compiled, checkpointed
+and sharded.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from tasks.base import UserError
 
+BLOCKS = ("_no_split_modules", "_repeated_blocks")
 # In the order of preference on a GPU: torch's own first choice is the slower one on Hopper.
 ATTENTION = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The model's blocks, outermost first; none where its library names none."""
-    names = {name for part in model.modules() for name in getattr(part, "_no_split_modules", None) or ()}
+    said = (getattr(part, name, None) or () for part in model.modules() for name in BLOCKS)
+    names = {name for some in said for name in some}
     found: list[nn.Module] = []
     for module in model.modules():
         if type(module).__name__ in names and not any(module is inner for outer in found for inner in outer.modules()):
@@ -153,9 +155,9 @@ def checkpoint_blocks(model: nn.Module) -> None:
             part.enable_gradient_checkpointing()  # type: ignore[operator]
 
 
-def fitting(attempt: Callable[[int], None], share: int) -> int | None:
-    """The largest micro-batch that divides `share` and with which `attempt(micro)` finds room; None: not even 1."""
-    micro = share
+def fitting(attempt: Callable[[int], None], share: int, most: int | None = None) -> int | None:
+    """The largest micro-batch up to `most` that divides `share` and with which `attempt(micro)` finds room; None: not even 1."""
+    micro = most or share
     while micro:
         try:
             attempt(micro)
@@ -170,6 +172,12 @@ def fitting(attempt: Callable[[int], None], share: int) -> int | None:
                 torch.cuda.empty_cache()
         micro = max((size for size in range(1, micro) if share % size == 0), default=0)
     return None
+
+
+def in_bf16(model: nn.Module) -> bool:
+    """Whether the weights are bf16 as they lie. Autocast would keep every norm's output in fp32 for the way back: two fifths more
+    memory in CogVideoX, for a model that its library runs in bf16 throughout."""
+    return any(p.dtype == torch.bfloat16 for p in model.parameters())
 
 
 def worth_fitting(device: torch.device) -> bool:

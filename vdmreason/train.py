@@ -164,7 +164,8 @@ def _loop(
     optim, main, device = run.optim, accelerator.is_main_process, accelerator.device
     samples = [arm.frame(example) for example in examples]
     precision = torch.bfloat16 if use_bf16(run, device) else None
-    autocast = functools.partial(torch.autocast, device.type, precision, enabled=precision is not None)
+    mixed = precision is not None and not speed.in_bf16(arm.model)
+    autocast = functools.partial(torch.autocast, device.type, precision, enabled=mixed)
     wanted = run.speed.shard or accelerator.distributed_type == DistributedType.FSDP
     sharded = wanted and accelerator.num_processes > 1
     refuse_impossible(run, sharded)
@@ -350,16 +351,16 @@ def make_room(
     autocast: Callable[[], Any],
     sharded: bool,
 ) -> int | None:
-    """The micro-batch: the run's own, or on a GPU the largest that fits, of the longest samples. Only where not even one example
-    fits are activations computed twice. The effective batch stays what it is."""
+    """The micro-batch: the run's own, or the whole share of the process; on a GPU the largest up to that which fits, tried on the
+    longest samples. Only where not even one example fits are activations computed twice. The effective batch stays as it is."""
     wanted, device = run.speed.checkpointing, accelerator.device
     if wanted == "on":
         speed.checkpoint_blocks(arm.model)
     share = run.optim.batch // accelerator.num_processes
     # one device cannot hold what has to be sharded: nothing can be tried on it
-    if run.optim.micro_batch or sharded or not speed.worth_fitting(device):
+    if sharded or not speed.worth_fitting(device):
         return run.optim.micro_batch
-    shares(run.optim.batch, None, 0, accelerator.num_processes)  # refuses a batch that cannot be shared
+    (first, *_) = shares(run.optim.batch, run.optim.micro_batch, 0, accelerator.num_processes)  # refuses what cannot be
     most = speed.longest(samples)
 
     def attempt(micro: int) -> None:
@@ -372,10 +373,10 @@ def make_room(
         finally:
             arm.model.zero_grad(set_to_none=True)
 
-    micro = speed.fitting(attempt, share)
+    micro = speed.fitting(attempt, share, len(first))
     if micro is None and wanted == "auto":
         speed.checkpoint_blocks(arm.model)
-        micro = speed.fitting(attempt, share)
+        micro = speed.fitting(attempt, share, len(first))
     fits = torch.tensor([micro or 0], device=device)
     micro = int(accelerator.gather(fits).min())
     if not micro:
