@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -48,7 +49,8 @@ def _families():
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(sweep, "PAUSE", 0.0)
-    monkeypatch.setattr(store, "_commit", lambda: ("0" * 40, False))  # asks git, twice a trial
+    monkeypatch.setattr(store, "_commit", lambda: ("0" * 40, False))  # asks git
+    monkeypatch.setattr(store, "_sync", lambda path: None)  # waits for the disk
 
 
 def written(folder: Path, **changes) -> Path:
@@ -78,7 +80,7 @@ def places(folder: Path) -> list[Path]:
     return [folder / entry["folder"] for entry in sweep.read_plan(folder)["trials"]]
 
 
-def outcome(folder: Path) -> dict[str, object]:
+def outcome(folder: Path) -> dict[str, tuple]:
     """What a sweep found, without when and how fast."""
     found = {}
     for place in places(folder):
@@ -648,7 +650,7 @@ SIXTY = {
     "name": "sixty",
     "n": [3, 6, 9],
     "seeds": [0, 1, 2, 3, 4],
-    "set": {"test": 3, "lora": {"dropout": 0.1, "rank": 2}, "checkpoint_every": 2, "optim": {"updates": 6, "batch": 2}},
+    "set": {"test": 3, "lora": {"dropout": 0.1, "rank": 2}, "checkpoint_every": 2, "optim": {"updates": 5, "batch": 2}},
 }
 
 
@@ -740,16 +742,37 @@ def test_submitit_runs_the_same_worker(tmp_path) -> None:
 
 
 @pytest.mark.skipif("causal_lm" not in adapters.families(), reason="not here")
-def test_ray_runs_the_same_worker(tmp_path, monkeypatch) -> None:
+def test_ray_with_one_of_two_workers_killed_ends_where_none_was(tmp_path, monkeypatch) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
-    sheet, folder = real_sheet(tmp_path), tmp_path / "sweep"
+    changes = {"seeds": [0, 1, 2], "set": {"test": 2, "optim": {"updates": 20, "batch": 2}, "checkpoint_every": 4}}
+    sheet, folder, whole = real_sheet(tmp_path, **changes), tmp_path / "sweep", tmp_path / "whole"
+    killed = []
+
+    def kill_one() -> None:
+        while not killed:
+            for path in folder.glob("trials/*/checkpoints/*"):
+                owner = sweep.read_claim(path.parents[1] / sweep.CLAIM)
+                if owner:
+                    os.kill(owner["pid"], signal.SIGKILL)
+                    killed.append(owner["pid"])
+                    return
+            time.sleep(0.01)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
     try:
         sweep.run_sweep(sweep.read(sheet), folder, lambda driver: sweep.Ray(folder, 2, 0, driver), 2)
     finally:
         ray.shutdown()
-    assert states(folder) == {"done": 2} and not list((tmp_path / "home").iterdir())
+    assert killed and states(folder) == {"done": 3} and not list((tmp_path / "home").iterdir())
+    sweep.run_sweep(sweep.read(sheet), whole, in_process(whole))
+    ours, theirs = outcome(whole), outcome(folder)
+    for found in (*ours.values(), *theirs.values()):
+        for key in ("commit", "dirty"):  # this process does not ask git
+            found[1]["provenance"].pop(key)
+    assert ours == theirs
 
 
 def test_a_launcher_that_is_not_installed_is_one_line(tmp_path, monkeypatch) -> None:

@@ -1026,7 +1026,9 @@ class Local:
         env = {**os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())}
         if self.devices:
             env["CUDA_VISIBLE_DEVICES"] = self.devices[seat % len(self.devices)]
-        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // self.workers)))
+        # On a CPU sums depend on how many threads share them: one each, and results do not depend on the number of workers.
+        threads = max(1, (os.cpu_count() or 1) // self.workers) if self.devices else 1
+        env.setdefault("OMP_NUM_THREADS", str(threads))
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")]))
         log = self._log(seat)
         with store.disk_errors(log):
@@ -1249,13 +1251,13 @@ def _set_damaged_aside(folder: Path, plan: Mapping[str, Any]) -> None:
                 mine.release()
 
 
-def _follow(folder: Path, launcher: Launcher, driver: str, nap: float = 0.5) -> None:
+def _follow(folder: Path, launcher: Launcher, driver: str) -> None:
     """Keep the launcher's workers at work until no trial is left, and show how far they are."""
     wish, forecast = Wish(folder), Forecast(folder)
     now = look(folder, check=False)
     forecast.learn(now)
     told = not forecast.total(s.entry for s in now if not s.settled)[1]
-    settled_then, deaths_then = -1, 0
+    settled_then, deaths_then, nap = -1, 0, 0.5
     title = f"{read_plan(folder)['name']}: trials"
     with wish.listening(), progress(title, len(now), sum(s.settled for s in now)) as show:
         while True:
@@ -1280,8 +1282,12 @@ def _follow(folder: Path, launcher: Launcher, driver: str, nap: float = 0.5) -> 
                 _end(launcher, wish)
                 raise UserError(f"{folder}: workers end without finishing a trial. The last one: {launcher.why()}")
             time.sleep(nap)
+            began = time.monotonic()
             now = look(folder, check=False)
             forecast.learn(now)
+            nap = max(
+                0.5, 10 * (time.monotonic() - began)
+            )  # thousands of trials on a slow disk are not asked all the time
     deadline = time.monotonic() + 60
     while launcher.alive() and time.monotonic() < deadline:  # they see for themselves that nothing is left
         time.sleep(0.05)
@@ -1370,7 +1376,9 @@ def run_command(
     scale: Scale = "",
     out: Annotated[Path | None, typer.Option(help="The folder (default: runs/sweeps/<name>)")] = None,
     launcher: Annotated[str, typer.Option(help="local, slurm or ray: where workers run")] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="How many (default: one a GPU, or one)")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="How many (default: one a GPU; without, half the cores)")
+    ] = None,
     devices: Annotated[str | None, typer.Option(help="GPUs, as in 0,1 (default: all that are here)")] = None,
     slurm: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="slurm_partition=gpu, gpus_per_node=1")
@@ -1392,7 +1400,7 @@ def run_command(
     sweep = read(file, scale)
     folder = out or sweep.folder
     cards = [name for name in devices.split(",") if name] if devices is not None else devices_here()
-    count = workers or max(1, len(cards))
+    count = workers or len(cards) or min(8, max(1, (os.cpu_count() or 1) // 2))
     options = _options(slurm or [])
 
     def make(driver: str) -> Launcher:
