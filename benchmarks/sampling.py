@@ -136,7 +136,7 @@ def run(given: argparse.Namespace) -> None:
         ways = ways_of(folder)
         known = table["rows"].setdefault(folder.name, {})
         for way, answer in ways.items():
-            if known.get(way, {}).get("tests", 0) >= given.tests:
+            if known.get(way, {}).get("tests", 0) >= given.tests or (given.way and way not in given.way):
                 continue
             givens = [family(settings.family).frame(e, settings.arm_options()).given for e in examples]
             seeds = [named_seed("answer", settings.seed, i) for i in range(len(examples))]
@@ -225,6 +225,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runs = commands.add_parser("run", help="every way that is not measured yet")
     runs.add_argument("--tests", type=int, default=TESTS)
+    runs.add_argument("--way", action="append", choices=(*VIDEO, *LANGUAGE), help="only this; may be repeated")
     runs.add_argument("--threads", type=int, default=1)
     commands.add_parser("report", help="write the table and the plot again")
     given = parser.parse_args()

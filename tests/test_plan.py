@@ -158,6 +158,13 @@ def test_the_micro_batch_is_the_largest_that_fits_and_divides() -> None:
     assert sizes[-1] == (True, 12) and len(set(sizes)) > 3
 
 
+def test_what_fits_only_when_computed_twice_is_so_by_itself() -> None:
+    found = plan.plan(run_of("causal_lm", QWEN), 11.3)
+    assert found.fits and found.checkpointing
+    never = plan.plan(run_of("causal_lm", QWEN, "speed.checkpointing=off"), 11.3)
+    assert not never.fits
+
+
 def test_on_a_cpu_nothing_is_looked_for() -> None:
     """As the training has it: the whole batch at once, nothing computed twice, fp32."""
     found = plan.plan(run_of("cogvideox"), 0.5 + 1.2, gpu=False)
@@ -189,7 +196,6 @@ WORDS = ["--set", "task=maze/7x7", "--set", "n=8"]
 @pytest.mark.parametrize(
     ("family", "name", "gib", "wanted"),
     [
-        ("causal_lm", "Qwen/Qwen3-4B-Instruct-2507", 11.3, "with --set speed.checkpointing=on."),
         ("causal_lm", "Qwen/Qwen3-4B-Instruct-2507", 9, "quantise=int8"),
         ("causal_lm", "Qwen/Qwen3-8B", 10.5, "quantise=nf4"),
         ("cogvideox", "THUDM/CogVideoX1.5-5B-I2V", 7, "quantise=nf4"),
