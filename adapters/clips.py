@@ -64,7 +64,12 @@ class Options:
 
     every: ClassVar[int] = 8
     model: ClassVar[str] = "This model"
-    asked: ClassVar[tuple[str, ...]] = ("steps", "readout", "decode", "batch")  # no part of training: may change after it
+    asked: ClassVar[tuple[str, ...]] = (
+        "steps",
+        "readout",
+        "decode",
+        "batch",
+    )  # no part of training: may change after it
 
     def __post_init__(self) -> None:
         for value, known in (
@@ -458,7 +463,9 @@ def known_config(classes: Any, base: str, part: str, published: Mapping[str, Map
     the hub's cache, else from a family's table of published ones. UserError where neither knows it."""
     where = {} if part == "index" else {"subfolder": part}
     try:
-        with warnings.catch_warnings(action="ignore"):  # of an argument of diffusers' that the hub's client wants no more
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of an argument of diffusers' that the hub's client wants no more
             return dict(classes.load_config(base, local_files_only=True, **where))
     except (OSError, ValueError) as error:
         if base in published:
