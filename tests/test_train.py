@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 import adapters
 import tasks
+from adapters.base import Arm
 from tasks.augment import views
 from tasks.base import UserError
 from tasks.split import refuse_leak
@@ -190,6 +191,21 @@ def test_a_view_that_is_a_test_pair_is_not_learned() -> None:
     task = tasks.get(run.task)
     every = {view.example(e).key for view in views(task, 8, run.seed) for e in config.train_examples(run)}
     assert every & tested and not learned & tested and learned == every - tested
+
+
+def test_killed_while_the_adapter_is_saved_keeps_where_the_numbers_come_from(tmp_path, monkeypatch) -> None:
+    run = run_of()
+
+    def killed(self, *_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Arm, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(run, tmp_path)
+    monkeypatch.undo()
+    train.train(run, tmp_path)
+    assert (store.read_json(tmp_path / "result.json") or {})["provenance"]["run"] == run.id
+    assert store.whole_folder(tmp_path / "adapter")
 
 
 def test_done_is_not_done_again(tmp_path) -> None:

@@ -135,13 +135,14 @@ def train(
                 _loop(run, folder, accelerator, arm, learned, pen, stop, on_step)
                 weights = arm.weights()
                 if main:
-                    notes = {"run": config.to_dict(run), "id": run.id, "versions": store.versions()}
-                    with store.new_folder(folder / "adapter") as new:
-                        arm.save(new, notes, weights)
+                    # before the adapter: whoever finds that takes the run for done, and would never write this
                     result = store.read_json(folder / "result.json") or {}
                     facts = store.provenance(run, examples, device_name(accelerator.device), arm.backbone)
                     result |= {"id": run.id, "run": config.to_dict(run), "provenance": facts}
                     store.write_json(folder / "result.json", result)
+                    notes = {"run": config.to_dict(run), "id": run.id, "versions": store.versions()}
+                    with store.new_folder(folder / "adapter") as new:
+                        arm.save(new, notes, weights)
                     library.leave_card(folder)
         except jobs.Stopped:
             pass  # the checkpoint is written; the arm is as far as it got
