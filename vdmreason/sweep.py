@@ -711,8 +711,7 @@ def _attempt(
             if run.id != entry["id"]:
                 raise UserError("this code reads the plan otherwise. Run the sweep's file again, with this code.")
             if "provenance" not in (store.read_json(place / "result.json") or {}):
-                # A training writes the adapter first and then where it comes from. One that was killed in between has its last
-                # checkpoint, and ends once more.
+                # Damaged or gone: where it came from is written by the end of a training, which its last checkpoint repeats.
                 shutil.rmtree(place / "adapter", ignore_errors=True)
             arm = train(run, place, stop=stop, resident=resident)
             if store.read_state(place).get("state") != "done":
