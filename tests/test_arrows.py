@@ -72,8 +72,10 @@ def rule(module: str) -> tuple[set[str], set[str]]:
     if name.startswith("report"):
         # torch-free; drawings and parquet only where their libraries are installed
         return {"vdmreason", "tasks", "adapters"}, {"numpy", "typer", "matplotlib", "pyarrow"}
+    if name == "launchers":
+        return {"vdmreason.jobs", "vdmreason.store", "vdmreason.sweep", "tasks"}, set()  # submitit and ray by name
     if name == "sweep":
-        # torch only to let go of a GPU's memory; submitit and ray are asked for by name, where a launcher needs them
+        # torch only to let go of a GPU's memory
         return {"vdmreason", "tasks"}, {"typer", "yaml", "torch"}
     if name == "ui":
         return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "psutil", "yaml"}
