@@ -18,6 +18,7 @@ from adapters.base import Flavour, Lazy, Sample, load_errors
 from adapters.language import (
     IGNORED,
     INSTRUCTION,
+    PUBLISHED_PROTOCOL,
     TARGETS,
     ZOO,
     LanguageArm,
@@ -41,22 +42,6 @@ ARM = "language"
 PROMPTS = ("auto", "chat", "plain")
 
 _SMALL = {"optim.lr": 5e-3, "optim.schedule": "cosine"}
-# Table 6 of "Rethinking Visual Intelligence". Batches are its per-device batch, accumulated to 8.
-_PUBLISHED = {
-    "optim.lr": 2e-4,
-    "optim.schedule": "linear",
-    "optim.warmup": 5,
-    "optim.weight_decay": 0.01,
-    "optim.batch": 8,
-    "optim.micro_batch": 1,
-    "lora.rank": 32,
-    "lora.alpha": 32,
-    "lora.dropout": 0.0,
-    "options.temperature": 0.7,
-    "options.top_p": 0.8,
-    "options.top_k": 20,
-    "options.max_new_tokens": 4096,
-}
 FLAVOURS = {
     "small": Flavour(
         "small",
@@ -73,7 +58,7 @@ FLAVOURS = {
         "the paper's language model",
         4_022_468_096,
         True,
-        {**_PUBLISHED, "optim.micro_batch": 2},
+        {**PUBLISHED_PROTOCOL, "optim.micro_batch": 2},
     ),
     "Qwen/Qwen3-8B": Flavour(
         "Qwen/Qwen3-8B",
@@ -81,7 +66,7 @@ FLAVOURS = {
         "the paper's larger Qwen; it would think aloud first and is asked not to",
         8_190_735_360,
         True,
-        _PUBLISHED,
+        PUBLISHED_PROTOCOL,
     ),
     "meta-llama/Llama-3.1-8B-Instruct": Flavour(
         "meta-llama/Llama-3.1-8B-Instruct",
@@ -91,7 +76,7 @@ FLAVOURS = {
         True,
         # The paper puts a LoRA on this model's lm_head too. Here it is left out, so that both arms get the same kinds of
         # layers: attention and mlp.
-        {**_PUBLISHED, "lora.alpha": 64, "lora.dropout": 0.05},
+        {**PUBLISHED_PROTOCOL, "lora.alpha": 64, "lora.dropout": 0.05},
     ),
 }
 # The published configs, as far as a sketch needs them, for where they were not downloaded.

@@ -38,6 +38,24 @@ TARGETS = {
 }
 
 
+# Table 6 of "Rethinking Visual Intelligence". Batches are its per-device batch, accumulated to 8.
+PUBLISHED_PROTOCOL = {
+    "optim.lr": 2e-4,
+    "optim.schedule": "linear",
+    "optim.warmup": 5,
+    "optim.weight_decay": 0.01,
+    "optim.batch": 8,
+    "optim.micro_batch": 1,
+    "lora.rank": 32,
+    "lora.alpha": 32,
+    "lora.dropout": 0.0,
+    "options.temperature": 0.7,
+    "options.top_p": 0.8,
+    "options.top_k": 20,
+    "options.max_new_tokens": 4096,
+}
+
+
 class Writing(Protocol):
     """The options that say how an answer is written and learned."""
 

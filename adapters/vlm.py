@@ -21,6 +21,7 @@ from adapters.base import Flavour, Lazy, Sample, load_errors
 from adapters.language import (
     IGNORED,
     INSTRUCTION,
+    PUBLISHED_PROTOCOL,
     TARGETS,
     ZOO,
     LanguageArm,
@@ -46,20 +47,6 @@ ARM = "language"
 SHOWN = ("text", "image", "both")
 
 _TINY = {"optim.lr": 5e-3, "optim.schedule": "cosine", "options.style": "video-8"}
-_PUBLISHED = {
-    "optim.lr": 2e-4,
-    "optim.schedule": "linear",
-    "optim.warmup": 5,
-    "optim.weight_decay": 0.01,
-    "optim.batch": 8,
-    "optim.micro_batch": 1,
-    "lora.rank": 32,
-    "lora.alpha": 32,
-    "options.temperature": 0.7,
-    "options.top_p": 0.8,
-    "options.top_k": 20,
-    "options.max_new_tokens": 4096,
-}
 FLAVOURS = {
     "tiny": Flavour("tiny", "", "Gemma 3's real classes with random weights, for tests", 146_720, False, _TINY),
     "google/gemma-3-4b-it": Flavour(
@@ -69,7 +56,7 @@ FLAVOURS = {
         4_300_079_472,
         True,
         # It sees every picture at 896 x 896: drawn near that size, cells are hardly resampled.
-        {**_PUBLISHED, "options.pixels": 896},
+        {**PUBLISHED_PROTOCOL, "options.pixels": 896},
     ),
     "Qwen/Qwen3-VL-4B-Instruct": Flavour(
         "Qwen/Qwen3-VL-4B-Instruct",
@@ -77,7 +64,7 @@ FLAVOURS = {
         "sees pictures at their own size; 32 pixels are a token, so a cell is one",
         4_437_815_808,
         True,
-        {**_PUBLISHED, "options.style": "video-32"},
+        {**PUBLISHED_PROTOCOL, "options.style": "video-32"},
     ),
 }
 # The published configs, as far as a sketch needs them, for where they were not downloaded.

@@ -207,7 +207,7 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     module = adapters.family(tree["family"])
     tree["family"] = tree["family"].replace("-", "_")  # causal-lm and causal_lm are one family
     flavour = adapters.base.flavour(module, str(tree.setdefault("flavour", "small")))
-    tree = _merge(_nested(flavour.defaults), tree)
+    tree = merge(nested(flavour.defaults), tree)
     task = tasks.get(tree["task"])
     tree["task"] = task.name  # a file's path and a rule's nickname become the name that everyone else uses
     tree["n"] = _examples_wanted(task, "train", "n", tree.get("n"), default=None)
@@ -235,19 +235,29 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     return dataclasses.replace(run, options=options)
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Run:
-    """The run in a YAML file. Raises UserError when the file is missing, is no YAML, or describes no valid run."""
-    path = Path(path)
+def read_yaml(path: Path, where: str, least: str) -> tuple[str, dict[str, Any]]:
+    """A YAML file's text and its keys. Raises UserError when it is missing (`where` says what to give), is no YAML, or holds no
+    keys (`least` says which it needs)."""
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        given = yaml.safe_load(text)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file. Give --config a YAML file, such as a run's config.yaml.") from None
+        raise UserError(f"{path}: no such file. {where}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if not isinstance(given, Mapping):
-        raise UserError(f"{path}: holds no keys. A run needs at least task, n and family.")
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: holds no keys. {least}")
+    return text, given
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """The run in a YAML file. Raises UserError when the file is missing, is no YAML, or describes no valid run."""
+    path = Path(path)
+    _, given = read_yaml(
+        path, "Give --config a YAML file, such as a run's config.yaml.", "A run needs at least task, n and family."
+    )
     try:
         return resolve(given, overrides)
     except UserError as error:
@@ -408,23 +418,23 @@ def _tree(given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _tree(value) if isinstance(value, Mapping) else copy.copy(value) for key, value in given.items()}
 
 
-def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(weak)
-    for key, value in strong.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+def merge(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """The later over the earlier, key by key."""
+    merged: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+            merged[key] = merge(merged[key], value) if both else value
     return merged
 
 
-def _nested(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A flavour's defaults, by dotted key, as a tree."""
+def nested(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as a tree: {"lora.rank": 8} -> {"lora": {"rank": 8}}. The nested way of writing it stays as it is."""
     tree: dict[str, Any] = {}
-    for path, value in defaults.items():
-        *parents, last = path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
+    for path, value in keys.items():
+        for key in reversed(str(path).split(".")):
+            value = {key: nested(value) if isinstance(value, Mapping) else value}
+        tree = merge(tree, value)
     return tree
 
 

@@ -99,9 +99,6 @@ def shard(module: nn.Module) -> nn.Module:
     return fully_shard(module)  # type: ignore[no-any-return]
 
 
-KINDS = {"nf4": ("Linear4bit", "Params4bit"), "int8": ("Linear8bitLt", "Int8Params")}
-
-
 def quantise(model: nn.Module, kind: str) -> None:
     """Replace the linear layers of the model's blocks by 4-bit (NF4, Dettmers et al. 2023) or 8-bit ones, frozen; peft knows how
     to put a LoRA on them. Before `attach`. Raises UserError where bitsandbytes is not installed or there are no blocks."""

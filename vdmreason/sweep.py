@@ -59,7 +59,7 @@ import yaml
 import tasks
 from tasks.base import UserError, suggest
 from vdmreason import config, jobs, store
-from vdmreason.config import Run
+from vdmreason.config import Run, merge, nested
 from vdmreason.launchers import HOPELESS, LAUNCHERS, PARENT, Launcher, Local, Ray, Slurm, devices_here
 from vdmreason.progress import progress
 
@@ -154,7 +154,7 @@ def read(path: str | Path, scale: str = "") -> Sweep:
             samples += [line for line in lines if line not in samples]
             points = itertools.product(named, own["n"] or ["all"], own["seeds"] or [0], ["", *(own["controls"] or [])])
             for (task, n, seed, control), values in itertools.product(points, _combinations(sheet.get("axes") or {})):
-                tree = _merge(_tree(sheet.get("set") or {}), _tree(keys), _tree(values))
+                tree = merge(nested(sheet.get("set") or {}), nested(keys), nested(values))
                 tree |= {"task": task, "seed": seed, **({"n": n} if n != "all" else {})}
                 tree |= {"init": "random"} if control == "random" else {}
                 try:
@@ -171,18 +171,7 @@ def read(path: str | Path, scale: str = "") -> Sweep:
 
 
 def _yaml(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        given = yaml.safe_load(text)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file. protocols/ holds some.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if not isinstance(given, dict):
-        raise UserError(f"{path}: holds no keys. A sweep needs at least name, tasks and arms.")
-    return text, given
+    return config.read_yaml(path, "protocols/ holds some.", "A sweep needs at least name, tasks and arms.")
 
 
 @contextmanager
@@ -211,7 +200,7 @@ def _at_scale(given: Mapping[str, Any], scale: str) -> dict[str, Any]:
     sheet = {**{k: v for k, v in given.items() if k != "scales"}, **over}
     for key in ("set", "axes"):
         both = [_mapping(part.get(key) or {}, key) for part in (given, over)]
-        sheet[key] = _merge(*map(_tree, both)) if key == "set" else {**both[0], **both[1]}
+        sheet[key] = merge(*map(nested, both)) if key == "set" else {**both[0], **both[1]}
     _check(sheet)
     return sheet
 
@@ -297,26 +286,6 @@ def _known(family: Any) -> list[str]:
 
 def _combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-
-
-def _tree(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as a tree: {"lora.rank": 8} -> {"lora": {"rank": 8}}. The nested way of writing it stays as it is."""
-    tree: dict[str, Any] = {}
-    for path, value in keys.items():
-        for key in reversed(str(path).split(".")):
-            value = {key: _tree(value) if isinstance(value, Mapping) else value}
-        tree = _merge(tree, value)
-    return tree
-
-
-def _merge(*trees: Mapping[str, Any]) -> dict[str, Any]:
-    """The later over the earlier, key by key."""
-    merged: dict[str, Any] = {}
-    for tree in trees:
-        for key, value in tree.items():
-            both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-            merged[key] = _merge(merged[key], value) if both else value
-    return merged
 
 
 def samples_of(run: Mapping[str, Any]) -> int:
