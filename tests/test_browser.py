@@ -7,36 +7,20 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pytest
 from fixture_runs import make_runs
+from visit import TABS, Visit, chromium, expect, needs_browser, served
 
 from adapters import cogvideox
-from vdmreason import jobs
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install -e '.[dev]')")
-expect = sync_api.expect
-
-CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 
 ARC = "arc1/evaluation/00576224"  # two demonstrations, one test: ARC-AGI-1, evaluation
 FLAVOUR = os.environ.get("VDMREASON_TEST_FLAVOUR", "tiny")
-SWITCHES = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-first-run", "--disable-domain-reliability", "--no-pings", "--disable-default-apps",
-]  # fmt: skip
-HARMLESS = ("Slow network", "preload", "was preloaded")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -48,85 +32,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[str]:
-    """The page as `vdmreason app` serves it, over fixture runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "VDMREASON_RUNS": str(root),
-        "VDMREASON_ZOO": str(root / "no-zoo"),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "vdmreason", "app", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    url = f"http://127.0.0.1:{port}/"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urlopen(url, timeout=2).close()
-            break
-        except OSError:
-            assert process.poll() is None, "the page ended before it answered"
-            assert time.monotonic() < deadline, "the page did not answer within a minute"
-            time.sleep(0.2)
-    yield url
-    for status in jobs.find(root):
-        if status.active:
-            jobs.stop(status.folder, grace=0.5)
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(10)
+    with served(root) as (url, _):
+        yield url
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+    with chromium() as browser:
         yield browser
-        browser.close()
-
-
-class Visit:
-    """An open page and what it did: requests to other hosts, complaints on the console."""
-
-    def __init__(self, browser: Any, url: str, width: int = 1280, height: int = 900) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": height})
-        self.page = self.context.new_page()
-        self.strangers: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on(
-            "request", lambda r: self.strangers.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None
-        )
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
-        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
-        self.page.set_default_timeout(20_000)
-
-    def go(self, url: str) -> None:
-        """Leave for another address. The page that is left complains that its streams end; that is forgotten."""
-        self.page.goto(url)
-        self.shown()
-        self.complaints.clear()
-
-    def stage(self) -> dict[str, Any]:
-        """What the stage says, in words."""
-        found: dict[str, Any] = self.page.evaluate(
-            """() => { const t = (s) => document.querySelector('#stage ' + s)?.textContent ?? '';
-            return { title: t('.title'), video: t('.video .verdict'), language: t('.language .verdict'),
-                     badge: t('.video .badge'), text: t('.text'), fault: t('.fault'), count: t('.count') }; }"""
-        )
-        return found
-
-    def until(self, condition: str, seconds: float = 20) -> None:
-        """Wait until a JavaScript condition holds."""
-        self.page.wait_for_function(condition, timeout=1000 * seconds)
-
-    def shown(self, seconds: float = 20) -> None:
-        """Wait for the stage and for the controls that stand over it: what is typed before they have their values is lost."""
-        self.until(
-            """() => { const title = document.querySelector('#stage .title')?.textContent;
-            const task = document.querySelector('#task input')?.value; return title && task && title.startsWith(task); }""",
-            seconds,
-        )
 
 
 @pytest.fixture
@@ -135,9 +48,7 @@ def visit(browser: Any, server: str) -> Iterator[Visit]:
     visit.page.goto(server)
     visit.shown()
     yield visit
-    visit.context.close()
-    assert not visit.strangers, "the page asked other hosts"
-    assert not [c for c in visit.complaints if not any(h in c for h in HARMLESS)]
+    visit.close()
 
 
 def title_is(text: str) -> str:
@@ -242,7 +153,7 @@ def test_a_wrong_name_is_answered_with_a_suggestion(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("tab", ["Compare", "Train"])
+@pytest.mark.parametrize("tab", TABS)
 def test_a_phone_needs_no_sideways_scroll(browser: Any, server: str, dark: bool, tab: str) -> None:
     visit = Visit(browser, server, width=390, height=844)
     visit.page.goto(server + ("?__theme=dark" if dark else "?__theme=light"))

@@ -24,6 +24,7 @@ from vdmreason.ui.scenes import (
     Choice,
     Shown,
     as_shown,
+    by_folder,
     catalogue,
     drawn,
     example,
@@ -195,6 +196,18 @@ class Tab:
             return self.draw(opening(), shown)
         except UserError as error:
             return {**self.draw(opening(), shown), self.problem: problem(error)}
+
+    def open_run(self, folder: Path, index: int, shown: Shown) -> dict[Any, Any]:
+        """Everything the tab shows when another tab leads here: a run and, beside it, the partner that fits it best.
+
+        Raises UserError where the folder holds no answers and no adapter.
+        """
+        adapter = by_folder(str(folder))
+        if adapter is None:
+            raise UserError(f"{folder.name} has no answers and no adapter to show yet.")
+        choice = Choice().with_task(adapter.run.tested)
+        fields: dict[str, Any] = {adapter.arm: str(adapter.folder), "index": index, "seed": adapter.run.seed}
+        return self.draw(replace(choice, **fields), shown)
 
     def draw(self, choice: Choice, shown: Shown) -> dict[Any, Any]:
         """Everything the tab shows for a choice."""

@@ -17,8 +17,9 @@ import psutil
 
 from tasks.base import UserError
 from vdmreason import jobs, store
-from vdmreason.ui import compare, training
+from vdmreason.ui import backbones_tab, compare, draw_tab, library_tab, sweeps_tab, training
 from vdmreason.ui.components import Jobs, script
+from vdmreason.ui.frame import Frame
 from vdmreason.worker import Worker
 
 TITLE = "vdmreason"
@@ -31,6 +32,7 @@ EXPLANATION = (
 )
 FINISHED = 4  # jobs that have ended and still stand in the strip
 RECENT = 6 * 3600  # seconds after which they leave it
+STYLES = ("page", "draw", "sweeps", "backbones", "library")  # style sheets, the later ones of one tab each
 
 SANS = [
     "ui-sans-serif",
@@ -148,11 +150,21 @@ def build() -> gr.Blocks:
         head = head.replace(name, html.escape(text))
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
         gr.HTML(html_template=head, js_on_load=THEME_SWITCH, apply_default_css=False)
-        with gr.Tabs():
-            with gr.Tab("Compare", id="compare"):
+        with gr.Tabs(overflow_behavior="wrap") as row_of_tabs:  # on a phone all six stay in sight
+            tabs = {}
+            with gr.Tab("Compare", id="compare") as tabs["compare"]:
                 comparing = compare.Tab(worker)
-            with gr.Tab("Train", id="train"):
+            frame = Frame(page, row_of_tabs, comparing)
+            with gr.Tab("Draw", id="draw") as tabs["draw"]:
+                draw_tab.Tab(frame)
+            with gr.Tab("Train", id="train") as tabs["train"]:
                 train = training.Tab()
+            with gr.Tab("Sweeps", id="sweeps") as tabs["sweeps"]:
+                sweeps_tab.Tab(frame)
+            with gr.Tab("Backbones", id="backbones") as tabs["backbones"]:
+                backbones_tab.Tab(frame)
+            with gr.Tab("Library", id="library") as tabs["library"]:
+                library_tab.Tab(frame)
         strip_of_jobs = Jobs(elem_id="jobs")
         seen_jobs = gr.State([])
         timer = gr.Timer(1.0)
@@ -178,7 +190,9 @@ def build() -> gr.Blocks:
             **compare.quiet(comparing.tick), inputs=[comparing.choice, comparing.shown, comparing.seen],
             outputs=[*comparing.outputs, comparing.seen],
         )  # fmt: skip
-        timer.tick(**compare.quiet(train.tick), inputs=[train.watched, train.seen], outputs=train.live)
+        seconds = frame.clock("train")
+        seconds.tick(**compare.quiet(train.tick), inputs=[train.watched, train.seen], outputs=train.live)
+        frame.wind(tabs)
     page.worker = worker
     return page
 
@@ -190,7 +204,7 @@ def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True)
     page.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, show_error=True, max_file_size="20mb",
         prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False, strict_cors=True,
-        theme=theme(), css=script("page.css"),
+        theme=theme(), css="".join(script(f"{name}.css") for name in STYLES),
     )  # fmt: skip
     print(f"vdmreason is at {page.local_url}  (Ctrl+C ends it; jobs go on)", flush=True)
     if block:

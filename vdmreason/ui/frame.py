@@ -1,0 +1,62 @@
+"""What the page's tabs share: the way from one tab to another, and a clock that ticks for the tab that is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from tasks.base import UserError
+from vdmreason.ui import compare
+from vdmreason.ui.scenes import Shown
+
+
+@dataclass
+class Frame:
+    """The row of tabs and the Compare tab, for those that lead there."""
+
+    page: gr.Blocks
+    tabs: gr.Tabs
+    compare: compare.Tab
+    clocks: dict[str, gr.Timer] = field(default_factory=dict)  # tab id -> its clock
+
+    def clock(self, tab: str, seconds: float = 1.0) -> gr.Timer:
+        """A timer that runs while the tab of this id is the one that is looked at."""
+        self.clocks[tab] = gr.Timer(seconds, active=False)
+        return self.clocks[tab]
+
+    def leads_to_compare(
+        self,
+        event: Callable[..., Any],
+        find: Callable[..., tuple[Path, int]],
+        inputs: Sequence[Any] = (),
+        problem: gr.HTML | None = None,
+    ) -> None:
+        """On `event`, open Compare on what `find(*inputs)` gives: a run's folder and the number of a test example.
+
+        `find` may raise UserError; its line goes to `problem`, else into a toast.
+        """
+
+        def listener(shown: Shown, *values: Any) -> dict[Any, Any]:
+            try:
+                folder, index = find(*values)
+                return {self.tabs: gr.Tabs(selected="compare"), **self.compare.open_run(folder, index, shown)}
+            except UserError as error:
+                if problem is None:
+                    raise gr.Error(str(error), duration=None, print_exception=False) from None
+                return {problem: compare.problem(error)}
+
+        outputs = [self.tabs, *self.compare.outputs, *([problem] if problem is not None else [])]
+        event(**compare.quiet(listener), inputs=[self.compare.shown, *inputs], outputs=outputs)
+
+    def wind(self, tabs: dict[str, gr.Tab]) -> None:
+        """Let each tab's clock run while it is selected, and no other's. Call once, when all tabs are built."""
+        names = [*self.clocks]
+        outputs = [*self.clocks.values()]
+        for name, tab in tabs.items():
+            states = [gr.Timer(active=name == other) for other in names]
+            result = states[0] if len(states) == 1 else states
+            tab.select(**compare.quiet(lambda result=result: result), outputs=outputs)

@@ -1,0 +1,64 @@
+"""A page that strangers use, as on a hosted Space: what they may do, how often, and what they are not told.
+
+Private is the default. `VDMREASON_PUBLIC=1`, or a Space around us, makes the page public: it shows everything that is
+there and answers live, within a quota, and starts no training, no sweep, no import and no deletion.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict, deque
+from pathlib import Path
+
+from tasks.base import UserError
+
+LIVE = 30  # live answers a visitor may have in an hour
+HOUR = 3600.0
+VISITORS = 10_000  # whose quotas are remembered
+
+
+def on() -> bool:
+    """Whether the page is public."""
+    return os.environ.get("VDMREASON_PUBLIC", "1" if "SPACE_ID" in os.environ else "") not in ("", "0")
+
+
+def refuse(what: str) -> None:
+    """Raises UserError on a public page: `what` ("Training", "Importing an adapter") is done on one's own machine."""
+    if on():
+        raise UserError(f"{what} is off on this public page. On your own machine: pip install, then vdmreason app.")
+
+
+def place(folder: Path) -> str:
+    """A folder as the page may name it: whole on one's own machine, its last part in public."""
+    return folder.name if on() else str(folder)
+
+
+class Quota:
+    """So many uses an hour for each visitor; on a private page as many as one likes."""
+
+    def __init__(self, most: int = LIVE, window: float = HOUR) -> None:
+        self.most, self.window = most, window
+        self._uses: OrderedDict[str, deque[float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, visitor: str) -> None:
+        """Count one use. Raises UserError where the visitor has had all of them."""
+        if not on():
+            return
+        now = time.monotonic()
+        with self._lock:
+            uses = self._uses.setdefault(visitor, deque())
+            self._uses.move_to_end(visitor)
+            while len(self._uses) > VISITORS:
+                self._uses.popitem(last=False)
+            while uses and now - uses[0] > self.window:
+                uses.popleft()
+            if len(uses) >= self.most:
+                wait = (self.window - (now - uses[0])) / 60
+                raise UserError(
+                    f"That was the last of {self.most} live answers an hour here. The next is free in {wait:.0f} min; "
+                    "the recorded answers are always there."
+                )
+            uses.append(now)
