@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from fixture_runs import make_run, make_runs
 import tasks
 from tasks.base import UserError
 from vdmreason import config, jobs, store
-from vdmreason.ui import compare, pictures, scenes, training
+from vdmreason.ui import compare, pictures, public, scenes, training
 from vdmreason.ui.scenes import Choice, Shown
 from vdmreason.worker import Worker, _asked
 
@@ -185,9 +187,10 @@ def test_adapting_is_the_same_command_as_a_persons(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_answer_is_drawn_however_long_after_its_adapter_it_lands(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An adapter is seen first, its answers a few ticks later: each is drawn once, and an idle page sends nothing."""
+    monkeypatch.setattr(scenes, "FRESH", 0.0)
     task, made, elsewhere = "arc1/evaluation/00576224", {}, tmp_path_factory.mktemp("elsewhere")
     for family in ("cogvideox", "causal_lm"):
         folder = make_run(elsewhere, task, family, [True], n=2)
@@ -241,9 +244,6 @@ def test_text_from_a_model_is_never_markup(tmp_path: Path) -> None:
 
 
 def test_a_film_can_be_cut_back_into_its_frames() -> None:
-    import base64
-    import io
-
     from PIL import Image
 
     clip = np.random.default_rng(0).integers(0, 256, (7, 8, 16, 3)).astype(np.uint8)
@@ -253,6 +253,90 @@ def test_a_film_can_be_cut_back_into_its_frames() -> None:
         y, x = i // film["columns"] * film["height"], i % film["columns"] * film["width"]
         assert np.array_equal(sheet[y : y + film["height"], x : x + film["width"]], frame)
     assert film["truth"] and pictures.film(clip, clip[-1][:4])["truth"] is None
+
+
+@pytest.mark.parametrize("kind", ["gif", "mp4"])
+def test_a_film_is_kept_as_others_play_it(kind: str) -> None:
+    """What a player decodes is the clip, up to the codec's loss; an mp4 is H.264 in yuv420p with its index in front."""
+    import av
+
+    colours = np.array([[0, 0, 0], [0, 93, 255], [255, 45, 70], [255, 255, 0]], np.uint8)
+    clip = colours[np.random.default_rng(0).integers(0, 4, (5, 7, 9))].repeat(8, 1).repeat(8, 2)
+    assert np.array_equal(pictures.clip_of(pictures.film(clip)), clip)
+    data = base64.b64decode(pictures.encoded(clip, kind).partition(",")[2])
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        assert kind != "mp4" or (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    if kind == "mp4":
+        assert data.index(b"moov") < data.index(b"mdat")
+    factor = frames[0].shape[0] // clip.shape[1]
+    assert factor * clip.shape[1] >= 224 and len(frames) in (5, 6)  # the last one rests
+    for frame, true in zip(frames, clip, strict=False):
+        middle = frame[4 * factor :: 8 * factor, 4 * factor :: 8 * factor].astype(int)
+        assert np.abs(middle - true[4::8, 4::8]).max() < 40  # in the middle of a cell, where 4:2:0 blurs nothing
+
+
+def test_what_is_no_film_is_not_decoded() -> None:
+    good = pictures.film(np.zeros((4, 8, 8, 3), np.uint8))
+    for changes in (
+        {"frames": 0}, {"frames": True}, {"width": 9}, {"height": 4096, "width": 4096, "columns": 4096}, {"sprite": 3},
+        {"sprite": "data:image/png;base64,AAAA"}, {"sprite": good["sprite"][:-20]}, {"sprite": "file:///etc/passwd"},
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="no film"):
+            pictures.clip_of({**good, **changes})
+    with pytest.raises(UserError, match="no film"):
+        pictures.clip_of(None)
+    with pytest.raises(UserError, match="mp4 or gif"):
+        pictures.encoded(np.zeros((4, 8, 8, 3), np.uint8), "exe")
+
+
+def test_four_arms_side_by_side(tmp_path: Path, maze: Choice) -> None:
+    other = make_run(tmp_path, "maze/7x7", "causal_lm", [True] * 4, n=300)
+    third = make_run(tmp_path, "maze/7x7", "cogvideox", [False] * 4, n=300)
+    choice = replace(maze, more=(str(other), str(third)), index=3)
+    scene = scenes.scene(choice, Shown())
+    assert [part["arm"] for part in scene["more"]] == ["language", "video"]
+    assert scene["more"][0]["right"] and not scene["more"][1]["right"] and "film" in scene["more"][1]
+    assert scenes.scores(choice, scene).count('scope="col"') == 4
+    assert scenes.recorded(replace(choice, filter="both")) == [1]  # the filter asks the two main arms
+    back, missing = compare.asked_for({k: str(v) for k, v in scene["address"].items()})
+    assert not missing and (back.slots(), back.index) == (choice.slots(), 3)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [({"index": "-1"}, "whole number"), ({"seed": "1e9"}, "whole number"), ({"task": "maze/7x8x"}, "7x8x")],
+)
+def test_a_bad_address_says_what_is_wrong(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        compare.asked_for({"task": "maze/7x7", **changes})
+
+
+def test_an_address_names_what_is_not_here(maze: Choice) -> None:
+    choice, missing = compare.asked_for({"task": "maze/7x7", "video": "../../etc", "more": "gone--1,gone--2,gone--3"})
+    assert missing == ["../../etc", "gone--1", "gone--2"] and choice == maze
+
+
+@pytest.mark.parametrize("folder", ["/etc", "..", "\0", "x" * 5000, "maze--7x7/../.."])
+def test_no_folder_outside_is_read(folder: str, maze: Choice) -> None:
+    assert scenes.by_folder(folder) is None
+    assert scenes.scene(replace(maze, video=folder), Shown())["video"]["state"] == "none"
+
+
+def test_a_public_page_counts_live_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = public.Quota(most=2)
+    for _ in range(5):
+        quota.take("a")  # on one's own machine nobody counts
+    monkeypatch.setenv("VDMREASON_PUBLIC", "1")
+    for visitor in ("a", "b"):
+        quota.take(visitor)
+        quota.take(visitor)
+        with pytest.raises(UserError, match="last of 2 live answers"):
+            quota.take(visitor)
+    with pytest.raises(UserError, match="off on this public page"):
+        public.refuse("Training")
+    assert public.place(Path("/a/b/c")) == "c"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,29 @@ import tasks
 from tasks.base import UserError
 from vdmreason import compare as comparing
 from vdmreason import jobs, store
-from vdmreason.ui.components import Stage
+from vdmreason.ui import public, scenes
+from vdmreason.ui.components import Examples, Stage
 from vdmreason.ui.scenes import (
     ARMS,
     FILTERS,
+    MORE,
     NONE,
     Choice,
     Shown,
     as_shown,
     by_folder,
+    by_name,
     catalogue,
     drawn,
     example,
+    example_row,
     fitting,
     opening,
     recorded,
     scene,
     scores,
     step,
-)  # fmt: skip
+)
 from vdmreason.worker import Stopped, Worker
 
 HONESTY = (
@@ -96,6 +100,8 @@ class Tab:
         self.worker = worker
         self.choice = gr.State(Choice())
         self.shown = gr.State(Shown())
+        self.shelf = gr.State({})  # the row of examples as it was sent last
+        self.quota = public.Quota()
         self.seen = gr.State(())  # what the last tick showed, so that an idle page sends nothing
         with gr.Row(elem_classes=["controls-row"]):
             self.family = gr.Dropdown([*SHELVES.items()], label="Family", min_width=130, scale=2, elem_id="family")
@@ -132,16 +138,22 @@ class Tab:
                     200, label="Updates", precision=0, minimum=1, maximum=100_000, elem_id="adapt-updates", scale=1
                 )
                 self.adapt = gr.Button("Adapt both arms", variant="primary", elem_id="adapt-both", scale=2)
+        self.examples = Examples(elem_id="examples")
         self.stage = Stage(elem_id="stage")
         with gr.Accordion("Which adapters", open=False, elem_id="adapters"):
             with gr.Row():
                 self.video = gr.Dropdown([], label="Video arm", elem_id="video-adapter")
                 self.language = gr.Dropdown([], label="Language arm", elem_id="language-adapter")
+            self.more = gr.Dropdown(
+                [], label="Beside them, up to two more of either arm", multiselect=True, max_choices=MORE,
+                elem_id="more-adapters",
+            )  # fmt: skip
         self.scores = gr.HTML(elem_id="scores")
         gr.HTML(f'<p class="note">{HONESTY}</p>')
         self.outputs = [
-            self.choice, self.family, self.task, self.index, self.seed, self.filter, self.video, self.language, self.problem,
-            self.stage, self.scores, self.run, self.adapt_box, self.adapt_about, self.adapt,
+            self.choice, self.family, self.task, self.index, self.seed, self.filter, self.video, self.language, self.more,
+            self.problem, self.examples, self.shelf, self.stage, self.scores, self.run, self.adapt_box, self.adapt_about,
+            self.adapt,
         ]  # fmt: skip
         self._listen()
 
@@ -149,28 +161,38 @@ class Tab:
         def on(event: Any, change: Any, *inputs: Any) -> None:
             """Every control makes a new choice from the old one and its own value, and the tab is drawn from it."""
 
-            def listener(choice: Choice, shown: Shown, *values: Any) -> dict[Any, Any]:
+            def listener(choice: Choice, shown: Shown, shelf: Any, *values: Any) -> dict[Any, Any]:
                 try:
                     fresh = change(choice, *values)
                     # A field that loses the focus says its value again; drawn anew, it could overtake a later choice.
-                    return {self.problem: ""} if fresh == choice else self.draw(fresh, shown)
+                    return {self.problem: ""} if fresh == choice else self.draw(fresh, shown, shelf)
                 except UserError as error:
                     return {self.problem: problem(error)}
 
-            event(**quiet(listener), inputs=[self.choice, self.shown, *inputs], outputs=self.outputs)
+            event(**quiet(listener), inputs=[self.choice, self.shown, self.shelf, *inputs], outputs=self.outputs)
+
+        def picked(choice: Choice, shown: Shown, shelf: Any, event: gr.EventData) -> dict[Any, Any]:
+            try:
+                index = whole_number(event._data.get("i") if isinstance(event._data, dict) else None)
+                return self.draw(replace(choice, index=index), shown, shelf)
+            except UserError as error:
+                return {self.problem: problem(error)}
+
+        self.examples.pick(**quiet(picked), inputs=[self.choice, self.shown, self.shelf], outputs=self.outputs)
 
         on(self.family.input, lambda choice, shelf: first_of(choice, tasks.variants(shelf)[0]), self.family)
         on(self.task.input, lambda choice, name: first_of(choice, tasks.get((name or "").strip()).name), self.task)
-        on(self.index.submit, lambda choice, i: replace(choice, index=int(i or 0)), self.index)
-        on(self.index.blur, lambda choice, i: replace(choice, index=int(i or 0)), self.index)
-        on(self.seed.submit, lambda choice, seed: replace(choice, seed=int(seed or 0)), self.seed)
-        on(self.seed.blur, lambda choice, seed: replace(choice, seed=int(seed or 0)), self.seed)
+        for said in (self.index.submit, self.index.blur):
+            on(said, lambda choice, i: replace(choice, index=whole_number(i)), self.index)
+        for said in (self.seed.submit, self.seed.blur):
+            on(said, lambda choice, seed: replace(choice, seed=whole_number(seed)), self.seed)
         on(self.previous.click, lambda choice: step(choice, -1))
         on(self.next.click, lambda choice: step(choice, 1))
         on(self.random.click, lambda choice: step(choice, "random"))
         on(self.filter.input, lambda choice, name: filtered(choice, name), self.filter)
         on(self.video.input, lambda choice, folder: replace(choice, video=folder or NONE), self.video)
         on(self.language.input, lambda choice, folder: replace(choice, language=folder or NONE), self.language)
+        on(self.more.input, lambda choice, folders: replace(choice, more=tuple(folders or ())[:MORE]), self.more)
 
         self.run.click(
             self.answer_live, [self.choice, self.shown],
@@ -184,18 +206,18 @@ class Tab:
         )  # fmt: skip
 
     def opened(self, shown: Shown, request: gr.Request) -> dict[Any, Any]:
-        """The first view: what the address asks for (?task=...&index=...&seed=...), else a solved example."""
+        """The first view: what the address asks for (see `asked_for`), else an example where the arms differ."""
         wanted = dict(request.query_params) if request else {}
         try:
-            if "task" in wanted:
-                choice = Choice().with_task(tasks.get(wanted["task"]).name)
-                index, seed = (
-                    int(wanted[k]) if wanted.get(k, "").isdigit() else getattr(choice, k) for k in ("index", "seed")
-                )
-                return self.draw(replace(choice, index=index, seed=seed), shown)
-            return self.draw(opening(), shown)
+            choice, missing = asked_for(wanted) if "task" in wanted else (opening(), [])
+            view = self.draw(choice, shown)
         except UserError as error:
             return {**self.draw(opening(), shown), self.problem: problem(error)}
+        if missing:
+            view[self.problem] = problem(
+                f"Not on this machine: {', '.join(missing)}. Import or pull it in the Library."
+            )
+        return view
 
     def open_run(self, folder: Path, index: int, shown: Shown) -> dict[Any, Any]:
         """Everything the tab shows when another tab leads here: a run and, beside it, the partner that fits it best.
@@ -209,10 +231,11 @@ class Tab:
         fields: dict[str, Any] = {adapter.arm: str(adapter.folder), "index": index, "seed": adapter.run.seed}
         return self.draw(replace(choice, **fields), shown)
 
-    def draw(self, choice: Choice, shown: Shown) -> dict[Any, Any]:
-        """Everything the tab shows for a choice."""
+    def draw(self, choice: Choice, shown: Shown, sent: Mapping[str, Any] | None = None) -> dict[Any, Any]:
+        """Everything the tab shows for a choice. `sent` is the row of examples as the browser has it."""
         view = scene(choice, shown)
-        shelf = shelf_of(choice.task)
+        row, shelf = example_row(choice), shelf_of(choice.task)
+        kept = sent is not None and sent == {**row, "current": sent.get("current")}  # then only the place has moved
         empty = choice.filter != "all" and not recorded(choice)
         return {
             self.choice: choice,
@@ -225,6 +248,8 @@ class Tab:
             self.problem: problem(f"No recorded example of {choice.task} passes the filter “{choice.filter}”.")
             if empty
             else "",
+            self.examples: {"current": row["current"]} if kept else row,
+            self.shelf: row,
             self.stage: view,
             self.scores: scores(choice, view),
             self.run: self.run_button(choice),
@@ -240,31 +265,42 @@ class Tab:
         return {
             self.video: gr.update(choices=menus["video"], value=choice.video),
             self.language: gr.update(choices=menus["language"], value=choice.language),
+            self.more: gr.update(
+                choices=[
+                    entry for arm in ARMS for entry in menus[arm][1:] if entry[1] not in (choice.video, choice.language)
+                ],
+                value=[*choice.more],
+            ),
         }
 
     # Live answers
 
     def run_button(self, choice: Choice) -> Any:
-        able = [a for a in map(choice.adapter, ARMS) if a and a.live]
+        able = [a for a in choice.slots().values() if a and a.live]
         times = [self.worker.seconds.get(str(a.folder)) for a in able]
         known = sum(t for t in times if t)
         label = "Run live" if not able or not all(times) else f"Run live · about {known:.1f} s"
         return gr.update(value=label, interactive=bool(able))
 
     def answer_live(self, choice: Choice, shown: Shown, request: gr.Request) -> Iterator[dict[Any, Any]]:
-        """Ask both arms, one after the other, and show each answer as it forms."""
-        task, puzzle = tasks.get(choice.task), example(choice)
+        """Ask all arms, one after the other, and show each answer as it forms."""
         owner = request.session_hash or ""
-        able = [a for a in map(choice.adapter, ARMS) if a and a.live]
+        try:
+            self.quota.take(visitor(request))
+            task, puzzle = tasks.get(choice.task), example(choice)
+        except UserError as error:
+            yield {self.problem: problem(error)}
+            return
+        able = {slot: a for slot, a in choice.slots().items() if a and a.live}
         waiting = {"state": "working", "badge": "live"}
-        forming = {a.arm: {**waiting, "run": a.label, "note": "Waits for its turn."} for a in able}
+        forming = {slot: {**waiting, "run": a.label, "note": "Waits for its turn."} for slot, a in able.items()}
         complaint = ""
         yield {
             self.run: gr.update(interactive=False), self.cancel: gr.update(visible=True), self.problem: "",
             self.stage: scene(choice, shown, forming),
         }  # fmt: skip
-        for adapter in able:
-            forming[adapter.arm] = {**forming[adapter.arm], "note": "The worker loads the model."}
+        for slot, adapter in able.items():
+            forming[slot] = {**forming[slot], "note": "The worker loads the model."}
             yield {self.stage: scene(choice, shown, forming)}
             try:
                 for message in self.worker.predict(adapter.folder, choice.task, choice.index, choice.seed, owner):
@@ -273,22 +309,19 @@ class Tab:
                         fields = [message[key] for key in ("grid", "certainty", "problem", "seconds")]
                         done = as_shown(adapter, task, puzzle, raw, *fields)
                         shown.live[str(adapter.folder), puzzle.key] = {**done, "device": message["device"]}
-                        forming.pop(adapter.arm)
+                        forming.pop(slot)
                     else:
                         note = f"Step {message['step']} of {message['steps']}: the answer forms."
-                        forming[adapter.arm] = {
-                            **waiting,
-                            "run": adapter.label,
-                            "note": note,
-                            **drawn(adapter, puzzle, raw),
-                        }
+                        forming[slot] = {
+                            **waiting, "run": adapter.label, "note": note, **drawn(adapter, puzzle, raw)
+                        }  # fmt: skip
                     yield {self.stage: scene(choice, shown, forming)}
             except Stopped:
                 complaint = "Cancelled."
                 break
             except UserError as error:
                 complaint = str(error)
-                forming.pop(adapter.arm, None)
+                forming.pop(slot, None)
         view = scene(choice, shown)
         yield {
             self.stage: view, self.scores: scores(choice, view), self.shown: shown, self.run: self.run_button(choice),
@@ -309,12 +342,15 @@ class Tab:
         return {
             self.adapt_box: gr.update(visible=bool(demos) and (missing or busy)),
             self.adapt_about: f'<p class="note" aria-live="polite">{adapt_text(status)}</p>',
-            self.adapt: gr.update(value=f"Adapt both arms on its {demos} demonstrations", interactive=not busy),
+            self.adapt: gr.update(
+                value=f"Adapt both arms on its {demos} demonstrations", interactive=not busy and not public.on()
+            ),
         }
 
     def _adapt(self, choice: Choice, flavour: str, updates: float) -> dict[Any, Any]:
         try:
-            adapt(choice.task, flavour, int(updates or 0))
+            public.refuse("Adapting to a puzzle")
+            adapt(choice.task, flavour, whole_number(updates))
         except UserError as error:
             return {self.problem: problem(error)}
         view = self._adapt_view(choice)
@@ -324,7 +360,7 @@ class Tab:
         """Follow the adapting job of the shown puzzle: when an adapter or an answer to it has appeared, show it."""
         if not choice.task:
             return {self.seen: seen}
-        known = catalogue()
+        known = catalogue(scenes.FRESH)
         here = {a.arm for a in known if a.run.tested == choice.task}
         before = choice
         if any(choice.adapter(arm) is None and arm in here for arm in ARMS):
@@ -374,6 +410,45 @@ def adapt_text(status: jobs.Status | None) -> str:
     if status.state == "done":
         return "Both arms have been adapted."
     return f"The last attempt is {status.state}. {html.escape(status.error)}"
+
+
+def asked_for(wanted: Mapping[str, str]) -> tuple[Choice, list[str]]:
+    """What an address asks for: ?task=maze/7x7&index=3&seed=0&video=NAME&language=NAME&more=NAME,NAME, where a name is
+    an adapter's folder under the runs or the zoo. Also the names that are not on this machine. Raises UserError."""
+    choice = Choice().with_task(tasks.get(wanted["task"]).name)
+    fields: dict[str, Any] = {k: whole_number(wanted[k]) for k in ("index", "seed") if wanted.get(k)}
+    missing = []
+
+    def folder(name: str, arm: str = "") -> str:
+        adapter = by_name(name)
+        if adapter is None or (arm and adapter.arm != arm):
+            missing.append(name)
+            return NONE
+        return str(adapter.folder)
+
+    for arm in ARMS:
+        if wanted.get(arm):
+            fields[arm] = folder(wanted[arm], arm) or getattr(choice, arm)
+    if wanted.get("more"):
+        found = [folder(name) for name in wanted["more"].split(",")[:MORE]]
+        fields["more"] = tuple(f for f in found if f)
+    return replace(choice, **fields), missing
+
+
+def whole_number(value: Any) -> int:
+    """A test example's number or a seed, from a field or an address. Raises UserError."""
+    try:
+        number = int(value or 0)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if not 0 <= number < 2**31:
+        raise UserError(f"{str(value)[:40]!r} is no whole number from 0 on.")
+    return number
+
+
+def visitor(request: gr.Request) -> str:
+    """Whom a quota counts: the address that asks, so that a reload is no new visitor."""
+    return str(getattr(request.client, "host", "") or request.session_hash or "")
 
 
 def problem(error: object) -> str:

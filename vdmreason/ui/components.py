@@ -1,4 +1,5 @@
-"""The page's own components: `Stage` (one puzzle, two answers) and `Jobs` (the strip under every tab).
+"""The page's own components: `Stage` (one puzzle, one to four answers), `Examples` (the row above it) and `Jobs` (the strip
+under every tab).
 
 Each is a `gr.HTML` with a fixed template: a template that used `${value}` would be drawn anew on every update, and the
 canvases with it. The script beside this file draws once and again when the value changes.
@@ -12,6 +13,9 @@ from typing import Any
 
 import gradio as gr
 
+from tasks.base import UserError
+from vdmreason.ui import pictures
+
 HERE = Path(__file__).parent
 
 
@@ -20,8 +24,16 @@ def script(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
+def movie(asked: Any) -> dict[str, str]:
+    """A film that the browser shows and "kind" beside it, as a file: {"file": a `data:` address} or {"error": one line}."""
+    try:
+        return {"file": pictures.encoded(pictures.clip_of(asked), asked.get("kind"))}
+    except UserError as error:
+        return {"error": str(error)}
+
+
 class Stage(gr.HTML):
-    """Input, truth, the video arm's film and grid, the language arm's text and grid, with one linked cell.
+    """Input, truth, and one card an arm: the video arm's film and grid, the language arm's text and grid; one linked cell.
 
     The value is a scene, as `compare.scene` makes it, or None.
     """
@@ -29,7 +41,7 @@ class Stage(gr.HTML):
     def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(
             value, html_template=script("stage.html"), js_on_load=script("stage.js"), apply_default_css=False,
-            elem_classes=["stage"], **kwargs,
+            elem_classes=["stage"], server_functions=[movie], **kwargs,
         )  # fmt: skip
 
     def postprocess(self, value: Any) -> Any:
@@ -40,6 +52,28 @@ class Stage(gr.HTML):
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "object", "description": "one puzzle and its two answers"}
+
+
+class Examples(gr.HTML):
+    """The recorded examples in a row, each with what the arms made of it. Event: `pick`, {"i": number}.
+
+    The value is what `scenes.example_row` gives; {"current": number} alone moves the mark.
+    """
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(
+            value, html_template='<ol class="example-row" aria-label="Recorded examples"></ol>',
+            js_on_load=script("examples.js"), apply_default_css=False, elem_classes=["examples"], **kwargs,
+        )  # fmt: skip
+
+    def postprocess(self, value: Any) -> Any:
+        return value
+
+    def preprocess(self, payload: Any) -> Any:
+        return None
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object"}
 
 
 class Jobs(gr.HTML):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import math
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tasks.base import Grid
+from tasks.base import Grid, UserError
 from tasks.render import STYLES
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
@@ -50,6 +52,71 @@ def film(clip: Clip, truth: Picture | None = None) -> dict[str, Any]:
         "height": height,
         "truth": webp(truth) if truth is not None and same_size else None,
     }
+
+
+def clip_of(film: Any) -> Clip:
+    """The inverse of `film`, for one that comes back from a browser: the clip (F, H, W, 3). Raises UserError for anything
+    that is no such film, before it is decoded."""
+    given = film if isinstance(film, dict) else {}
+    sizes = [given.get(key) for key in ("frames", "columns", "width", "height")]
+    frames, columns, width, height = (size if type(size) is int and 0 < size <= 4096 else 0 for size in sizes)
+    address = given.get("sprite")
+    if not frames * columns * width * height or not isinstance(address, str):
+        raise UserError("That is no film of this page.")
+    rows = math.ceil(frames / columns)
+    kind, _, data = address.partition(",")
+    if kind != "data:image/webp;base64" or len(data) > 12 << 20 or rows * height * columns * width > 64 << 20:
+        raise UserError("That is no film of this page.")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=["WEBP"]) as image:
+            if image.size != (columns * width, rows * height):
+                raise UserError("That is no film of this page.")
+            sheet = np.asarray(image.convert("RGB"))
+    except (ValueError, OSError):
+        raise UserError("That is no film of this page.") from None
+    tiles = sheet.reshape(rows, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
+    return tiles[:frames]
+
+
+def encoded(clip: Clip, kind: str, seconds: float = 2.0) -> str:
+    """A clip (F, H, W, 3) as a file others can play, in a `data:` address: "gif", or "mp4" in H.264, yuv420p, with even sides,
+    its index in front. Enlarged without smoothing to at least 256 pixels, so that no player blurs a cell. Raises UserError."""
+    factor = max(1, math.ceil(256 / max(clip.shape[1:3])))
+    clip = np.concatenate([clip, clip[-1:].repeat(max(1, len(clip) // 3), 0)])  # the answer rests at the end
+    large = clip.repeat(factor, 1).repeat(factor, 2)
+    pace = len(clip) / seconds
+    if kind == "gif":
+        # One palette for all frames: with one each, a player flickers.
+        frames = [Image.fromarray(frame).quantize(64, dither=Image.Dither.NONE) for frame in large]
+        file = io.BytesIO()
+        frames[0].save(
+            file, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 / pace), loop=0, optimize=False
+        )
+        return "data:image/gif;base64," + base64.b64encode(file.getvalue()).decode()
+    if kind == "mp4":
+        return "data:video/mp4;base64," + base64.b64encode(_mp4(large, pace)).decode()
+    raise UserError("A film can be kept as mp4 or gif.")
+
+
+def _mp4(clip: Clip, pace: float) -> bytes:
+    try:
+        import av
+    except ImportError:
+        raise UserError("Writing mp4 needs PyAV: pip install 'vdmreason[video]'. GIF works without.") from None
+    height, width = clip.shape[1] // 2 * 2, clip.shape[2] // 2 * 2
+    # In a file of its own: to put the index in front the muxer opens what it wrote by its name.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        av.open(f"{folder}/film.mp4", "w", options={"movflags": "faststart"}) as container,
+    ):
+        stream = container.add_stream("libx264", rate=max(1, round(pace)), options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in clip:
+            shown = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+            container.mux(stream.encode(shown))
+        container.mux(stream.encode())
+        container.close()
+        return Path(f"{folder}/film.mp4").read_bytes()
 
 
 def webp(picture: Picture) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ ZOO = Path(os.environ.get("VDMREASON_ZOO", Path(adapters.__file__).parent / "zoo
 FILTERS = ["all", "video only right", "language only right", "both", "none"]
 NONE = ""  # the choice "no adapter"
 DEMOS = 4  # examples shown above a puzzle
+FRESH = 1.0  # seconds for which a poll may use the list of adapters that another has made
+MORE = 2  # adapters that may stand beside the two main ones
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -44,6 +47,15 @@ class Adapter:
     live: bool  # there are weights to answer with
     records: Mapping[str, dict[str, Any]]  # example key -> its line of predictions.jsonl
     result: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What an address and the API call it: its folder's place under the runs or the zoo, the same on every machine
+        that holds it."""
+        for root in (ZOO, store.runs_root()):
+            if self.folder.is_relative_to(root):
+                return self.folder.relative_to(root).as_posix()
+        return self.folder.name
 
     @property
     def label(self) -> str:
@@ -65,26 +77,45 @@ class Adapter:
 
 
 _known: dict[Path, tuple[tuple[float, ...], Adapter]] = {}
+_listed: tuple[float, list[Adapter]] = (0.0, [])
+WEIGHTS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
-def catalogue() -> list[Adapter]:
-    """Every adapter under the runs' root and in the zoo, newest first. Folders that cannot be read are passed over."""
-    found = []
-    for folder in store.find_runs(store.runs_root(), ZOO):
-        adapter_files = [
-            folder / "adapter" / f for f in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-        ]
-        parts = [folder / "config.yaml", folder / "predictions.jsonl", folder / "result.json", *adapter_files]
-        stamp = tuple(part.stat().st_mtime if part.exists() else 0.0 for part in parts)
-        if not stamp[1] and not any(stamp[3:]):
-            continue  # nothing to show yet
-        if _known.get(folder, (None,))[0] != stamp:
-            try:
-                _known[folder] = (stamp, _read(folder, any(stamp[3:])))
-            except (UserError, OSError, KeyError):
-                continue
-        found.append(_known[folder][1])
+def catalogue(age: float = 0.0) -> list[Adapter]:
+    """Every adapter under the runs' root and in the zoo, newest first. Folders that cannot be read are passed over.
+
+    A list that is at most `age` seconds old will do: what polls for many visitors need not walk the disk for each.
+    """
+    global _listed
+    if age and time.monotonic() - _listed[0] < age:
+        return _listed[1]
+    found = [a for folder in store.find_runs(store.runs_root(), ZOO) if (a := _look(folder))]
+    _listed = time.monotonic(), found
     return found
+
+
+def _look(folder: Path) -> Adapter | None:
+    """What is in a run's folder, read again only when a file of it has changed; None where there is nothing to show."""
+    files = [
+        folder / name
+        for name in ("config.yaml", "predictions.jsonl", "result.json", *(f"adapter/{w}" for w in WEIGHTS))
+    ]
+    stamp = tuple(_changed(file) for file in files)
+    if not stamp[0] or not (stamp[1] or any(stamp[3:])):
+        return None
+    if _known.get(folder, (None,))[0] != stamp:
+        try:
+            _known[folder] = (stamp, _read(folder, any(stamp[3:])))
+        except (UserError, OSError, KeyError):
+            return None
+    return _known[folder][1]
+
+
+def _changed(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _read(folder: Path, live: bool) -> Adapter:
@@ -107,7 +138,17 @@ def fitting(known: list[Adapter], arm: str, task: str) -> list[Adapter]:
 
 
 def by_folder(folder: str) -> Adapter | None:
-    return next((a for a in catalogue() if str(a.folder) == folder), None) if folder else None
+    """The adapter in a run's folder, which must be one of this page's: under the runs' root or in the zoo."""
+    if not folder or "\0" in folder:
+        return None
+    path = Path(folder)
+    inside = any(path.resolve().is_relative_to(root.resolve()) for root in (store.runs_root(), ZOO))
+    return _look(path) if inside else None
+
+
+def by_name(name: str) -> Adapter | None:
+    """An adapter by what an address calls it; the newest where a run and a shipped adapter share a name."""
+    return next((a for a in catalogue() if a.name == name), None) if name else None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -124,9 +165,15 @@ class Choice:
     filter: str = "all"
     video: str = NONE  # run folder
     language: str = NONE
+    more: tuple[str, ...] = ()  # further run folders of either arm, at most MORE
 
     def adapter(self, arm: str) -> Adapter | None:
         return by_folder(self.video if arm == "video" else self.language)
+
+    def slots(self) -> dict[str, Adapter | None]:
+        """What stands side by side, in order: "video", "language", then "more0" and so on."""
+        further = {f"more{k}": by_folder(folder) for k, folder in enumerate(self.more)}
+        return {arm: self.adapter(arm) for arm in ARMS} | {slot: a for slot, a in further.items() if a}
 
     def with_task(self, task: str) -> Choice:
         """The first example of another puzzle, with each arm's adapter that fits it best, or none where none was made.
@@ -155,22 +202,26 @@ class Choice:
             seed=seed,
             video=folders.get("video", NONE),
             language=folders.get("language", NONE),
+            more=(),
         )
 
     def answered(self) -> list[Adapter]:
         """The chosen adapters whose recorded answers are to this task's test examples under this seed."""
         finite = limit(self.task) is not None  # a finite task has the same test examples under every seed
-        chosen = [a for a in map(self.adapter, ARMS) if a and a.run.tested == self.task]
+        chosen = [a for a in self.slots().values() if a and a.run.tested == self.task]
         chosen = [a for a in chosen if finite or a.run.seed == self.seed]
         return [a for a in chosen if a.run.far_from == chosen[0].run.far_from]  # other distances, other examples
 
 
 def recorded(choice: Choice) -> list[int]:
-    """Indices of the examples with recorded answers that pass the filter, in order."""
+    """Indices of the examples with recorded answers that pass the filter, in order. The filter asks the two main arms."""
     flags: dict[int, dict[str, bool]] = {}
+    main = [choice.video, choice.language]
     for adapter in choice.answered():
         for record in adapter.records.values():
-            flags.setdefault(record["i"], {})[adapter.arm] = bool(record["right"])
+            row = flags.setdefault(record["i"], {})
+            if str(adapter.folder) in main:
+                row[adapter.arm] = bool(record["right"])
     wanted = {
         "video only right": (True, False), "language only right": (False, True),
         "both": (True, True), "none": (False, False),
@@ -178,6 +229,18 @@ def recorded(choice: Choice) -> list[int]:
     if wanted is None:
         return sorted(flags)
     return sorted(i for i, right in flags.items() if (right.get("video"), right.get("language")) == wanted)
+
+
+def example_row(choice: Choice) -> dict[str, Any]:
+    """The value of the row of examples: every recorded one that passes the filter, with what each main arm made of it."""
+    rows: dict[int, dict[str, Any]] = {}
+    for adapter in choice.answered():
+        main = {choice.video: "video", choice.language: "language"}.get(str(adapter.folder))
+        for record in adapter.records.values():
+            row = rows.setdefault(record["i"], {"i": record["i"], "question": pictures.cells(record["question"])})
+            if main:
+                row[main] = bool(record["right"])
+    return {"palette": pictures.palette(), "items": [rows[i] for i in recorded(choice)], "current": choice.index}
 
 
 def opening() -> Choice:
@@ -248,11 +311,24 @@ class Shown:
 
 
 def scene(choice: Choice, shown: Shown, forming: Mapping[str, dict[str, Any]] | None = None) -> dict[str, Any]:
-    """The value of the `Stage`. `forming` holds the answers that are being made right now, by arm."""
+    """The value of the `Stage`. `forming` holds the answers that are being made right now, by slot."""
     task, puzzle = tasks.get(choice.task), example(choice)
     demos, label = demonstrations(task, choice)
+    slots = choice.slots()
+    parts = {
+        slot: (forming or {}).get(slot) or answer(adapter, adapter.arm if adapter else slot, task, puzzle, shown)
+        for slot, adapter in slots.items()
+    }
+    names = {slot: adapter.name for slot, adapter in slots.items() if adapter}
     return {
-        "id": f"{choice.task}/{choice.seed}/{choice.index}/{choice.video}/{choice.language}",
+        "id": "/".join([choice.task, str(choice.seed), str(choice.index), *names.values()]),
+        "address": {
+            "task": choice.task,
+            "index": choice.index,
+            "seed": choice.seed,
+            **{arm: names.get(arm, NONE) for arm in ARMS},
+            "more": ",".join(names[s] for s in slots if s not in ARMS),
+        },
         "task": choice.task,
         "index": choice.index,
         "seed": choice.seed,
@@ -265,14 +341,15 @@ def scene(choice: Choice, shown: Shown, forming: Mapping[str, dict[str, Any]] | 
         "answer": pictures.cells(puzzle.answer),
         "demos": demos,
         "demos_label": label,
-        **{arm: (forming or {}).get(arm) or answer(choice, arm, task, puzzle, shown) for arm in ARMS},
+        **{arm: parts[arm] for arm in ARMS},
+        "more": [{**parts[slot], "arm": a.arm} for slot, a in slots.items() if a and slot not in ARMS],
     }
 
 
 def demonstrations(task: Task, choice: Choice) -> tuple[list[dict[str, Any]], str]:
     """A few of the training examples, and the line that says what they are."""
     finite = tasks.count(task, "train")
-    runs = [a.run for a in map(choice.adapter, ARMS) if a and a.run.tested == task.name]
+    runs = [a.run for a in choice.slots().values() if a and a.run.tested == task.name]
     seed = runs[0].seed if runs else 0
     count = min(DEMOS, finite or DEMOS)
     pairs = [
@@ -282,14 +359,13 @@ def demonstrations(task: Task, choice: Choice) -> tuple[list[dict[str, Any]], st
     if finite:
         return pairs, f"The puzzle's {finite} demonstrations" + (f", {count} shown" if finite > count else "")
     sizes = {run.n for run in runs}
-    if len(runs) == 2 and len(sizes) == 1:
-        return pairs, f"Both learnt from the same {sizes.pop()} examples, such as"
+    if len(runs) >= 2 and len(sizes) == 1:
+        return pairs, f"{'Both' if len(runs) == 2 else 'All'} learnt from the same {sizes.pop()} examples, such as"
     return pairs, "Examples of the task"
 
 
-def answer(choice: Choice, arm: str, task: Task, puzzle: Example, shown: Shown) -> dict[str, Any]:
+def answer(adapter: Adapter | None, arm: str, task: Task, puzzle: Example, shown: Shown) -> dict[str, Any]:
     """One arm's part of the scene: the live answer if there is one, else the recorded one, else why there is none."""
-    adapter = choice.adapter(arm)
     if adapter is None:
         return {"state": "none", "note": f"No {arm} adapter has been made for this puzzle yet."}
     label = {"run": adapter.label.removeprefix(f"{task.name} · ")}
@@ -371,8 +447,9 @@ def parse_error(written: str) -> dict[str, Any] | None:
 
 
 def scores(choice: Choice, view: Mapping[str, Any]) -> str:
-    """The metrics of both arms as an HTML table: this example first, then the run it belongs to."""
-    chosen = {arm: choice.adapter(arm) for arm in ARMS}
+    """The metrics of all arms as an HTML table: this example first, then the run it belongs to."""
+    chosen = choice.slots()
+    parts = {**view, **{f"more{k}": part for k, part in enumerate(view["more"])}}
     if not any(chosen.values()):
         return ""
     rows = [
@@ -395,12 +472,13 @@ def scores(choice: Choice, view: Mapping[str, Any]) -> str:
     body = []
     for name, cell in rows:
         cells = "".join(
-            f"<td>{html.escape(cell(adapter, view.get(arm) or {}) if adapter else '–')}</td>"
-            for arm, adapter in chosen.items()
+            f"<td>{html.escape(cell(adapter, parts.get(slot) or {}) if adapter else '–')}</td>"
+            for slot, adapter in chosen.items()
         )
         body.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-    head = '<tr><td></td><th scope="col">Video model</th><th scope="col">Language model</th></tr>'
-    return f'<div class="scores"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
+    titles = [f"{(adapter.arm if adapter else slot).capitalize()} model" for slot, adapter in chosen.items()]
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    return f'<div class="scores"><table><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
 def _yes(part: Mapping[str, Any], key: str) -> str:

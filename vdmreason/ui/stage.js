@@ -1,4 +1,4 @@
-// One puzzle answered twice. `props.value` is the scene that compare.py builds; nothing in the template depends on it,
+// One puzzle and one to four answers. `props.value` is the scene that scenes.py builds; nothing in the template depends on it,
 // so a new scene redraws canvases and texts and never replaces an element that has the focus.
 const $ = (selector) => element.querySelector(selector);
 const make = (tag, text, name) => {
@@ -11,8 +11,7 @@ const LARGEST = 256; // pixels of a grid's longer side
 const CLIP_TEXT = 6000; // a longer text would slow the page; "show all" brings the rest
 let scene = null;
 let cell = null; // the cell under the pointer or the keyboard, {r, c}, the same in every grid
-let frame = 0, timer = null, onion = false, difference = false, heat = false, showAll = false;
-let film = null, truthPicture = null; // decoded images
+const cards = {}; // "video", "language", "more0", "more1" -> a Card
 
 // ---------------------------------------------------------------------------------------------- grids on canvases
 const grids = {}; // name -> {canvas, grid, truth, certainty}
@@ -20,6 +19,7 @@ const css = (name) => getComputedStyle(element).getPropertyValue(name).trim();
 
 function draw(name) {
   const { canvas, grid, truth, certainty, marks } = grids[name];
+  const heat = cards[name] && cards[name].heat;
   canvas.hidden = !grid;
   if (!grid) return;
   const rows = Math.max(grid.length, truth ? truth.length : 0);
@@ -117,12 +117,12 @@ function readout() {
     return;
   }
   const parts = [`row ${cell.r + 1}, column ${cell.c + 1}`, `input ${meaning(at(scene.question))}`, `truth ${meaning(at(scene.answer))}`];
-  for (const arm of ["video", "language"]) {
-    const answer = scene[arm];
+  for (const card of Object.values(cards)) {
+    const answer = card.answer;
     if (!answer || !answer.grid) continue;
     const sure = answer.certainty && answer.certainty[cell.r] && answer.certainty[cell.r][cell.c];
     const wrong = at(answer.grid) !== at(scene.answer) ? " ✗" : "";
-    parts.push(`${arm} ${meaning(at(answer.grid))}${sure === undefined || sure === null ? "" : ` (${Math.round(100 * sure)} % sure)`}${wrong}`);
+    parts.push(`${card.name} ${meaning(at(answer.grid))}${sure === undefined || sure === null ? "" : ` (${Math.round(100 * sure)} % sure)`}${wrong}`);
   }
   line.textContent = parts.join("  ·  ");
 }
@@ -131,7 +131,7 @@ function point(next) {
   if ((next && cell && next.r === cell.r && next.c === cell.c) || (!next && !cell)) return;
   cell = next;
   Object.keys(grids).forEach(draw);
-  drawFrame();
+  Object.values(cards).forEach((card) => card.drawFrame());
   readout();
 }
 
@@ -160,144 +160,206 @@ function wire(name, canvas) {
   });
 }
 
-// ------------------------------------------------------------------------------------------------------- the film
-const screen = $(".screen"), slider = $(".film input");
-
-function drawFrame() {
-  const video = scene && scene.video;
-  const ready = film && film.complete && film.naturalWidth && video && video.film;
-  $(".film").hidden = !(video && video.film);
-  if (!ready) return;
-  const { width, height, columns, frames } = video.film;
-  const room = screen.parentElement.clientWidth || 300;
-  const zoom = Math.max(1, Math.floor(Math.min(room, LARGEST) / Math.max(width, height)));
-  const scale = zoom > 1 ? zoom : Math.min(1, Math.min(room, LARGEST) / Math.max(width, height));
-  screen.width = Math.round(width * scale);
-  screen.height = Math.round(height * scale);
-  const pen = screen.getContext("2d");
-  pen.imageSmoothingEnabled = scale < 1;
-  frame = Math.max(0, Math.min(frames - 1, frame));
-  const x = (frame % columns) * width, y = Math.floor(frame / columns) * height;
-  pen.drawImage(film, x, y, width, height, 0, 0, screen.width, screen.height);
-  if (truthPicture && truthPicture.complete && truthPicture.naturalWidth && (onion || difference)) {
-    pen.globalAlpha = difference ? 1 : 0.5;
-    pen.globalCompositeOperation = difference ? "difference" : "source-over";
-    pen.drawImage(truthPicture, 0, 0, screen.width, screen.height);
-    pen.globalAlpha = 1;
-    pen.globalCompositeOperation = "source-over";
-  }
-  const [rows, cols] = scene.canvas;
-  if (cell && cell.r < rows && cell.c < cols) {
-    const w = screen.width / cols, h = screen.height / rows;
-    spot(pen, cell.c * w, cell.r * h, w, h);
-  }
-  slider.max = frames - 1;
-  slider.value = frame;
-  slider.setAttribute("aria-valuetext", `frame ${frame + 1} of ${frames}`);
-  $(".count").textContent = `${frame + 1} / ${frames}`;
-  screen.setAttribute("aria-label", `Frame ${frame + 1} of ${frames} of the video arm's transition${onion ? ", the truth laid over it" : ""}${difference ? ", difference to the truth" : ""}`);
-}
-
-function go(to) {
-  pause();
-  frame = to;
-  drawFrame();
-}
-
-function pause() {
-  clearInterval(timer);
-  timer = null;
-  $(".play").textContent = "▶";
-  $(".play").setAttribute("aria-label", "Play");
-}
-
-function play() {
-  const last = scene.video.film.frames - 1;
-  if (last < 1) return;
-  if (frame >= last) frame = 0;
-  clearInterval(timer);
-  $(".play").textContent = "❚❚";
-  $(".play").setAttribute("aria-label", "Pause");
-  drawFrame();
-  timer = setInterval(() => {
-    if (!element.isConnected || frame >= last) return pause();
-    frame += 1;
-    drawFrame();
-  }, Math.max(40, Math.min(180, 1800 / last)));
-}
-
-const toggle = (name) => {
-  if (name === "onion") [onion, difference] = [!onion, false];
-  if (name === "difference") [onion, difference] = [false, !difference];
-  if (name === "heat") heat = !heat;
-  $(".onion").setAttribute("aria-pressed", onion);
-  $(".difference").setAttribute("aria-pressed", difference);
-  $(".heat").setAttribute("aria-pressed", heat);
-  drawFrame();
-  if (grids.video.grid) draw("video");
+// ------------------------------------------------------------------------------------------------------- the cards
+const ORIGINALS = { video: $(".card.video").cloneNode(true), language: $(".card.language").cloneNode(true) };
+const FRAME_KEYS = {
+  ArrowLeft: (card) => card.go(card.frame - 1), ArrowRight: (card) => card.go(card.frame + 1),
+  Home: (card) => card.go(0), End: (card) => card.go(card.last()), " ": (card) => (card.timer ? card.pause() : card.play()),
+  o: (card) => card.toggle("onion"), d: (card) => card.toggle("difference"), c: (card) => card.toggle("heat"),
 };
 
-const last = () => scene.video.film.frames - 1;
-const FILM_KEYS = {
-  ArrowLeft: () => go(frame - 1), ArrowRight: () => go(frame + 1), Home: () => go(0), End: () => go(last()),
-  " ": () => (timer ? pause() : play()), o: () => toggle("onion"), d: () => toggle("difference"), c: () => toggle("heat"),
-};
-$(".film").addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || !FILM_KEYS[event.key] || !scene || !scene.video || !scene.video.film) return;
-  if (event.key === " " && event.target.tagName === "BUTTON") return; // a focused button keeps its own space
-  event.preventDefault();
-  FILM_KEYS[event.key]();
-});
-slider.addEventListener("input", () => go(Number(slider.value)));
-$(".play").addEventListener("click", () => (timer ? pause() : play()));
-$(".back").addEventListener("click", () => go(frame - 1));
-$(".forth").addEventListener("click", () => go(frame + 1));
-$(".onion").addEventListener("click", () => toggle("onion"));
-$(".difference").addEventListener("click", () => toggle("difference"));
-$(".heat").addEventListener("click", () => toggle("heat"));
-screen.addEventListener("pointermove", (event) => {
-  if (!scene) return;
-  const box = screen.getBoundingClientRect(), [rows, cols] = scene.canvas;
-  point({ r: Math.floor(((event.clientY - box.top) / box.height) * rows), c: Math.floor(((event.clientX - box.left) / box.width) * cols) });
-});
-screen.addEventListener("pointerleave", () => point(null));
+class Card {
+  // One arm's answer. A video arm's card has a film with a scrubber, a language arm's a text.
+  constructor(slot, kind, root) {
+    Object.assign(this, { slot, kind, root, answer: null, frame: 0, timer: null, film: null, truthPicture: null });
+    Object.assign(this, { onion: false, difference: false, heat: false, showAll: false });
+    this.name = kind;
+    wire(slot, this.$(".decoded canvas"));
+    if (kind === "video") this.wireFilm();
+    else this.$(".more").addEventListener("click", () => { this.showAll = true; this.drawText(); });
+    for (const button of root.querySelectorAll("[data-keep]")) button.addEventListener("click", () => this.keep(button.dataset.keep));
+  }
 
-// ------------------------------------------------------------------------------------------------------- the text
-function drawText() {
-  const pre = $(".text"), more = $(".more"), fault = $(".fault");
-  const answer = scene.language || {};
-  const text = answer.text || "";
-  const shown = showAll ? text : text.slice(0, CLIP_TEXT);
-  const error = answer.error;
-  pre.replaceChildren();
-  if (error && error.position <= shown.length) {
-    pre.append(shown.slice(0, error.position), make("mark", shown.slice(error.position, error.position + 1) || "⏎", "fault-mark"), shown.slice(error.position + 1));
-  } else pre.append(shown);
-  if (answer.state === "working") pre.append(make("span", "▍", "caret"));
-  pre.hidden = !text && answer.state !== "working";
-  more.hidden = shown.length === text.length;
-  more.textContent = `Show all ${text.length} characters`;
-  fault.hidden = !error;
-  fault.textContent = error ? error.message : "";
+  $(selector) { return this.root.querySelector(selector); }
+  last() { return this.answer.film.frames - 1; }
+
+  wireFilm() {
+    this.screen = this.$(".screen");
+    this.slider = this.$(".film input");
+    this.$(".film").addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || !FRAME_KEYS[event.key] || !this.answer || !this.answer.film) return;
+      if (event.key === " " && event.target.tagName === "BUTTON") return; // a focused button keeps its own space
+      event.preventDefault();
+      FRAME_KEYS[event.key](this);
+    });
+    this.slider.addEventListener("input", () => this.go(Number(this.slider.value)));
+    this.$(".play").addEventListener("click", () => FRAME_KEYS[" "](this));
+    this.$(".back").addEventListener("click", () => this.go(this.frame - 1));
+    this.$(".forth").addEventListener("click", () => this.go(this.frame + 1));
+    for (const name of ["onion", "difference", "heat"]) this.$("." + name).addEventListener("click", () => this.toggle(name));
+    this.screen.addEventListener("pointermove", (event) => {
+      if (!scene) return;
+      const box = this.screen.getBoundingClientRect(), [rows, cols] = scene.canvas;
+      point({ r: Math.floor(((event.clientY - box.top) / box.height) * rows), c: Math.floor(((event.clientX - box.left) / box.width) * cols) });
+    });
+    this.screen.addEventListener("pointerleave", () => point(null));
+  }
+
+  drawFrame() {
+    if (this.kind !== "video") return;
+    const { answer, screen, film, truthPicture } = this;
+    this.$(".film").hidden = !(answer && answer.film);
+    if (!(film && film.complete && film.naturalWidth && answer && answer.film)) return;
+    const { width, height, columns, frames } = answer.film;
+    const room = screen.parentElement.clientWidth || 300;
+    const zoom = Math.max(1, Math.floor(Math.min(room, LARGEST) / Math.max(width, height)));
+    const scale = zoom > 1 ? zoom : Math.min(1, Math.min(room, LARGEST) / Math.max(width, height));
+    screen.width = Math.round(width * scale);
+    screen.height = Math.round(height * scale);
+    const pen = screen.getContext("2d");
+    pen.imageSmoothingEnabled = scale < 1;
+    const frame = (this.frame = Math.max(0, Math.min(frames - 1, this.frame)));
+    pen.drawImage(film, (frame % columns) * width, Math.floor(frame / columns) * height, width, height, 0, 0, screen.width, screen.height);
+    if (truthPicture && truthPicture.complete && truthPicture.naturalWidth && (this.onion || this.difference)) {
+      pen.globalAlpha = this.difference ? 1 : 0.5;
+      pen.globalCompositeOperation = this.difference ? "difference" : "source-over";
+      pen.drawImage(truthPicture, 0, 0, screen.width, screen.height);
+      pen.globalAlpha = 1;
+      pen.globalCompositeOperation = "source-over";
+    }
+    const [rows, cols] = scene.canvas;
+    if (cell && cell.r < rows && cell.c < cols) {
+      const w = screen.width / cols, h = screen.height / rows;
+      spot(pen, cell.c * w, cell.r * h, w, h);
+    }
+    this.slider.max = frames - 1;
+    this.slider.value = frame;
+    this.slider.setAttribute("aria-valuetext", `frame ${frame + 1} of ${frames}`);
+    this.$(".count").textContent = `${frame + 1} / ${frames}`;
+    screen.setAttribute("aria-label", `Frame ${frame + 1} of ${frames} of the ${this.name} arm's transition${this.onion ? ", the truth laid over it" : ""}${this.difference ? ", difference to the truth" : ""}`);
+  }
+
+  go(to) {
+    this.pause();
+    this.frame = to;
+    this.drawFrame();
+  }
+
+  pause() {
+    clearInterval(this.timer);
+    this.timer = null;
+    this.$(".play").textContent = "▶";
+    this.$(".play").setAttribute("aria-label", "Play");
+  }
+
+  play() {
+    const last = this.last();
+    if (last < 1) return;
+    if (this.frame >= last) this.frame = 0;
+    clearInterval(this.timer);
+    this.$(".play").textContent = "❚❚";
+    this.$(".play").setAttribute("aria-label", "Pause");
+    this.drawFrame();
+    this.timer = setInterval(() => {
+      if (!this.root.isConnected || this.frame >= last) return this.pause();
+      this.frame += 1;
+      this.drawFrame();
+    }, Math.max(40, Math.min(180, 1800 / last)));
+  }
+
+  toggle(name) {
+    if (name === "onion") [this.onion, this.difference] = [!this.onion, false];
+    if (name === "difference") [this.onion, this.difference] = [false, !this.difference];
+    if (name === "heat") this.heat = !this.heat;
+    for (const each of ["onion", "difference", "heat"]) this.$("." + each).setAttribute("aria-pressed", this[each]);
+    this.drawFrame();
+    if (grids[this.slot].grid) draw(this.slot);
+  }
+
+  drawText() {
+    const pre = this.$(".text"), more = this.$(".more"), fault = this.$(".fault");
+    const answer = this.answer || {}, text = answer.text || "";
+    const shown = this.showAll ? text : text.slice(0, CLIP_TEXT);
+    const error = answer.error;
+    pre.replaceChildren();
+    if (error && error.position <= shown.length) {
+      pre.append(shown.slice(0, error.position), make("mark", shown.slice(error.position, error.position + 1) || "⏎", "fault-mark"), shown.slice(error.position + 1));
+    } else pre.append(shown);
+    if (answer.state === "working") pre.append(make("span", "▍", "caret"));
+    pre.hidden = !text && answer.state !== "working";
+    more.hidden = shown.length === text.length;
+    more.textContent = `Show all ${text.length} characters`;
+    fault.hidden = !error;
+    fault.textContent = error ? error.message : "";
+  }
+
+  verdict() {
+    const { answer } = this, chip = this.$(".verdict"), badge = this.$(".badge");
+    const state = answer ? answer.state : "none";
+    this.root.dataset.state = state;
+    badge.hidden = !answer || !answer.badge;
+    badge.textContent = answer ? answer.badge : "";
+    badge.dataset.badge = answer ? answer.badge : "";
+    const solved = state === "answer" && answer.right;
+    chip.hidden = state !== "answer";
+    chip.dataset.right = solved;
+    chip.textContent = state !== "answer" ? "" : solved ? (answer.exact ? "✓ solved" : "✓ right by the rules") : "✗ wrong";
+    this.$(".reason").textContent = !answer ? "" : state !== "answer" ? answer.note || "" : words(answer);
+    this.$(".decoded .size").textContent = answer && answer.grid ? shape(answer.grid) : "";
+    this.$(".decoded").hidden = !(answer && answer.grid);
+    this.$(".run").textContent = answer && answer.run ? answer.run : "";
+    this.$(".downloads").hidden = state !== "answer";
+    this.$(".kept").textContent = "";
+  }
+
+  show(answer, fresh) {
+    const before = this.answer;
+    this.answer = answer;
+    if (fresh) this.showAll = false;
+    setGrid(this.slot, this.name, answer && answer.grid, scene.answer, answer && answer.certainty, answer && answer.state === "answer" && !answer.right);
+    this.verdict();
+    if (this.kind === "language") return this.drawText();
+    this.$(".heat").hidden = !(answer && answer.certainty);
+    this.truthPicture = picture(answer && answer.film && answer.film.truth, () => this.drawFrame());
+    const sameFilm = before && before.film && answer && answer.film && before.film.sprite === answer.film.sprite;
+    if (!sameFilm || fresh) {
+      this.pause();
+      const quiet = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+      this.film = picture(answer && answer.film && answer.film.sprite, () => {
+        this.frame = answer.film.frames - 1;
+        this.drawFrame();
+        if (answer.state === "answer" && !quiet) this.play();
+      });
+    }
+    this.drawFrame();
+  }
+
+  async keep(kind) { // a file to keep; films are encoded by the page's own server, everything else here
+    const { task, index, seed } = scene, said = this.$(".kept");
+    const name = `${task.replace(/\W+/g, "-")}-${seed}-${index}-${this.slot}`;
+    if (kind === "json") {
+      const { film, ...answer } = this.answer;
+      const text = JSON.stringify({ task, index, seed, question: scene.question, answer: scene.answer, arm: this.kind, proposed: answer });
+      return save(URL.createObjectURL(new Blob([text], { type: "application/json" })), `${name}.json`);
+    }
+    if (kind === "png") return save((this.answer.grid ? grids[this.slot].canvas : this.screen).toDataURL("image/png"), `${name}.png`);
+    said.textContent = "…";
+    const { sprite, frames, columns, width, height } = this.answer.film;
+    try {
+      const made = await server.movie({ kind, sprite, frames, columns, width, height });
+      said.textContent = made.error || "";
+      if (made.file) save(made.file, `${name}.${kind}`);
+    } catch {
+      said.textContent = "The page does not answer. Try again.";
+    }
+  }
 }
-$(".more").addEventListener("click", () => { showAll = true; drawText(); });
 
-// ------------------------------------------------------------------------------------------------------ the scene
-function verdict(arm) {
-  const answer = scene[arm], chip = $(`.${arm} .verdict`), reason = $(`.${arm} .reason`), badge = $(`.${arm} .badge`);
-  const state = answer ? answer.state : "none";
-  $(`.${arm}`).dataset.state = state;
-  badge.hidden = !answer || !answer.badge;
-  badge.textContent = answer ? answer.badge : "";
-  badge.dataset.badge = answer ? answer.badge : "";
-  const solved = state === "answer" && answer.right;
-  chip.hidden = state !== "answer";
-  chip.dataset.right = solved;
-  chip.textContent = state !== "answer" ? "" : solved ? (answer.exact ? "✓ solved" : "✓ right by the rules") : "✗ wrong";
-  reason.textContent = !answer ? "" : state !== "answer" ? answer.note || "" : words(answer);
-  $(`.${arm} .size`).textContent = answer && answer.grid ? shape(answer.grid) : "";
-  $(`.${arm} .decoded`).hidden = !(answer && answer.grid);
-  $(`.${arm} .run`).textContent = answer && answer.run ? answer.run : "";
+function save(address, name) {
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = name;
+  link.click();
 }
 
 function words(answer) {
@@ -306,18 +368,18 @@ function words(answer) {
   return answer.exact ? "Every cell agrees with the truth." : "Another right answer than the stored one.";
 }
 
-function setGrid(name, grid, truth, certainty, marks) {
-  Object.assign(grids[name], { grid, truth, certainty, marks });
-  const label = name === "question" ? "Input" : name === "answer" ? "Ground truth" : `The ${name} arm's answer`;
+function setGrid(slot, name, grid, truth, certainty, marks) {
+  Object.assign(grids[slot], { grid, truth, certainty, marks });
+  const label = slot === "question" ? "Input" : slot === "answer" ? "Ground truth" : `The ${name} arm's answer`;
   let text = grid ? `${label}, ${grid.length} rows, ${grid[0].length} columns` : label;
   if (grid && truth) {
     let wrong = 0;
     grid.forEach((row, r) => row.forEach((v, c) => { wrong += !truth[r] || truth[r][c] !== v; }));
     text += `, ${wrong} cells differ from the truth`;
   }
-  grids[name].canvas.setAttribute("role", "img");
-  grids[name].canvas.setAttribute("aria-label", text + ". Use the arrow keys to walk over its cells.");
-  draw(name);
+  grids[slot].canvas.setAttribute("role", "img");
+  grids[slot].canvas.setAttribute("aria-label", text + ". Use the arrow keys to walk over its cells.");
+  draw(slot);
 }
 
 function picture(source, done) {
@@ -328,44 +390,56 @@ function picture(source, done) {
   return image;
 }
 
+// ------------------------------------------------------------------------------------------------------ the scene
+function further() { // cards for what stands beside the two main arms; one whose kind has changed is made anew
+  const wanted = scene.more || [];
+  for (const slot of Object.keys(cards).filter((name) => name.startsWith("more"))) {
+    const answer = wanted[Number(slot.slice(4))];
+    if (answer && answer.arm === cards[slot].kind) continue;
+    if (cards[slot].kind === "video") cards[slot].pause();
+    cards[slot].root.remove();
+    delete cards[slot];
+    delete grids[slot];
+  }
+  wanted.forEach((answer, k) => {
+    if (cards[`more${k}`]) return;
+    const root = ORIGINALS[answer.arm].cloneNode(true);
+    $(".columns").append(root);
+    cards[`more${k}`] = new Card(`more${k}`, answer.arm, root);
+  });
+  const seen = {};
+  for (const slot of ["video", "language", ...wanted.map((_, k) => `more${k}`)]) {
+    const card = cards[slot];
+    seen[card.kind] = (seen[card.kind] || 0) + 1;
+    card.name = seen[card.kind] > 1 ? `${card.kind} ${seen[card.kind]}` : card.kind;
+    card.root.setAttribute("aria-label", `The ${card.name} arm's answer`);
+  }
+  $(".columns").classList.toggle("many", wanted.length > 0);
+}
+
 function show() {
   const before = scene;
   scene = props.value;
   element.classList.toggle("empty", !scene);
   if (!scene) return;
   const fresh = !before || before.id !== scene.id;
-  if (fresh) [cell, showAll] = [null, false];
+  if (fresh) cell = null;
   $(".title").textContent = scene.title;
   $(".about").textContent = scene.about;
-  setGrid("question", scene.question);
-  setGrid("answer", scene.answer);
+  setGrid("question", "", scene.question);
+  setGrid("answer", "", scene.answer);
   $(".given .size").textContent = shape(scene.question);
   $(".truth .size").textContent = shape(scene.answer);
-  for (const arm of ["video", "language"]) {
-    const answer = scene[arm];
-    setGrid(arm, answer && answer.grid, scene.answer, answer && answer.certainty, answer && answer.state === "answer" && !answer.right);
-    verdict(arm);
-  }
-  $(".heat").hidden = !(scene.video && scene.video.certainty);
-  drawText();
+  further();
+  for (const [slot, card] of Object.entries(cards)) card.show(slot.startsWith("more") ? scene.more[Number(slot.slice(4))] : scene[slot], fresh);
   showDemos();
-  const video = scene.video;
-  truthPicture = picture(video && video.film && video.film.truth, drawFrame);
-  const sameFilm = before && before.video && video && before.video.film && video.film && before.video.film.sprite === video.film.sprite;
-  if (!sameFilm || fresh) {
-    pause();
-    const quiet = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-    film = picture(video && video.film && video.film.sprite, () => {
-      frame = video.film.frames - 1;
-      drawFrame();
-      if (video.state === "answer" && !quiet) play();
-    });
-  }
-  drawFrame();
   readout();
   element.dataset.scene = scene.id;
   const address = new URL(location.href); // so that the address can be sent to someone
-  for (const key of ["task", "index", "seed"]) address.searchParams.set(key, scene[key]);
+  for (const [key, value] of Object.entries(scene.address)) {
+    if (value === "") address.searchParams.delete(key);
+    else address.searchParams.set(key, value);
+  }
   if (fresh) history.replaceState(history.state, "", address);
 }
 
@@ -396,8 +470,8 @@ function showDemos() {
 
 wire("question", $(".given canvas"));
 wire("answer", $(".truth canvas"));
-wire("video", $(".video .decoded canvas"));
-wire("language", $(".language .decoded canvas"));
+cards.video = new Card("video", "video", $(".card.video"));
+cards.language = new Card("language", "language", $(".card.language"));
 
 // j, k and r walk through the examples from anywhere but a field one types in.
 const BUTTONS = { j: "next-example", k: "previous-example", r: "random-example" };
@@ -407,7 +481,7 @@ document.addEventListener("keydown", (event) => {
   const button = BUTTONS[event.key] && document.getElementById(BUTTONS[event.key]);
   if (button) button.click();
 });
-const again = () => { if (scene) { Object.keys(grids).forEach(draw); drawFrame(); } };
+const again = () => { if (scene) { Object.keys(grids).forEach(draw); Object.values(cards).forEach((card) => card.drawFrame()); } };
 new ResizeObserver(again).observe(element);
 new MutationObserver(again).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 watch("value", show);
