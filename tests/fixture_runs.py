@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import adapters
 import tasks
+from adapters import cogvideox
 from tasks import text
 from tasks.render import STYLES, read
 from vdmreason import config, evaluate, store
@@ -93,3 +95,16 @@ def make_runs(root: Path) -> dict[str, Path]:
     runs = {f"maze-{family}": make_run(root, "maze/7x7", family, right) for family, right in pattern.items()}
     life = tasks.variants("life")[0]
     return runs | {f"life-{family}": make_run(root, life, family, right) for family, right in pattern.items()}
+
+
+def adapted(root: Path, family: str, **options: object) -> Path:
+    """A run with real, untrained LoRA weights on the tiny backbone."""
+    from vdmreason.train import load_arm
+
+    if family == "cogvideox" and not (cogvideox.ZOO / "vae").exists():
+        pytest.skip("the small video backbone, whose codec the tiny one uses, is not in pretrain/zoo")
+    run = config.resolve({"task": "maze/7x7", "n": 3, "family": family, "flavour": "tiny", "options": options})
+    folder = root / run.name
+    store.write_config(folder, run)
+    load_arm(run, "cpu").save(folder / "adapter")
+    return folder

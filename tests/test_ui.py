@@ -438,13 +438,13 @@ def test_buttons_reach_no_folder_outside(tmp_path: Path) -> None:
 
 
 def test_the_strip_knows_a_lost_job(runs: dict[str, Path]) -> None:
-    from vdmreason.ui import page
+    from vdmreason.ui import strip
 
     folder = runs["maze-causal_lm"]
     store.write_json(
         folder / jobs.JOB, {"kind": "train", "argv": ["true"], "after": None, "pid": 2**22 + 1, "created": 1.0}
     )
     store.write_state(folder, state="running", step=3, updates=10, pid=2**22 + 1, created=1.0)
-    (row,) = page.strip()
+    (row,) = strip.strip()
     assert row["state"] == "lost" and row["name"] == folder.name and "3 of 10" in row["numbers"]
     assert config.load(folder / "config.yaml").task in row["title"]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixture_runs import adapted
 
 import tasks
-from adapters import cogvideox
 from tasks.base import UserError
-from vdmreason import config, store
+from vdmreason import store
 from vdmreason.config import named_seed
 from vdmreason.worker import GRACE, Stopped, Worker, pack, unpack
 
@@ -27,19 +27,6 @@ def worker() -> Iterator[Worker]:
     worker = Worker()
     yield worker
     worker.close()
-
-
-def adapted(root: Path, family: str, **options: object) -> Path:
-    """A run with real, untrained LoRA weights on the tiny backbone."""
-    from vdmreason.train import load_arm
-
-    if family == "cogvideox" and not (cogvideox.ZOO / "vae").exists():
-        pytest.skip("the small video backbone, whose codec the tiny one uses, is not in pretrain/zoo")
-    run = config.resolve({"task": TASK, "n": 3, "family": family, "flavour": "tiny", "options": options})
-    folder = root / run.name
-    store.write_config(folder, run)
-    load_arm(run, "cpu").save(folder / "adapter")
-    return folder
 
 
 def test_pack_and_unpack_are_inverse() -> None:

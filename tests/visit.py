@@ -33,8 +33,9 @@ TABS = ["Compare", "Draw", "Train", "Sweeps", "Backbones", "Library"]
 
 
 @contextmanager
-def served(root: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The page as `vdmreason app` serves it, over the runs in `root`: its address and its process."""
+def served(root: Path, output: Any = None, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The page as `vdmreason app` serves it, over the runs in `root`: its address and its process. Its words go to the file
+    `output`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -42,7 +43,7 @@ def served(root: Path, **environment: str) -> Iterator[tuple[str, subprocess.Pop
         **os.environ, "VDMREASON_RUNS": str(root), "VDMREASON_ZOO": str(root / "no-zoo"), "OMP_NUM_THREADS": "1", **environment,
     }  # fmt: skip
     command = [sys.executable, "-m", "vdmreason", "app", "--port", str(port)]
-    process = subprocess.Popen(command, env=surroundings, start_new_session=True)
+    process = subprocess.Popen(command, env=surroundings, start_new_session=True, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}/"
     deadline = time.monotonic() + 60
     try:

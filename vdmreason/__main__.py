@@ -425,12 +425,18 @@ def compare(
 def page(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in")] = "127.0.0.1",
+    mcp: Annotated[bool, typer.Option("--mcp", help="Offer its endpoints to language models as MCP tools too")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="For strangers: no training, no import, a quota of live answers")
+    ] = False,
 ) -> None:
     """Open the page: [cyan]vdmreason app --port 7861[/cyan]"""
     refuse_used_port(host, port)
+    if public:
+        os.environ["VDMREASON_PUBLIC"] = "1"
     from vdmreason.ui import launch
 
-    launch(host=host, port=port)
+    launch(host=host, port=port, mcp=mcp)
 
 
 def refuse_used_port(host: str, port: int) -> None:

@@ -2,9 +2,11 @@
 
 `python -m vdmreason.worker` reads one JSON object a line and answers in JSON lines:
 
-    {"id", "verb": "predict", "folder", "task", "index", "seed"}    ->  {"id", "step", "steps", "clip" or "text"} ...
+    {"id", "verb": "predict", "folder", "task", "index", "seed", "question"}
+                                                                    ->  {"id", "step", "steps", "clip" or "text"} ...
                                                                         {"id", "done": true, "grid", "certainty",
                                                                          "clip" or "text", "problem", "seconds", "device"}
+    with "question" a grid of one's own in place of the example, else null
     {"id", "verb": "ping"}                                          ->  {"id", "done": true, "loaded": [folders]}
     {"id", "verb": "cancel"}   `id` of a predict                    ->  {"id", "done": true, "cancelled": true}
 
@@ -24,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +35,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from adapters.base import Cancelled
-from tasks.base import UserError
+from tasks.base import Example, Grid, UserError, as_grid
 from vdmreason import config, store
 from vdmreason.config import Run, named_seed
 
@@ -50,12 +52,34 @@ class Stopped(UserError):
     """The answer was cancelled."""
 
 
+class Turns:
+    """A lock that is given in the order of asking; a plain one may let the same asker in again and again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+
+    def __enter__(self) -> None:
+        mine = threading.Event()
+        with self._lock:
+            self._waiting.append(mine)
+            first = self._waiting[0] is mine
+        if not first:
+            mine.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._waiting.popleft()
+            if self._waiting:
+                self._waiting[0].set()
+
+
 class Worker:
     """One worker process, started when first needed. Answers are given one after another, in the order of asking."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}  # run folder -> how long its last answer took, without loading
-        self._turn = threading.Lock()
+        self._turn = Turns()
         self._ids = itertools.count(1)
         self._process: subprocess.Popen[str] | None = None
         self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
@@ -63,10 +87,12 @@ class Worker:
         self._cancelled: set[str] = set()
         self._current: tuple[str, int] | None = None  # (owner, id) of the running answer
 
-    def predict(self, folder: Path, task: str, index: int, seed: int, owner: str = "") -> Iterator[dict[str, Any]]:
+    def predict(
+        self, folder: Path, task: str, index: int, seed: int, owner: str = "", question: Grid | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Yields the answer as it forms, then the answer: a message with "done". Raises UserError and `Stopped`.
 
-        `owner` names who asked, for `cancel`.
+        `owner` names who asked, for `cancel`. A `question` of one's own takes the place of the task's example.
         """
         self._cancelled.discard(owner)
         with self._turn:
@@ -75,7 +101,10 @@ class Worker:
             number = next(self._ids)
             self._current = (owner, number)
             try:
-                self._send(id=number, verb="predict", folder=str(folder), task=task, index=index, seed=seed)
+                own = None if question is None else question.tolist()
+                self._send(
+                    id=number, verb="predict", folder=str(folder), task=task, index=index, seed=seed, question=own
+                )
                 for message in self._answers(number, owner):
                     if "error" in message:
                         raise UserError(message["error"])
@@ -210,7 +239,8 @@ class Answering:
             if request["verb"] == "ping":
                 self.say(id=number, done=True, loaded=list(self.arms))
             elif request["verb"] == "predict":
-                self.predict(number, request["folder"], request["task"], request["index"], request["seed"])
+                own = request.get("question")
+                self.predict(number, request["folder"], request["task"], request["index"], request["seed"], own)
             else:
                 raise UserError(f"the worker knows predict, cancel and ping, not {request['verb']!r}")
         except Cancelled:
@@ -233,9 +263,13 @@ class Answering:
         self.arms.move_to_end(folder)
         return self.arms[folder]
 
-    def predict(self, number: int, folder: str, task: str, index: int, seed: int) -> None:
+    def predict(self, number: int, folder: str, task: str, index: int, seed: int, question: Any = None) -> None:
         run, arm = self.arm(folder)
         example = config.test_examples(_asked(run, task, seed), index + 1)[index]
+        if question is not None:  # an arm frames an example; of this one only what is given will be looked at
+            own = as_grid(question)
+            rows, cols = (max(sides) for sides in zip(own.shape, example.canvas, strict=True))
+            example = Example(own, own, (rows, cols))
         last = 0.0
 
         def watch(step: int, steps: int, partial: Callable[[], Any]) -> bool:

@@ -12,8 +12,8 @@ def build() -> Any:
     return build()
 
 
-def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True) -> Any:
+def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True, mcp: bool = False) -> Any:
     """Build the page and serve it. Blocks until Ctrl+C unless `block` is off."""
     from vdmreason.ui.page import launch
 
-    return launch(host, port, block)
+    return launch(host, port, block, mcp)

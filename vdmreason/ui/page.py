@@ -7,19 +7,19 @@ import os
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: no request leaves the machine
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import contextlib
 import html
-from pathlib import Path
+import importlib.util
 from typing import Any
 
 import gradio as gr
 import psutil
 
 from tasks.base import UserError
-from vdmreason import jobs, store
-from vdmreason.ui import backbones_tab, compare, draw_tab, library_tab, sweeps_tab, training
+from vdmreason import store
+from vdmreason.ui import api, backbones_tab, compare, draw_tab, library_tab, public, sweeps_tab, training
 from vdmreason.ui.components import Jobs, script
 from vdmreason.ui.frame import Frame
+from vdmreason.ui.strip import strip
 from vdmreason.worker import Worker
 
 TITLE = "vdmreason"
@@ -30,8 +30,6 @@ EXPLANATION = (
     "language model reads the puzzle as JSON and writes the answer as JSON. Both answers are read back as grids and "
     "scored by the puzzle's own rules."
 )
-FINISHED = 4  # jobs that have ended and still stand in the strip
-RECENT = 6 * 3600  # seconds after which they leave it
 STYLES = ("page", "draw", "sweeps", "backbones", "library")  # style sheets, the later ones of one tab each
 
 SANS = [
@@ -98,49 +96,6 @@ def device() -> str:
     return f"GPU, {gpu:.0f} GB" if gpu else f"CPU, {cores} cores, {memory:.0f} GB"
 
 
-def strip() -> list[dict[str, Any]]:
-    """The rows of the strip: all jobs that run or wait, then the few that ended last."""
-    found = [s for s in jobs.find(store.runs_root()) if s.state and not _inside_a_job(s.folder)]
-    now = max((s.beat or 0 for s in found), default=0)
-    ended = [s for s in found if not s.active and s.kind and now - (s.beat or 0) < RECENT][:FINISHED]
-    return [row(s) for s in [*(s for s in found if s.active), *ended]]
-
-
-def _inside_a_job(folder: Path) -> bool:
-    """Whether the folder is one arm of a comparison that is itself a job."""
-    return (folder.parent / jobs.JOB).exists()
-
-
-def row(status: jobs.Status) -> dict[str, Any]:
-    """A job as the strip shows it."""
-    parts = []
-    if status.updates:
-        parts.append(f"update {status.step} of {status.updates}")
-    if status.active and status.eta:
-        parts.append(f"{status.eta:.0f} s left" if status.eta < 90 else f"{status.eta / 60:.0f} min left")
-    if (line := last_metrics(status.folder)) and status.active:
-        parts.append(f"loss {line['loss']:.3f}")
-    if status.error:
-        parts.append(status.error)
-    share = status.step / status.updates if status.updates and status.active else None
-    name = str(status.folder.resolve().relative_to(store.runs_root().resolve()))
-    return {"name": name, "title": title(status), "state": status.state, "numbers": " · ".join(parts), "share": share}
-
-
-def title(status: jobs.Status) -> str:
-    with contextlib.suppress(UserError, OSError):
-        run = store.read_config(status.folder)
-        return f"{status.kind or 'train'} {run.task} · n {run.n} · {run.family} {run.flavour.rpartition('/')[2]}"
-    return f"{status.kind} {status.folder.name}"
-
-
-def last_metrics(folder: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(UserError, KeyError):
-        lines = store.read_lines(folder / "metrics.jsonl")
-        return lines[-1] if lines else None
-    return None
-
-
 def build() -> gr.Blocks:
     """The whole page. Needs no torch: live answers come from `vdmreason.worker`, training from jobs."""
     worker = Worker()
@@ -193,20 +148,29 @@ def build() -> gr.Blocks:
         seconds = frame.clock("train")
         seconds.tick(**compare.quiet(train.tick), inputs=[train.watched, train.seen], outputs=train.live)
         frame.wind(tabs)
+        api.publish(worker)
     page.worker = worker
     return page
 
 
-def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True) -> gr.Blocks:
-    """Serve the page on `host`:`port` (None: the first free one from 7860). Returns it when `block` is off."""
+def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True, mcp: bool = False) -> gr.Blocks:
+    """Serve the page on `host`:`port` (None: the first free one from 7860). Returns it when `block` is off.
+
+    With `mcp` the endpoints of `api.py` are tools for language models too. Raises UserError where gradio's extra for that
+    is missing.
+    """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise UserError("--mcp needs one more package: pip install 'vdmreason[mcp]'")
     page = build()
-    page.queue(max_size=64, default_concurrency_limit=8)
+    page.queue(max_size=512, default_concurrency_limit=8)
     page.launch(
-        server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, show_error=True, max_file_size="20mb",
-        prevent_thread_lock=True, footer_links=[], run_history=False, ssr_mode=False, strict_cors=True,
-        theme=theme(), css="".join(script(f"{name}.css") for name in STYLES),
+        server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, show_error=not public.on(),
+        max_file_size="20mb", prevent_thread_lock=True, footer_links=["api"], run_history=False, ssr_mode=False,
+        strict_cors=True, mcp_server=mcp, theme=theme(), css="".join(script(f"{name}.css") for name in STYLES),
     )  # fmt: skip
     print(f"vdmreason is at {page.local_url}  (Ctrl+C ends it; jobs go on)", flush=True)
+    if mcp:
+        print(f"its tools for language models (MCP): {page.local_url}gradio_api/mcp/", flush=True)
     if block:
         try:
             page.block_thread()
