@@ -25,7 +25,8 @@ import tasks
 from tasks.base import Example, Task, UserError, as_grid
 from vdmreason import jobs, store
 from vdmreason.ui import public, scenes
-from vdmreason.ui.compare import visitor, whole_number
+from vdmreason.ui.compare import visitor
+from vdmreason.ui.inputs import text, whole_number
 from vdmreason.ui.strip import row
 from vdmreason.worker import Worker
 
@@ -39,7 +40,7 @@ def list_tasks(family: str = "") -> list[dict[str, Any]]:
     Args:
         family: One family ("maze", "life", "arc1/evaluation", ...), or nothing for one line a family.
     """
-    family = _text(family)
+    family = text(family)
     if not family:
         return [
             {"family": name, "tasks": len(found := tasks.variants(name)), "first": found[0]} for name in _families()
@@ -76,9 +77,9 @@ def solve(
         seed: Whose test examples.
         question: A grid of one's own as JSON, such as "[[0,1],[2,3]]"; scored where the puzzle's rules can.
     """
-    found = scenes.by_name(_text(adapter))
+    found = scenes.by_name(text(adapter))
     if found is None or not found.live:
-        raise UserError(f"{_text(adapter)!r} is no adapter that can answer here; list_adapters names those that can.")
+        raise UserError(f"{text(adapter)!r} is no adapter that can answer here; list_adapters names those that can.")
     own = as_grid(_json(question), "question") if question else None
     puzzle, example = _example(task, index, seed, "test")
     if request is not None:
@@ -104,10 +105,10 @@ def score(task: str, question: str, proposed: str, index: int = -1, seed: int = 
         seed: Whose test examples.
     """
     grid = as_grid(_json(proposed), "proposed")
-    if index >= 0 or not question:
-        puzzle, example = _example(task, max(index, 0), seed, "test")
+    if index != -1 or not question:
+        puzzle, example = _example(task, 0 if index == -1 else index, seed, "test")
         return _verdict(puzzle, example, grid)
-    puzzle = tasks.get(_text(task))
+    puzzle = tasks.get(text(task))
     return _by_the_rules(puzzle, as_grid(_json(question), "question"), grid)
 
 
@@ -118,8 +119,8 @@ def list_adapters(task: str = "") -> list[dict[str, Any]]:
         task: A puzzle's name, or nothing for all adapters.
     """
     known = scenes.catalogue(scenes.FRESH)
-    if _text(task):
-        name = tasks.get(_text(task)).name
+    if text(task):
+        name = tasks.get(text(task)).name
         known = [a for arm in scenes.ARMS for a in scenes.fitting(known, arm, name)]
     return [_adapter(a) for a in known[:LISTED]]
 
@@ -132,11 +133,11 @@ def job_status(name: str = "") -> list[dict[str, Any]]:
     """
     found = jobs.find(store.runs_root())
     rows = [{**row(s), "step": s.step, "updates": s.updates, "seconds_left": s.eta} for s in found if s.state]
-    if not _text(name):
+    if not text(name):
         return rows[:LISTED]
-    named = [r for r in rows if r["name"] == _text(name)]
+    named = [r for r in rows if r["name"] == text(name)]
     if not named:
-        raise UserError(f"{_text(name)!r} is no job of this page; job_status without a name lists them.")
+        raise UserError(f"{text(name)!r} is no job of this page; job_status without a name lists them.")
     return named
 
 
@@ -170,23 +171,17 @@ def _in_words(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 # What comes in, checked
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 500 or "\0" in value:
-        raise UserError("A name is text of at most 500 characters.")
-    return value.strip()
-
-
-def _json(text: Any) -> Any:
-    if not isinstance(text, str):
-        return text  # a client may hand the rows over as they are
+def _json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value  # a client may hand the rows over as they are
     try:
-        return json.loads(text[:20_000])
+        return json.loads(value[:20_000])
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"That is no JSON grid such as [[0,1],[2,3]]: {str(error)[:100]}") from None
 
 
 def _example(task: Any, index: Any, seed: Any, split: Any) -> tuple[Task, Example]:
-    puzzle = tasks.get(_text(task))
+    puzzle = tasks.get(text(task))
     if split not in ("train", "test"):
         raise UserError(f"split: {str(split)[:40]!r} is neither 'train' nor 'test'.")
     number = whole_number(index)

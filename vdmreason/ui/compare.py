@@ -18,6 +18,7 @@ from vdmreason import compare as comparing
 from vdmreason import jobs, store
 from vdmreason.ui import public, scenes
 from vdmreason.ui.components import Examples, Stage
+from vdmreason.ui.inputs import one_of, said, text, texts, whole_number
 from vdmreason.ui.scenes import (
     ARMS,
     FILTERS,
@@ -173,26 +174,25 @@ class Tab:
 
         def picked(choice: Choice, shown: Shown, shelf: Any, event: gr.EventData) -> dict[Any, Any]:
             try:
-                index = whole_number(event._data.get("i") if isinstance(event._data, dict) else None)
-                return self.draw(replace(choice, index=index), shown, shelf)
+                return self.draw(replace(choice, index=whole_number(said(event).get("i"))), shown, shelf)
             except UserError as error:
                 return {self.problem: problem(error)}
 
         self.examples.pick(**quiet(picked), inputs=[self.choice, self.shown, self.shelf], outputs=self.outputs)
 
-        on(self.family.input, lambda choice, shelf: first_of(choice, tasks.variants(shelf)[0]), self.family)
-        on(self.task.input, lambda choice, name: first_of(choice, tasks.get((name or "").strip()).name), self.task)
-        for said in (self.index.submit, self.index.blur):
-            on(said, lambda choice, i: replace(choice, index=whole_number(i)), self.index)
-        for said in (self.seed.submit, self.seed.blur):
-            on(said, lambda choice, seed: replace(choice, seed=whole_number(seed)), self.seed)
+        on(self.family.input, lambda choice, shelf: first_of(choice, tasks.variants(text(shelf))[0]), self.family)
+        on(self.task.input, lambda choice, name: first_of(choice, tasks.get(text(name)).name), self.task)
+        for event in (self.index.submit, self.index.blur):
+            on(event, lambda choice, i: replace(choice, index=whole_number(i)), self.index)
+        for event in (self.seed.submit, self.seed.blur):
+            on(event, lambda choice, seed: replace(choice, seed=whole_number(seed)), self.seed)
         on(self.previous.click, lambda choice: step(choice, -1))
         on(self.next.click, lambda choice: step(choice, 1))
         on(self.random.click, lambda choice: step(choice, "random"))
-        on(self.filter.input, lambda choice, name: filtered(choice, name), self.filter)
-        on(self.video.input, lambda choice, folder: replace(choice, video=folder or NONE), self.video)
-        on(self.language.input, lambda choice, folder: replace(choice, language=folder or NONE), self.language)
-        on(self.more.input, lambda choice, folders: replace(choice, more=tuple(folders or ())[:MORE]), self.more)
+        on(self.filter.input, lambda choice, name: filtered(choice, one_of(name, FILTERS, "filter")), self.filter)
+        on(self.video.input, lambda choice, folder: replace(choice, video=text(folder)), self.video)
+        on(self.language.input, lambda choice, folder: replace(choice, language=text(folder)), self.language)
+        on(self.more.input, lambda choice, folders: replace(choice, more=tuple(texts(folders)[:MORE])), self.more)
 
         self.run.click(
             self.answer_live, [self.choice, self.shown],
@@ -350,7 +350,7 @@ class Tab:
     def _adapt(self, choice: Choice, flavour: str, updates: float) -> dict[Any, Any]:
         try:
             public.refuse("Adapting to a puzzle")
-            adapt(choice.task, flavour, whole_number(updates))
+            adapt(choice.task, one_of(flavour, common_flavours(), "backbones"), whole_number(updates))
         except UserError as error:
             return {self.problem: problem(error)}
         view = self._adapt_view(choice)
@@ -433,17 +433,6 @@ def asked_for(wanted: Mapping[str, str]) -> tuple[Choice, list[str]]:
         found = [folder(name) for name in wanted["more"].split(",")[:MORE]]
         fields["more"] = tuple(f for f in found if f)
     return replace(choice, **fields), missing
-
-
-def whole_number(value: Any) -> int:
-    """A test example's number or a seed, from a field or an address. Raises UserError."""
-    try:
-        number = int(value or 0)
-    except (TypeError, ValueError, OverflowError):
-        number = -1
-    if not 0 <= number < 2**31:
-        raise UserError(f"{str(value)[:40]!r} is no whole number from 0 on.")
-    return number
 
 
 def visitor(request: gr.Request) -> str:

@@ -19,6 +19,7 @@ from vdmreason import store
 from vdmreason.ui import api, backbones_tab, compare, draw_tab, library_tab, public, sweeps_tab, training
 from vdmreason.ui.components import Jobs, script
 from vdmreason.ui.frame import Frame
+from vdmreason.ui.inputs import said, text
 from vdmreason.ui.strip import strip
 from vdmreason.worker import Worker
 
@@ -101,8 +102,8 @@ def build() -> gr.Blocks:
     worker = Worker()
     texts = {"NAME": TITLE, "QUESTION": QUESTION, "DEVICE": device(), "EXPLANATION": EXPLANATION}
     head = MASTHEAD
-    for name, text in texts.items():
-        head = head.replace(name, html.escape(text))
+    for name, words in texts.items():
+        head = head.replace(name, html.escape(words))
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
         gr.HTML(html_template=head, js_on_load=THEME_SWITCH, apply_default_css=False)
         with gr.Tabs(overflow_behavior="wrap") as row_of_tabs:  # on a phone all six stay in sight
@@ -125,9 +126,8 @@ def build() -> gr.Blocks:
         timer = gr.Timer(1.0)
 
         def act(event: gr.EventData) -> None:
-            root = store.runs_root()
             try:
-                training.act(root / str(event._data["name"]), str(event._data["how"]))
+                training.act(store.runs_root() / text(said(event).get("name")), text(said(event).get("how")))
             except UserError as error:
                 raise gr.Error(str(error), duration=None, print_exception=False) from None
 

@@ -26,7 +26,7 @@ from tasks.base import UserError
 from tasks.render import STYLES, paint
 from vdmreason import config, jobs, store
 from vdmreason.config import Run
-from vdmreason.ui import pictures
+from vdmreason.ui import pictures, public
 from vdmreason.ui.compare import SHELVES, problem, quiet
 from vdmreason.ui.scenes import ARMS, millions
 
@@ -366,6 +366,7 @@ def _tests(folder: Path) -> int:
 
 def act(folder: Path, how: str) -> None:
     """What a job's buttons do. "stop" saves and ends after the step; "kill" ends at once; "resume" goes on."""
+    public.refuse("Stopping and resuming")
     if not folder.resolve().is_relative_to(store.runs_root().resolve()):
         raise UserError("That is no run of this page.")
     if how == "stop":
@@ -558,6 +559,7 @@ class Tab:
     def _start(self, *form: Any) -> dict[Any, Any]:
         *fields, order = form
         try:
+            public.refuse("Training")
             runs = self._runs(*fields)
             start(runs, together=order == TOGETHER)
         except UserError as error:

@@ -1,0 +1,52 @@
+"""What comes from a browser or a program, checked before it is used: anybody can send anything to every listener."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from tasks.base import UserError, suggest
+
+LONGEST = 1000  # characters of a name, a path, a task
+
+
+def text(value: Any, longest: int = LONGEST) -> str:
+    """A name or a path; None is "". Raises UserError."""
+    if value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > longest or "\0" in value:
+        raise UserError(f"A name is text of at most {longest} characters.")
+    return value.strip()
+
+
+def texts(value: Any, most: int = 100) -> list[str]:
+    """A list of names, at most `most`. Raises UserError."""
+    if not isinstance(value, (list, tuple, type(None))) or len(value or ()) > most:
+        raise UserError(f"A choice of several is a list of at most {most} names.")
+    return [text(each) for each in value or ()]
+
+
+def whole_number(value: Any) -> int:
+    """A count, a seed or an example's number, from 0 on; None is 0. Raises UserError."""
+    try:
+        number = int(value or 0)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if not 0 <= number < 2**31:
+        raise UserError(f"{str(value)[:40]!r} is no whole number from 0 on.")
+    return number
+
+
+def one_of(value: Any, known: Sequence[str], what: str) -> str:
+    """One of the known words. Raises UserError."""
+    if value not in known:
+        raise UserError(f"{what}: {str(value)[:40]!r} is none of {', '.join(known)}.{suggest(str(value), known)}")
+    return str(value)
+
+
+def said(event: gr.EventData) -> dict[str, Any]:
+    """What a component of our own said with an event: a JSON object, else {}."""
+    data = getattr(event, "_data", None)
+    return data if isinstance(data, dict) else {}
