@@ -1,7 +1,7 @@
 """Adapters as things that travel: a card that says what one is, a folder for strangers, and the way to a hub and back.
 
     card(folder)        the model card, with the hub's metadata; `leave_card` writes it beside every adapter
-    export, import_     a run's folder to one that diffusers and peft read directly, and back
+    export, import_     a run's folder to one that diffusers and peft read directly, or to a zip of that, and back
     push, pull          the same by way of a model hub, with huggingface_hub's own client
     listing             what is here, shipped and own
 
@@ -22,8 +22,12 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
+import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,8 +54,11 @@ TAKEN = re.compile(
     r"|config\.yaml|result\.json|predictions\.jsonl|clips/\d{4,9}\.webp"
 )
 CLIP = re.compile(r"clips/\d{4,9}\.webp")
+BARE = ("family", "flavour", "task", "n")  # what a LoRA is for
 RESULT = ("id", "run", "provenance", "codec", "complete", "scores", "baselines", "votes", "seconds_per_answer")
 ELSEWHERE = "trained elsewhere"
+# What a zip may hold: a LoRA of a large backbone and its clips fit well within, and weights hardly shrink by packing.
+ZIP_FILES, ZIP_BYTES, ZIP_RATIO = 5000, 4 << 30, 50
 
 
 def zoo() -> Path:
@@ -349,7 +356,8 @@ def _damaged(path: Path) -> Iterator[None]:
 def export(folder: str | Path, out: str | Path, answers: bool = False, hub: str = "") -> Path:
     """Write what a stranger needs of a run into a new folder: weights at its top, card, config and scores.
 
-    `answers`: predictions.jsonl and its clips too. Raises UserError where there is no adapter, or where `out` is taken.
+    An `out` that ends in .zip is that folder, packed. `answers`: predictions.jsonl and its clips too; training examples
+    never. Raises UserError where there is no adapter, or where `out` is taken.
 
         export("runs/maze-7x7--cogvideox--n30--s0--ab12cd", "maze-lora")
         PeftModel.from_pretrained(base, "maze-lora")            # or pipeline.load_lora_weights("maze-lora")
@@ -358,6 +366,13 @@ def export(folder: str | Path, out: str | Path, answers: bool = False, hub: str 
     store.read_config(folder)
     weights = weights_of(folder)
     _refuse_taken(out)
+    if out.suffix == ".zip":
+        with tempfile.TemporaryDirectory() as scratch, store.new_file(out) as packed:
+            made = export(folder, Path(scratch) / out.stem, answers, hub)
+            with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+                for path in sorted(p for p in made.rglob("*") if p.is_file()):
+                    file.write(path, path.relative_to(scratch).as_posix())
+        return out
     with store.new_folder(out.resolve()) as new:
         for part in parts_of(weights):
             _copy(part, new / part.relative_to(weights.parent))
@@ -410,6 +425,8 @@ class Found:
     alpha: int
     modules: tuple[str, ...]  # the layers that it adapts
     notes: Mapping[str, Any]  # ours, where we made it
+    sizes: tuple[tuple[int, int], ...] = ()  # of each layer's weight, (out, in)
+    base: str = ""  # the backbone that its settings name; mostly they name none
 
 
 def import_(
@@ -418,11 +435,11 @@ def import_(
     given: Mapping[str, Any] | None = None,
     origin: str = "",
 ) -> Path:
-    """Make a run's folder of an exported one, or of a bare LoRA in diffusers' or peft's layout, and return it.
+    """Make a run's folder of an exported one, of its zip, or of a bare LoRA in diffusers' or peft's layout, and return it.
 
     `given` says what a bare one is for, {"family", "flavour", "task", "n"}; of an exported one only the flavour may be said
-    anew (where its backbone lies on this machine). `out` is a new folder (default: runs/<name>). Whether the LoRA fits its
-    backbone to the last layer is known when that is loaded, by `predict`.
+    anew (where its backbone lies on this machine). `out` is a new folder (default: runs/<name>). A backbone whose files lie
+    on this disk is compared layer by layer; any other when it is loaded, by `predict`.
 
     Raises UserError for pickled, damaged or strange files, for what is missing in `given`, and for a folder that is taken.
 
@@ -430,6 +447,9 @@ def import_(
         import_("their-lora", given={"family": "causal_lm", "flavour": "small", "task": "maze/7x7", "n": 30})
     """
     source, wanted = Path(source), {k: v for k, v in (given or {}).items() if v is not None}
+    if source.suffix == ".zip" and source.is_file():
+        with unzipped(source) as folder:
+            return import_(folder, out, wanted, origin)
     weights = _incoming(source)
     parts = parts_of(weights)
     found, *more = map(read_lora, parts)
@@ -438,6 +458,9 @@ def import_(
     run, result = _exported(folder, found, wanted) if whole else _bare(weights, found, wanted)
     for said, part in zip([found, *more], parts, strict=True):
         _refuse_misfit(run, said, part)
+        if not (whole and "flavour" in wanted):  # who says where a backbone lies here is believed until it is loaded
+            _refuse_other_backbone(run, said, part)
+    result["provenance"]["imported"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if origin and "origin" not in result["provenance"]:
         result["provenance"]["origin"] = origin
 
@@ -458,6 +481,68 @@ def import_(
     return place
 
 
+def missing(source: str | Path) -> tuple[Found, list[str]]:
+    """What a LoRA's file says of itself, and what must be said of it to `import_`: some of family, flavour, task, n.
+
+    Raises UserError for what is no adapter.
+    """
+    source = Path(source)
+    if source.suffix == ".zip" and source.is_file():
+        with unzipped(source) as folder:
+            return missing(folder)
+    weights = _incoming(source)
+    found = read_lora(weights)
+    if source.is_dir() and (source / "config.yaml").is_file():
+        return found, []
+    ours = found.notes.get("run")
+    return found, [key for key in BARE if not (isinstance(ours, dict) and key in ours)]
+
+
+@contextmanager
+def unzipped(path: Path) -> Iterator[Path]:
+    """A temporary folder with those files of a zip that are ever taken; a single folder around them is left out.
+
+    Raises UserError for what is no zip, for names that lead out of it, links, a secret one, and one that would unpack to
+    far more than it is.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            with zipfile.ZipFile(path) as file:
+                infos = [i for i in file.infolist() if not i.is_dir() and not i.filename.startswith("__MACOSX/")]
+                _refuse_zip(path, infos)
+                tops = {i.filename.partition("/")[0] for i in infos}
+                inside = len(tops) == 1 and all("/" in i.filename for i in infos) and not tops & {"adapter", "clips"}
+                names = {(i.filename.partition("/")[2] if inside else i.filename): i for i in infos}
+                for name in _wanted(path.name, [*names]):
+                    to = Path(scratch) / name
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    with file.open(names[name]) as packed, to.open("wb") as out:
+                        shutil.copyfileobj(packed, out)
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, zlib.error) as error:
+            raise UserError(f"{path}: is no zip that can be read, or cut off. Pack or copy it again.") from error
+        yield Path(scratch)
+
+
+def _refuse_zip(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
+    """What the table of contents of a zip gives away, before anything is unpacked. Nothing beyond the sizes it says is
+    ever unpacked."""
+    if len(infos) > ZIP_FILES:
+        raise UserError(f"{path}: holds {len(infos)} files; an adapter with its answers has at most {ZIP_FILES}.")
+    seen: set[str] = set()
+    for info in infos:
+        name = _printable(info.filename)[:60]
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise UserError(f"{path}: holds a link ({name}); pack the file itself.")
+        if info.flag_bits & 1:
+            raise UserError(f"{path}: is locked with a password. Pack it without one.")
+        if info.filename in seen:
+            raise UserError(f"{path}: holds {name} twice.")
+        seen.add(info.filename)
+    total = sum(info.file_size for info in infos)
+    if total > min(ZIP_BYTES, ZIP_RATIO * path.stat().st_size + (1 << 20)):
+        raise UserError(f"{path}: would unpack to {total / 1e6:,.0f} MB, which is no adapter's size.")
+
+
 def _incoming(source: Path) -> Path:
     """The weights file of a folder, or the file itself; never a pickle."""
     refusal = "is pickled, and a pickle can run any code when it is opened. Ask for safetensors."
@@ -467,7 +552,7 @@ def _incoming(source: Path) -> Path:
         if source.suffix in PICKLES:
             raise UserError(f"{source}: {refusal}")
         if source.suffix != ".safetensors":
-            raise UserError(f"{source}: is no adapter. Give a folder, or a .safetensors file.")
+            raise UserError(f"{source}: is no adapter. Give a folder, its .zip, or a .safetensors file.")
         return source
     for place in (source / "adapter", source):
         for name in PREFIX:
@@ -516,7 +601,10 @@ def read_lora(path: Path) -> Found:
             raise UserError(f"{path}: is of rank {min(ranks)}, but its settings say {settings['r']}.")
         if alpha != int(alpha):
             raise UserError(f"{path}: has alpha {alpha}; a run takes whole numbers.")
-    return Found(name, min(ranks), int(alpha), tuple(sorted(halves)), notes if isinstance(notes, dict) else {})
+    modules = tuple(sorted(halves))
+    sizes = tuple((halves[m]["B"][0], halves[m]["A"][1]) for m in modules)
+    base = str(settings.get("base_model_name_or_path") or "")
+    return Found(name, min(ranks), int(alpha), modules, notes if isinstance(notes, dict) else {}, sizes, base)
 
 
 def _settings(path: Path, name: str, header: Mapping[str, str]) -> dict[str, Any]:
@@ -571,10 +659,10 @@ def _bare(weights: Path, found: Found, wanted: Mapping[str, Any]) -> tuple[Run, 
     ours = found.notes.get("run")
     tree: dict[str, Any] = dict(ours) if isinstance(ours, dict) else {}
     tree |= wanted
-    missing = [f"--{key}" for key in ("family", "flavour", "task", "n") if key not in tree]
-    if missing:
+    lacking = [f"--{key}" for key in BARE if key not in tree]
+    if lacking:
         example = "--family causal_lm --flavour Qwen/Qwen3-4B-Instruct-2507 --task maze/7x7 --n 30"
-        raise UserError(f"{weights}: says not what it is for ({', '.join(missing)}). Say it, such as {example}.")
+        raise UserError(f"{weights}: says not what it is for ({', '.join(lacking)}). Say it, such as {example}.")
     layers = _kinds(tree["family"], found, weights)
     tree["lora"] = {**(tree.get("lora") or {}), "rank": found.rank, "alpha": found.alpha}
     if layers:
@@ -619,6 +707,51 @@ def _refuse_misfit(run: Run, found: Found, weights: Path) -> None:
         raise UserError(
             f"{weights}: is of rank {found.rank}, alpha {found.alpha} on {' and '.join(kinds)}, but its run says {said}."
         )
+
+
+def _refuse_other_backbone(run: Run, found: Found, weights: Path) -> None:
+    """A LoRA that names another backbone, or whose layers are not those of the backbone that lies here."""
+    hub = _hub_id(run)
+    if hub and "/" in found.base and not Path(found.base).is_absolute():
+        if found.base.rpartition("/")[2].lower() != hub.rpartition("/")[2].lower():  # mirrors keep the last part
+            raise UserError(
+                f"{weights}: was made for {_printable(found.base)[:80]}, not for {hub}. Say its own --flavour."
+            )
+    here = Path(_flavour(run).base)
+    second = weights.parent.name == SECOND
+    place = here / (SECOND if second else "transformer") if found.name == DIFFUSERS else here
+    if not _flavour(run).base or not place.is_dir():
+        return
+    layers = _layers(place)
+    for module, size in zip(found.modules, found.sizes, strict=True):
+        known = layers.get(".".join(module.split(".")[-4:]))
+        if known and size not in known:
+            out, wide = size
+            fits = " or ".join(f"{a} x {b}" for a, b in sorted(known))
+            raise UserError(
+                f"{weights}: was made for another backbone than {_base(run)}: {module} is {out} x {wide} there, here {fits}."
+            )
+        if not known and _ships(run):
+            raise UserError(f"{weights}: was made for another backbone than {_base(run)}, which has no {module}.")
+
+
+def _layers(place: Path) -> dict[str, set[tuple[int, int]]]:
+    """The sizes of a backbone's linear layers by the last parts of their names, from its safetensors headers. Wrappers put
+    parts before a name, never behind it."""
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, set[tuple[int, int]]] = {}
+    for path in sorted(place.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np") as file:
+                for key in file.keys():
+                    shape = file.get_slice(key).get_shape()
+                    if key.endswith(".weight") and len(shape) == 2:
+                        name = ".".join(key.removesuffix(".weight").split(".")[-4:])
+                        found.setdefault(name, set()).add((shape[0], shape[1]))
+        except (SafetensorError, OSError):
+            continue  # a backbone that cannot be read is said so when it is loaded
+    return found
 
 
 def _take_answers(folder: Path, new: Path) -> None:
@@ -670,21 +803,32 @@ def push(folder: str | Path, repo: str, private: bool = False, answers: bool = F
     return str(url)
 
 
+def logged_in() -> bool:
+    """Whether there is a token for the hub on this machine."""
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
 def pull(repo: str, out: str | Path | None = None, given: Mapping[str, Any] | None = None) -> Path:
     """Fetch an adapter from the hub and make it a run's folder, as `import_` does; returns that.
 
-    Only files of known names are fetched, never a pickle. Raises UserError as `import_` does, without a network, for a
-    repository that is not there or not open to this login, and for one with names that lead out of its folder.
+    `repo` is "owner/name", or "owner/name@revision" for a branch, a tag or a commit. Only files of known names are fetched,
+    never a pickle. Raises UserError as `import_` does, without a network, for a repository that is not there or not open to
+    this login, and for one with names that lead out of its folder.
 
         pull("me/maze-lora")
     """
+    repo, _, revision = repo.partition("@")
     _refuse_name(repo)
+    if revision and not re.fullmatch(r"[\w./-]{1,200}", revision):
+        raise UserError(f"{repo}: {_printable(revision)[:60]} is no name of a revision.")
     if out:
         _refuse_taken(Path(out))
     with tempfile.TemporaryDirectory() as scratch:
         with _hub_errors(repo):
             api = _api()
-            info = api.model_info(repo)
+            info = api.model_info(repo, revision=revision or None)
             wanted = _wanted(repo, [sibling.rfilename for sibling in info.siblings or []])
             api.snapshot_download(repo, revision=info.sha, local_dir=scratch, allow_patterns=wanted)
         return import_(scratch, out, given, origin=f"{repo}@{info.sha}")
@@ -736,6 +880,8 @@ def _hub_errors(repo: str) -> Iterator[None]:
         raise UserError(f"{repo}: wants a login. {login}") from error
     except errors.GatedRepoError as error:
         raise UserError(f"{repo}: wants its licence accepted, on its page on the hub. {login}") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{repo}: has no such revision. Give a branch, a tag or a commit of it.") from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
             f"{repo}: is not on the hub, or not open to this login. Check the name; else: hf auth login"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tasks.base import UserError
-from vdmreason import library, store
+from vdmreason import jobs, library, store, trash
 
 app = typer.Typer(no_args_is_help=True, help="What adapters are here, what they are, and how they travel.")
 
@@ -20,6 +25,26 @@ Family = Annotated[str | None, typer.Option(help="Of a LoRA made elsewhere: caus
 Flavour = Annotated[str | None, typer.Option(help="Its backbone: small, a hub id, or a folder on this machine")]
 TaskName = Annotated[str | None, typer.Option("--task", help="What it was trained on: maze/7x7")]
 N = Annotated[int | None, typer.Option("-n", "--n", min=1, help="On how many examples")]
+
+
+@contextlib.contextmanager
+def _as_a_job() -> Iterator[None]:
+    """Where this command was started as a job, its folder says how it goes. A wish to stop ends it at once: nothing is half
+    there, since what is fetched comes into place in one step."""
+    folder = os.environ.get(jobs.IN_JOB)
+    if not folder:
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise jobs.Stopped
+
+    with jobs.working(Path(folder), listens=False):
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 @app.command("list")
@@ -103,20 +128,22 @@ def card(
 @app.command("export")
 def export(
     folder: FolderArgument,
-    out: Annotated[Path, typer.Option(help="A new folder")],
+    out: Annotated[Path, typer.Option(help="A new folder, or a new file that ends in .zip")],
     with_answers: Answers = False,
 ) -> None:
     """Write what a stranger needs into a new folder that diffusers and peft read directly.
 
     vdmreason adapters export adapters/zoo/maze-7x7--cogvideox--n300 --out maze-lora
-    vdmreason adapters export runs/maze-7x7--causal_lm--n30--s0--ab12cd --out maze-lora --with-answers
+    vdmreason adapters export runs/maze-7x7--causal_lm--n30--s0--ab12cd --out maze-lora.zip --with-answers
     """
     print(f"{library.export(folder, out, with_answers)}\nback again: vdmreason adapters import {out}")
 
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="An exported folder, or a LoRA in diffusers' or peft's layout")],
+    source: Annotated[
+        Path, typer.Argument(help="An exported folder, its zip, or a LoRA in diffusers' or peft's layout")
+    ],
     out: Out = None,
     family: Family = None,
     flavour: Flavour = None,
@@ -145,12 +172,13 @@ def push(
 
     vdmreason adapters push runs/maze-7x7--cogvideox--n30--s0--ab12cd me/maze-lora --private
     """
-    print(f"{library.push(folder, repo, private, with_answers)}\nanywhere: vdmreason adapters pull {repo}")
+    with _as_a_job():
+        print(f"{library.push(folder, repo, private, with_answers)}\nanywhere: vdmreason adapters pull {repo}")
 
 
 @app.command("pull")
 def pull(
-    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]")],
     out: Out = None,
     family: Family = None,
     flavour: Flavour = None,
@@ -162,6 +190,37 @@ def pull(
     vdmreason adapters pull me/maze-lora
     vdmreason adapters pull them/their-lora --family causal_lm --flavour Qwen/Qwen3-4B-Instruct-2507 --task maze/7x7 --n 30
     """
-    library.known_families(family)
-    place = library.pull(repo, out, {"family": family, "flavour": flavour, "task": task, "n": n})
-    print(f"{place}\nnext: vdmreason predict {place}")
+    with _as_a_job():
+        library.known_families(family)
+        place = library.pull(repo, out, {"family": family, "flavour": flavour, "task": task, "n": n})
+        print(f"{place}\nnext: vdmreason predict {place}")
+
+
+@app.command("remove")
+def remove(folders: Annotated[list[Path], typer.Argument(help="Runs' folders")]) -> None:
+    """Move runs to the trash, with everything in their folders. They can be put back for seven days.
+
+    vdmreason adapters remove runs/maze-7x7--causal_lm--n30--s0--ab12cd
+    """
+    for folder in folders:
+        removed = trash.remove(folder)
+        print(f"{folder}: removed\nback again: vdmreason adapters restore {removed.name}")
+
+
+@app.command("restore")
+def restore(
+    name: Annotated[str | None, typer.Argument(help="What to put back; without it, what could be is listed")] = None,
+) -> None:
+    """Put a removed run back where it was, or list the removed ones.
+
+    vdmreason adapters restore
+    vdmreason adapters restore 20260101-120000-maze-7x7--causal_lm--n30--s0--ab12cd
+    """
+    if name:
+        print(trash.restore(name))
+        return
+    for removed in trash.listing():
+        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(removed.until))
+        print(f"{removed.name}  was {removed.was}, kept until {until}")
+    if not trash.listing():
+        print("nothing was removed in the last seven days.")
