@@ -25,7 +25,7 @@ from adapters.base import Arm
 from tasks.augment import views
 from tasks.base import UserError
 from tasks.split import refuse_leak
-from vdmreason import config, store, train
+from vdmreason import config, jobs, store, train
 from vdmreason.config import Optim, Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -321,6 +321,34 @@ def test_previews_do_not_change_the_training(tmp_path) -> None:
     train.train(run_of(), tmp_path / "without")
     train.train(run_of(preview_every=3, previews=2), tmp_path / "with")
     assert same(weights(tmp_path / "without"), weights(tmp_path / "with"))
+
+
+def test_a_checkpoint_asked_for_stays_and_goes_on_to_the_same_weights(tmp_path) -> None:
+    """SAVE and PREVIEW are heard after the step, once, and change nothing; the checkpoint outlives later ones."""
+    run = run_of(updates=22)
+    train.train(run, tmp_path / "whole")
+    asked = tmp_path / "asked"
+
+    def ask(record: dict) -> None:
+        if record["step"] == 3:
+            jobs.ask(asked, jobs.SAVE)
+        if record["step"] == 8:
+            jobs.ask(asked, jobs.PREVIEW)
+
+    train.train(run, asked, on_step=ask, stop=lambda: len(metrics(asked)) >= 20)
+    # 4: asked for; 15, 20: the last two that were due, and one for the stop; 5 and 10 made room
+    assert [c.name[-2:] for c in store.checkpoints(asked)] == ["04", "20", "21"]
+    assert [path.name for path in (asked / "previews").iterdir()] == ["step-000009"]
+    assert [line["step"] for line in metrics(asked) if "preview_exact" in line] == [9]
+    assert not (asked / jobs.SAVE).exists() and not (asked / jobs.PREVIEW).exists()
+    with pytest.raises(UserError, match="is not running"):
+        jobs.ask(asked, jobs.SAVE)
+
+    assert store.go_back(asked, 4) == ["step-000020", "step-000021"]
+    assert [c.name for c in store.checkpoints(asked)] == ["step-000004"]
+    train.train(run, asked)
+    assert [line["step"] for line in metrics(asked)] == list(range(1, 23))
+    assert same(weights(tmp_path / "whole"), weights(asked))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from vdmreason import store
 
 ACTIVE = ("queued", "starting", "running", "stopping")
 LOG, STOP, JOB = "log.txt", "STOP", "job.json"
+SAVE, PREVIEW = "SAVE", "PREVIEW"  # files that ask a training for a checkpoint, or previews, after its next step
 IN_JOB = "VDMREASON_JOB"  # the environment of a job's process: its folder
 
 
@@ -63,7 +64,8 @@ def start(kind: str, argv: Sequence[str], folder: str | Path, after: str | Path 
     if status(folder).active:
         raise UserError(f"{folder.name}: is already running. Wait for it, or stop it first.")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STOP).unlink(missing_ok=True)
+    for wish in (STOP, SAVE, PREVIEW):  # of a process that is gone
+        (folder / wish).unlink(missing_ok=True)
     argv = list(argv)
     store.write_json(folder / JOB, {"kind": kind, "argv": argv, "after": str(after) if after else None})
     store.write_state(
@@ -136,6 +138,17 @@ def request_stop(folder: str | Path) -> Status:
     return status(folder)
 
 
+def ask(folder: str | Path, what: str) -> Status:
+    """Ask a job for something that it does after the current step and goes on: SAVE, PREVIEW. Returns at once.
+
+    Raises UserError where no job is at work that could hear it.
+    """
+    if status(folder).state != "running":
+        raise UserError(f"{Path(folder).name}: is not running, so it cannot be asked for anything. Resume it first.")
+    store.write_text(Path(folder) / what, "")
+    return status(folder)
+
+
 def stop(folder: str | Path, grace: float = 20.0) -> Status:
     """End a job: a STOP file first (checkpoint and stop), SIGTERM after `grace` seconds, SIGKILL after as many more.
 
@@ -196,6 +209,13 @@ class Working:
 
     def stop_wanted(self) -> bool:
         return self.signalled or (self.folder / STOP).exists()
+
+    def asked(self, what: str) -> bool:
+        """Whether someone asked for SAVE or PREVIEW (see `ask`); `answered` when it is done."""
+        return (self.folder / what).exists()
+
+    def answered(self, what: str) -> None:
+        (self.folder / what).unlink(missing_ok=True)
 
 
 class Stopped(Exception):

@@ -303,6 +303,23 @@ def checkpoints(folder: str | Path) -> list[Path]:
     return sorted((Path(folder) / "checkpoints").glob("step-*"))
 
 
+def go_back(folder: str | Path, step: int) -> list[str]:
+    """Set aside the checkpoints after `step`, so that the run goes on from that one: the names of those moved to
+    `checkpoints/.set-aside/`. Raises UserError where there is no checkpoint of that step."""
+    kept = {int(path.name.removeprefix("step-")): path for path in checkpoints(folder)}
+    if step not in kept:
+        known = ", ".join(map(str, kept)) or "none"
+        raise UserError(f"{Path(folder).name}: has no checkpoint of update {step}. There are: {known}.")
+    later = [path for number, path in kept.items() if number > step]
+    for path in later:
+        aside = path.parent / ".set-aside" / path.name
+        with disk_errors(aside):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            os.replace(path, aside)
+    return [path.name for path in later]
+
+
 def find_runs(*roots: str | Path) -> list[Path]:
     """Every folder with a config.yaml under `roots`, newest first. Hidden folders are passed over."""
     found: dict[Path, float] = {}

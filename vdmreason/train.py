@@ -107,7 +107,8 @@ def train(
     `resident` keeps the backbone between calls: one that suits the run gets a fresh LoRA instead of being loaded again.
 
     `stop` is asked after every update; a STOP file in the folder and SIGTERM mean the same: checkpoint and end, state
-    "stopped". `on_step` gets each line of metrics.jsonl: {"step" (updates done), "loss" (mean over the effective
+    "stopped". A SAVE file asks for a checkpoint that stays until the run is deleted, a PREVIEW file for previews; the training
+    goes on, and ends in the same weights as without them. `on_step` gets each line of metrics.jsonl: {"step" (updates done), "loss" (mean over the effective
     batch), "lr", "grad_norm" (before clipping), "seconds" (this update), "samples_per_second"}, and with previews
     "preview_exact" and "preview_cells".
 
@@ -193,7 +194,7 @@ def _loop(
 
     if main:
         cut_metrics(folder, first)
-        if first == 0:
+        if first == 0 and run.preview_every:
             preview(run, folder, arm, 0)
     model.train()
     done = first
@@ -223,10 +224,12 @@ def _loop(
             weights.take_gradients()
             norm = weights.clip(optim.clip or math.inf)
 
-            # One wait for the device an update, one message between processes: the loss, and who wants to stop.
-            wanted = bool(pen.stop_wanted() or (stop and stop()))
-            shared = accelerator.reduce(torch.stack([total, torch.tensor(float(wanted), device=device)]), "mean")
-            loss_value, stop_share = (float(x) for x in shared)
+            # One wait for the device an update, one message between processes: the loss, who wants to stop, and whether
+            # a checkpoint was asked for, which is the main process's to see, and everyone's to make where weights are sharded.
+            wishes = [bool(pen.stop_wanted() or (stop and stop())), main and pen.asked(jobs.SAVE)]
+            wanted = [torch.tensor(float(wish), device=device) for wish in wishes]
+            shared = accelerator.reduce(torch.stack([total, *wanted]), "mean")
+            loss_value, stop_share, save_share = (float(x) for x in shared)
             norm_value = float(norm)
             refuse_non_finite(loss_value, norm_value, step + 1, folder)
             optimizer.step()
@@ -235,13 +238,17 @@ def _loop(
 
             done, seconds = step + 1, time.perf_counter() - began
             ending = done == optim.updates or stop_share > 0
-            due = done % run.checkpoint_every == 0 or ending
+            due = done % run.checkpoint_every == 0 or ending or save_share > 0
             state = checkpoint_state(weights.copies, optimizer) if due else None
             if main:
                 assert lines is not None
                 record = {"step": done, "loss": loss_value, "lr": lr_at(step, optim), "grad_norm": norm_value,
                           "seconds": seconds, "samples_per_second": optim.batch / seconds}  # fmt: skip
-                if run.preview_every and (done % run.preview_every == 0 or done == optim.updates):
+                look = pen.asked(jobs.PREVIEW)
+                if look:
+                    pen.answered(jobs.PREVIEW)
+                due_look = run.preview_every and (done % run.preview_every == 0 or done == optim.updates)
+                if due_look or (look and not sharded):  # a part of the weights answers nothing
                     record |= preview(run, folder, arm, done)
                     model.train()
                 lines.write(record)
@@ -252,7 +259,9 @@ def _loop(
                     on_step(record)
                 # After the metrics: a kill between the two costs a checkpoint, never a line.
                 if state:
-                    save_checkpoint(folder, run, done, *state)
+                    save_checkpoint(folder, run, done, *state, stays=save_share > 0)
+                if save_share > 0:
+                    pen.answered(jobs.SAVE)
             accelerator.log({"loss": loss_value, "lr": lr_at(step, optim), "grad_norm": norm_value}, step=done)
             if ending:
                 break
@@ -442,14 +451,24 @@ def checkpoint_state(weights: Mapping[str, torch.Tensor], optimizer: torch.optim
     return {name: kept(value) for name, value in weights.items()}, flat
 
 
-def save_checkpoint(folder: Path, run: Run, step: int, tensors: Tensors, flat: Tensors) -> None:
-    """Write a checkpoint (`checkpoint_state`) whole or not at all, then drop all but the last two."""
+def save_checkpoint(folder: Path, run: Run, step: int, tensors: Tensors, flat: Tensors, stays: bool = False) -> None:
+    """Write a checkpoint (`checkpoint_state`) whole or not at all, then drop all but the last two and those that stay."""
     with store.new_folder(folder / "checkpoints" / f"step-{step:06d}") as new:
         save_file(tensors, new / "lora.safetensors", {"format": "pt"})
         save_file(flat, new / "optimizer.safetensors", {"format": "pt"})
-        (new / "trainer.json").write_text(json.dumps({"step": step, "id": run.id}), encoding="utf-8")
-    for old in store.checkpoints(folder)[:-KEEP_CHECKPOINTS]:
+        facts = {"step": step, "id": run.id, "stays": stays}
+        (new / "trainer.json").write_text(json.dumps(facts), encoding="utf-8")
+    dropped = [kept for kept in store.checkpoints(folder) if not stays_for_good(kept)][:-KEEP_CHECKPOINTS]
+    for old in dropped:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def stays_for_good(checkpoint: Path) -> bool:
+    """Whether someone asked for this checkpoint by a SAVE file. One that cannot be read is as good as any other."""
+    try:
+        return bool(json.loads((checkpoint / "trainer.json").read_text(encoding="utf-8")).get("stays"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def restore_checkpoint(
@@ -500,8 +519,6 @@ def cut_metrics(folder: Path, step: int) -> None:
 
 def preview(run: Run, folder: Path, arm: Arm, step: int) -> dict[str, float]:
     """Answer the same few test examples as always into previews/step-000100/; their mean exact match and cells."""
-    if not run.preview_every:
-        return {}
     examples = config.test_examples(run, min(run.previews, run.test))
     with store.new_folder(folder / "previews" / f"step-{step:06d}") as new:
         records = predict.answer(run, arm, list(enumerate(examples)), new)
