@@ -107,9 +107,9 @@ def train(
     `resident` keeps the backbone between calls: one that suits the run gets a fresh LoRA instead of being loaded again.
 
     `stop` is asked after every update; a STOP file in the folder and SIGTERM mean the same: checkpoint and end, state
-    "stopped". A SAVE file asks for a checkpoint that stays until the run is deleted, a PREVIEW file for previews; the training
-    goes on, and ends in the same weights as without them. `on_step` gets each line of metrics.jsonl: {"step" (updates done), "loss" (mean over the effective
-    batch), "lr", "grad_norm" (before clipping), "seconds" (this update), "samples_per_second"}, and with previews
+    "stopped". A SAVE file asks for a checkpoint that stays, a PREVIEW file for previews; the training goes on, and to the
+    same weights as without them. `on_step` gets each line of metrics.jsonl: {"step" (updates done), "loss" (mean over the
+    effective batch), "lr", "grad_norm" (before clipping), "seconds" (this update), "samples_per_second"}, and with previews
     "preview_exact" and "preview_cells".
 
     Raises UserError for a folder that holds another run (naming the keys), for a loss that is not finite (naming the
