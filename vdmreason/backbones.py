@@ -6,6 +6,7 @@ A recipe is a module of `pretrain/` that can `load(folder)`; a folder's `config.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -90,6 +91,12 @@ def run(name: str, out: Path, budget: str, **given: Any) -> None:
 def first_process() -> bool:
     """Of the processes that a launcher started one tells how the job is doing."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def as_a_job() -> contextlib.AbstractContextManager[Any]:
+    """Where this process is a job's, its folder says how it is doing. SIGTERM ends it at once."""
+    folder = os.environ.get(jobs.IN_JOB)
+    return jobs.working(folder, listens=False) if folder else contextlib.nullcontext()
 
 
 def size_of(name: str, size: str) -> str:
@@ -281,18 +288,33 @@ def show(
     folder: Annotated[Path, typer.Argument(help="A folder that a recipe wrote")],
     clip: Annotated[int, typer.Option(min=0, help="Which procedural clip")] = 0,
     video: Annotated[Path | None, typer.Option(help="A video file instead")] = None,
-    out: Annotated[Path | None, typer.Option(help="A PNG; a moving WebP is written beside it")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A PNG; beside it a moving WebP, and the frames by themselves (.strips.webp, .json)"),
+    ] = None,
     seed: Seed = 0,
+    blocks: Annotated[
+        str, typer.Option(help="Other masks of blocks, as COUNTxSHARE of a frame: 8x0.15,2x0.7 (NExT-Vid, Stage 2)")
+    ] = "",
+    hidden: Annotated[
+        float | None, typer.Option(min=0.05, max=0.95, help="Hide another share (InternVideo-Next's Stage 1, LVMAE)")
+    ] = None,
+    mask: Annotated[str, typer.Option(help="Decode by another mask (LVMAE): adaptive, random, uniform, ...")] = "",
 ) -> None:
     """Draw what a backbone sees and makes: masks, what it draws at hidden places, how it goes on with a clip.
 
     vdmreason pretrain show my-nextvid --clip 3
-    vdmreason pretrain show my-nextvid --video holiday.mp4
+    vdmreason pretrain show my-nextvid --video holiday.mp4 --blocks 8x0.1,2x0.5
     """
-    recipe, model = opened(folder, SHOWN)
-    films = recipe.pictures(model, example_clip(model, clip, video), seed)
-    place = out or folder / f"show-{video.stem if video else clip}.png"
-    sheet({name: film.numpy() for name, film in films.items()}, place)
+    with as_a_job():
+        recipe, model = opened(folder, SHOWN)
+        remask(model, blocks, hidden, mask)
+        films = {
+            name: film.numpy() for name, film in recipe.pictures(model, example_clip(model, clip, video), seed).items()
+        }
+        place = out or folder / f"show-{video.stem if video else clip}.png"
+        sheet(films, place)
+        strips(films, place, model.config)
     print(f"{place}\n{place.with_suffix('.webp')}")
 
 
@@ -316,6 +338,7 @@ def probe(
     memory: Annotated[
         int, typer.Option(min=0, help="With --chunk: tokens of earlier chunks that it looks back at")
     ] = 256,
+    out: Annotated[Path | None, typer.Option(help="Where the scores are kept (default: FOLDER/probe.json)")] = None,
 ) -> None:
     """What a frozen backbone has learnt: probes on what the largest object is, how it moves and where it ends.
 
@@ -330,21 +353,23 @@ def probe(
     from rich.table import Table
 
     kinds = {"both": ("linear", "attentive"), "all": ("linear", "attentive", "heads")}.get(kind, (kind,))
-    if task:
-        one_of("--long", task, tuple(_tasks()))
-        if kind == "all":
-            raise UserError(
-                "--kind all reads depth and tracks, which long clips have none of: linear, attentive or both."
-            )
-        frames = frames or 128
-        rows = probed_long(folder, labels, seeds, kinds, epochs, task, frames, chunk, memory)
-    elif frames or chunk:
-        raise UserError("--frames and --chunk are of long clips: say which with --long bounces, order or period.")
-    else:
-        rows = probed(folder, labels, seeds, kinds, epochs)
-    given: dict[str, Any] = {"labels": labels, "seeds": seeds, "kind": kind, "epochs": epochs}
-    given |= {"task": task, "frames": frames, "chunk": chunk, "memory": memory if chunk else None} if task else {}
-    store.write_json(folder / "probe.json", {**given, "rows": rows, **store.versions()})
+    place = out or folder / "probe.json"
+    with as_a_job():
+        if task:
+            one_of("--long", task, tuple(_tasks()))
+            if kind == "all":
+                raise UserError(
+                    "--kind all reads depth and tracks, which long clips have none of: linear, attentive or both."
+                )
+            frames = frames or 128
+            rows = probed_long(folder, labels, seeds, kinds, epochs, task, frames, chunk, memory)
+        elif frames or chunk:
+            raise UserError("--frames and --chunk are of long clips: say which with --long bounces, order or period.")
+        else:
+            rows = probed(folder, labels, seeds, kinds, epochs)
+        given: dict[str, Any] = {"labels": labels, "seeds": seeds, "kind": kind, "epochs": epochs}
+        given |= {"task": task, "frames": frames, "chunk": chunk, "memory": memory if chunk else None} if task else {}
+        store.write_json(place, {**given, "rows": rows, **store.versions()})
     read = f"{task} in {frames} frames, " if task else ""
     table = Table(title=f"{read}accuracy in %, {labels} labelled clips, [95 % interval]", title_justify="left")
     columns = list(rows[0]["accuracy"])
@@ -361,7 +386,7 @@ def probe(
             f"{' ' * 8}of pairs that overlap a half is chance; boxes that stay where they are: {100 * rows[0]['staying']:.1f}"
         )
     chances = {task: _tasks()[task]} if task else _classes()
-    print(f"chance: {', '.join(f'{n} {100 / k:.1f}' for n, k in chances.items())}    kept in {folder / 'probe.json'}")
+    print(f"chance: {', '.join(f'{n} {100 / k:.1f}' for n, k in chances.items())}    kept in {place}")
 
 
 def finetune(
@@ -479,6 +504,77 @@ def example_clip(model: Any, number: int, file: Path | None) -> Any:
         return torch.from_numpy(video.cropped(video.read_clip(str(file), times), side, None))[None]
     except video.Unreadable as error:
         raise UserError(f"{file}: {error}") from None
+
+
+def remask(model: Any, blocks: str, hidden: float | None, mask: str) -> None:
+    """Have a model's pictures drawn under other masks than it learnt with. Raises UserError for what its recipe has not."""
+    config = model.config
+    changes: dict[str, Any] = {}
+    has = {field.name for field in dataclasses.fields(config)}
+    if blocks:
+        name = "blocks" if "blocks" in has else "masks"
+        if name not in has or not getattr(config, name):
+            raise UserError("--blocks: this backbone's recipe has no masks of blocks.")
+        changes[name] = parse_blocks(blocks, len(getattr(config, name)))
+    for option, name, value in (("--hidden", "hidden", hidden), ("--mask", "mask", mask)):
+        if value and (name not in has or (name == "mask" and "top" not in has)):
+            raise UserError(f"{option}: this backbone's recipe has no such setting.")
+        changes |= {name: value} if value else {}
+    if mask:
+        one_of("--mask", mask, importlib.import_module("pretrain.lvmae").MASKS)
+    if changes:
+        model.config = dataclasses.replace(config, **changes)
+
+
+def parse_blocks(text: str, masks: int) -> tuple[tuple[int, float], ...]:
+    """ "8x0.15,2x0.7" -> ((8, 0.15), (2, 0.7)): so many rectangles, each so large a share of a frame."""
+    parts = [re.fullmatch(r"(\d{1,2})x(0?\.\d+)", part.strip()) for part in text.split(",")]
+    found = tuple((int(part[1]), float(part[2])) for part in parts if part)
+    if (
+        len(found) != masks
+        or len(parts) != masks
+        or not all(1 <= n <= 16 and 0.02 <= share <= 0.8 for n, share in found)
+    ):
+        example = "8x0.15,2x0.7" if masks == 2 else ",".join(["8x0.15"] * masks)
+        raise UserError(
+            f"--blocks {text}: must name {masks} masks like {example}, of 1 to 16 blocks that each cover 0.02 to 0.8 of a frame."
+        )
+    return found
+
+
+def strips(films: Mapping[str, np.ndarray], place: Path, config: Any) -> None:
+    """The frames by themselves, for a page: `<place>.strips.webp` (lossless; a row a film, a column a frame) and `<place>.json`.
+
+    The JSON has the frames' size, the patch, and of each film its name, its frames, how far each is from the clip's own (mean
+    absolute difference, 0 to 255), and, where patches are hidden, which: a string of 0 and 1 a frame, row by row.
+    """
+    from PIL import Image
+
+    first = next(iter(films.values()))
+    height, width = first.shape[1:3]
+    most = max(len(film) for film in films.values())
+    picture = np.zeros((len(films) * height, most * width, 3), np.uint8)
+    rows = []
+    for number, (name, film) in enumerate(films.items()):
+        for k, frame in enumerate(film):
+            picture[number * height : (number + 1) * height, k * width : (k + 1) * width] = frame
+        row: dict[str, Any] = {"name": name, "frames": len(film)}
+        if number and film.shape == first.shape:
+            row["error"] = np.abs(film.astype(float) - first).mean((1, 2, 3)).round(2)
+        empty = (
+            (film == 128)
+            .reshape(len(film), height // config.patch, config.patch, width // config.patch, -1)
+            .all((2, 4))
+        )
+        if number and empty.mean() > 0.02:  # what is hidden from the model is drawn as an even grey
+            row["hidden"] = ["".join("1" if x else "0" for x in frame.ravel()) for frame in empty]
+        rows.append(row)
+    facts = {"width": width, "height": height, "frames": most, "patch": config.patch, "films": rows}
+    try:
+        Image.fromarray(picture).save(place.with_suffix(".strips.webp"), lossless=True, method=4)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {place}: cannot be written ({error}).") from None
+    store.write_json(place.with_suffix(".json"), facts)
 
 
 def sheet(films: Mapping[str, np.ndarray], place: Path) -> None:
