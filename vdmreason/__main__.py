@@ -8,6 +8,7 @@ model, so looking at puzzles and scores starts at once.
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import socket
@@ -466,6 +467,10 @@ def doctor(
         float | None, typer.Option(min=1e-6, help="TFLOP/s of its matrix products (default: measured here)")
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="On how many such devices")] = 1,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="With --config: memory and disk in bytes as one line of JSON, measuring nothing"),
+    ] = False,
 ) -> None:
     """Say what is here: Python, libraries, device, memory, disk, backbones, browser. Exit code 1 on a problem.
 
@@ -483,10 +488,13 @@ def doctor(
         from vdmreason import config as configs
 
         run = configs.load(config, set_ or []) if config else configs.resolve({}, set_ or [])
-        examining.foretell(run, device_gib, tflops, processes)
+        if as_json:
+            print(json.dumps(examining.needs(run, device_gib, processes)))
+        else:
+            examining.foretell(run, device_gib, tflops, processes)
         return
-    if device_gib or tflops or processes > 1:
-        raise UserError("--device-gib, --tflops, --processes: are for a run; name it with --config run.yaml.")
+    if device_gib or tflops or processes > 1 or as_json:
+        raise UserError("--device-gib, --tflops, --processes, --json: are for a run; name it with --config run.yaml.")
     findings = examining.examine()
     for finding in findings:
         print(f"{finding.level:<8}{finding.name:<22}{finding.text}")

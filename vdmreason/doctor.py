@@ -8,7 +8,7 @@ import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import adapters
 from adapters.base import whole
@@ -159,13 +159,32 @@ def foretell(run: Run, device_gib: float | None, tflops: float | None, processes
     Console(width=100).print(table)
     if not plan.fits:
         raise UserError(_remedy(plan, gib, gpu))
-    place = next(p for p in (store.runs_root().absolute(), *store.runs_root().absolute().parents) if p.exists())
-    wanted, free = sum(plan.disk.values()), shutil.disk_usage(place).free
+    wanted, free = sum(plan.disk.values()), _free()
     if wanted > free:
         raise UserError(
             f"it needs {_size(wanted)} of disk and {_size(free)} are free; free some, or set VDMREASON_RUNS."
         )
     print(f"fits: {_size(plan.need)} of {_size(plan.room)}, in micro-batches of {plan.micro_batch}")
+
+
+def needs(run: Run, device_gib: float | None = None, processes: int = 1) -> dict[str, Any]:
+    """What `foretell` says of memory and disk, for programs: bytes, and "problem", one line where it cannot fit, else ""."""
+    from vdmreason import plan as planning
+
+    own, is_gpu = planning.device()
+    gpu, gib = is_gpu or device_gib is not None, device_gib or own
+    plan = planning.plan(run, gib, processes=processes, gpu=gpu)
+    return {
+        "device": "GPU" if gpu else "CPU", "device_gib": gib, "memory": plan.need, "room": plan.room, "fits": plan.fits,
+        "micro_batch": plan.micro_batch, "disk": dict(plan.disk), "disk_free": _free(),
+        "problem": "" if plan.fits else _remedy(plan, gib, gpu),
+    }  # fmt: skip
+
+
+def _free() -> int:
+    """Bytes free where runs are kept."""
+    root = store.runs_root().absolute()
+    return shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free
 
 
 def _lines(plan: Plan, gib: float, pace: float | None, gpu: bool, how: str) -> list[tuple[str, str]]:

@@ -31,7 +31,7 @@ EXPLANATION = (
     "language model reads the puzzle as JSON and writes the answer as JSON. Both answers are read back as grids and "
     "scored by the puzzle's own rules."
 )
-STYLES = ("page", "draw", "sweeps", "backbones", "library")  # style sheets, the later ones of one tab each
+STYLES = ("page", "train", "draw", "sweeps", "backbones", "library")  # style sheets, the later ones of one tab each
 
 SANS = [
     "ui-sans-serif",

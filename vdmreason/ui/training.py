@@ -11,7 +11,8 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from tasks.base import UserError
 from tasks.render import STYLES, paint
 from vdmreason import config, jobs, store
 from vdmreason.config import Run
-from vdmreason.ui import pictures, public
-from vdmreason.ui.compare import SHELVES, problem, quiet
+from vdmreason.ui import failures, needs, pictures, public, run_yaml
+from vdmreason.ui.compare import SHELVES, problem, quiet, shelf_of
+from vdmreason.ui.inputs import one_of, text, whole_number
 from vdmreason.ui.scenes import ARMS, millions
 
 SIZES = [3, 10, 30, 100, 300, 1000]
@@ -38,6 +40,8 @@ BYTES = (
     4.5  # GPU memory a parameter of a large backbone needs while its LoRA trains: bf16 weights and what goes with them
 )
 SEPARATE, TOGETHER = "one after the other", "both at once"
+SIMPLE, YAML = "simple", "YAML"  # two ways to write the same runs
+NEWEST = ""  # the checkpoint that a run goes on from when none is chosen
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -105,20 +109,79 @@ def unable(arm: str) -> str:
 # From the form to runs
 
 
-def plan(task: str, n: int, seed: int, arms: Sequence[str], keys: dict[str, str], updates: int, test: int) -> list[Run]:
-    """One run an arm, equal in everything but the family and its flavour. Raises UserError for what cannot be."""
+def plan(
+    task: str,
+    n: int,
+    seed: int,
+    arms: Sequence[str],
+    keys: Mapping[str, str],
+    updates: int,
+    test: int,
+    beyond: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Run]:
+    """One run an arm, equal in everything but the family and its flavour, and what `beyond` says of an arm: settings that the
+    form has no field for, as a tree. Raises UserError for what cannot be."""
     if not arms:
         raise UserError("Choose at least one arm to train.")
     runs = []
     for arm in arms:
         family, _, flavour = keys[arm].partition("/")
+        if keys[arm] not in backbones(arm):
+            raise UserError(f"Choose a {arm} backbone.")
         if reason := obstacle(backbones(arm)[keys[arm]]):
             raise UserError(f"{flavour} {reason}. Choose another backbone.")
         optim = {"updates": updates}
         every = max(1, updates // 4)
         given = {"task": task, "n": n, "seed": seed, "family": family, "flavour": flavour, "optim": optim, "test": test}
-        runs.append(config.resolve({**given, "preview_every": every, "checkpoint_every": max(1, min(100, every))}))
+        given |= {"preview_every": every, "checkpoint_every": max(1, min(100, every))}
+        runs.append(run_yaml.bounded(config.resolve(config.merge(given, (beyond or {}).get(arm, {})))))
     return runs
+
+
+def refuse_what_cannot_run(runs: Sequence[Run]) -> None:
+    """Raises UserError for a backbone that this machine cannot train."""
+    for run in runs:
+        if reason := obstacle(adapters.base.flavour(adapters.family(run.family), run.flavour)):
+            raise UserError(f"{run.flavour} {reason}. Choose another flavour.")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the form's fields say of some runs, and `beyond`: arm -> what they have no field for."""
+
+    task: str
+    n: int
+    seed: int
+    test: int
+    updates: int
+    arms: list[str]
+    keys: dict[str, str]
+    beyond: dict[str, dict[str, Any]]
+
+
+def as_form(runs: Sequence[Run]) -> Form:
+    """The form that gives these runs. Raises UserError where it has no room for them."""
+    arms = [adapters.family(run.family).ARM for run in runs]
+    if len(set(arms)) < len(arms):
+        raise UserError("The form holds one run an arm, the YAML has more. Stay with YAML, or take some out.")
+    told = [{"task": r.task, "n": r.n, "seed": r.seed, "test": r.test, "optim.updates": r.optim.updates} for r in runs]
+    for key, value in told[0].items():
+        if any(other[key] != value for other in told):
+            values = " and ".join(str(other[key]) for other in told)
+            raise UserError(
+                f"{key}: the form holds one for all arms, the YAML has {values}. Make them equal, or stay with YAML."
+            )
+    keys = {arm: f"{run.family}/{run.flavour}" for arm, run in zip(arms, runs, strict=True)}
+    for arm, key in keys.items():
+        if key not in backbones(arm):
+            raise UserError(f"flavour: the form does not list {key}. Stay with YAML, or choose one that it lists.")
+    first = runs[0]
+    ordered = [arm for arm in ARMS if arm in arms]
+    plain = plan(first.task, first.n, first.seed, ordered, keys, first.optim.updates, first.test)
+    by_arm = dict(zip(arms, runs, strict=True))
+    beyond = {arm: run_yaml.beyond(by_arm[arm], run) for arm, run in zip(ordered, plain, strict=True)}
+    beyond = {arm: tree for arm, tree in beyond.items() if tree}
+    return Form(first.task, first.n, first.seed, first.test, first.optim.updates, ordered, keys, beyond)
 
 
 def folder_of(run: Run) -> Path:
@@ -188,6 +251,18 @@ def timed(run: Run) -> float | None:
     return statistics.median(found) if found else None
 
 
+def foretold(keys: Sequence[tuple[str, str]]) -> str:
+    """Memory and disk of some runs, [(name, `needs.key`)], as far as they are known."""
+    rows = []
+    for name, key in keys:
+        found = needs.known(key)
+        said = needs.words(found) if found else "memory and disk: being looked at …"
+        short = bool(found and (found.get("problem") or found.get("error")))
+        mark = ' class="short"' if short else ""
+        rows.append(f"<li{mark}>{html.escape(name)}: {html.escape(said)}</li>")
+    return f'<ul class="note needs">{"".join(rows)}</ul>' if rows else ""
+
+
 def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -252,13 +327,22 @@ def name_of(folder: Path) -> str:
     return f"{adapters.family(run.family).ARM} {run.flavour.rpartition('/')[2]}{control}"
 
 
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """Short names that tell the runs apart: with the beginning of their ids where the arms alone do not."""
+    names = [name_of(folder) for folder in folders]
+    return [
+        f"{name} {store.read_config(folder).id[:4]}" if names.count(name) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
 def curves(folders: Sequence[Path]) -> tuple[Any, Any]:
     """Two tables for the plots, or None where there is nothing yet: loss (raw and smoothed), exact match on previews."""
     import pandas as pd
 
     loss, exact = [], []
-    for folder in folders:
-        lines, name = store.read_lines(folder / "metrics.jsonl"), name_of(folder)
+    for folder, name in zip(folders, names_of(folders), strict=True):
+        lines = store.read_lines(folder / "metrics.jsonl")
         steps = [line["step"] for line in lines]
         values = [line["loss"] for line in lines]
         for series, ys in ((f"{name} raw", values), (f"{name}", smooth(values))):
@@ -298,7 +382,7 @@ def previews(folders: Sequence[Path]) -> str:
     """The fixed preview examples: the truth, then each stage of training, one row an example and arm. A clip is
     shown as it moves."""
     rows = []
-    for folder in folders:
+    for folder, label in zip(folders, names_of(folders), strict=True):
         steps = sorted((folder / "previews").glob("step-*"))[-5:]
         if not steps:
             continue
@@ -315,7 +399,7 @@ def previews(folders: Sequence[Path]) -> str:
                         cells.append(_figure(_moving(drawn, drawn.stat().st_mtime_ns), caption))
                     else:
                         cells.append(_thumb(records[k]["proposed"], caption))
-            name = f'<span class="preview-arm">{html.escape(name_of(folder))}</span>'
+            name = f'<span class="preview-arm">{html.escape(label)}</span>'
             rows.append(f'<div class="preview-row">{name}{"".join(cells)}</div>')
     return "".join(rows)
 
@@ -341,9 +425,9 @@ def _moving(path: Path, written: int) -> str:
 def progress(folders: Sequence[Path]) -> str:
     """One line a run: state, step, time left, the last loss; what went wrong, in words."""
     lines = []
-    for folder in folders:
+    for folder, name in zip(folders, names_of(folders), strict=True):
         status = jobs.status(folder)
-        parts = [f"<b>{html.escape(name_of(folder))}</b>", status.state or "not started"]
+        parts = [f"<b>{html.escape(name)}</b>", status.state or "not started"]
         if status.updates:
             parts.append(f"update {status.step} of {status.updates}")
         if status.active and status.eta:
@@ -353,7 +437,10 @@ def progress(folders: Sequence[Path]) -> str:
             parts.append(
                 "answers are in Compare" if answers >= wanted else f"answering its tests, {answers} of {wanted}"
             )
-        if status.error:
+        for wish, words in ((jobs.SAVE, "a checkpoint is asked for"), (jobs.PREVIEW, "previews are asked for")):
+            if status.active and (folder / wish).exists():
+                parts.append(f"{words}, heard after this update")
+        if status.error and status.state not in ("failed", "lost"):  # those have a card
             parts.append(html.escape(status.error))
         lines.append(f'<p class="progress-line" data-state="{status.state}">{" · ".join(parts)}</p>')
     return "".join(lines)
@@ -365,7 +452,8 @@ def _tests(folder: Path) -> int:
 
 
 def act(folder: Path, how: str) -> None:
-    """What a job's buttons do. "stop" saves and ends after the step; "kill" ends at once; "resume" goes on."""
+    """What a job's buttons do. "stop" saves and ends after the step; "kill" ends at once; "resume" goes on; "save" and "preview"
+    ask a training for a checkpoint or previews after the step."""
     public.refuse("Stopping and resuming")
     if not folder.resolve().is_relative_to(store.runs_root().resolve()):
         raise UserError("That is no run of this page.")
@@ -375,20 +463,74 @@ def act(folder: Path, how: str) -> None:
         threading.Thread(target=jobs.stop, args=(folder, 1.0), daemon=True).start()
     elif how == "resume":
         jobs.resume(folder)
+    elif how in ("save", "preview"):
+        jobs.ask(folder, {"save": jobs.SAVE, "preview": jobs.PREVIEW}[how])
+
+
+def resumable(folder: Path) -> bool:
+    """Whether a run has ended before its end."""
+    return jobs.status(folder).state in ("stopped", "lost", "failed")
+
+
+def checkpoint_choices(folders: Sequence[Path]) -> list[tuple[str, str]]:
+    """What runs that can be resumed may go on from: (what is known of a checkpoint, "folder's name/update")."""
+    found = [("the newest checkpoint", NEWEST)]
+    for folder, name in zip(folders, names_of(folders), strict=True):
+        lines = {line["step"]: line for line in store.read_lines(folder / "metrics.jsonl")}
+        steps = (
+            [int(path.name.removeprefix("step-")) for path in store.checkpoints(folder)] if resumable(folder) else []
+        )
+        looked = {step: line["preview_exact"] for step, line in lines.items() if "preview_exact" in line}
+        for step in reversed(steps):
+            parts = [f"{name}, update {step}"]
+            if step in lines:
+                parts.append(f"loss {lines[step]['loss']:.3f}")
+            if before := [at for at in looked if at <= step]:
+                at = max(before)
+                best = (
+                    ", the best"
+                    if len(looked) > 1 and looked[at] == max(looked.values()) > min(looked.values())
+                    else ""
+                )
+                parts.append(f"previews {100 * looked[at]:.0f} %{best}" + (f" at {at}" if at != step else ""))
+            found.append((" · ".join(parts), f"{folder.name}/{step}"))
+    return found
+
+
+def go_on(folders: Sequence[Path], chosen: str) -> None:
+    """Resume the runs that can be, each from its newest checkpoint; or the one run of `chosen` from that checkpoint, in which
+    case later ones are set aside. Raises UserError for a checkpoint that none of them has."""
+    if chosen == NEWEST:
+        for folder in folders:
+            if resumable(folder):
+                act(folder, "resume")
+        return
+    public.refuse("Stopping and resuming")
+    name, _, step = chosen.rpartition("/")
+    named = [folder for folder in folders if folder.name == name and resumable(folder)]
+    if not named or not step.isdecimal():
+        raise UserError("That checkpoint is of no run that can be resumed here. Choose one from the list.")
+    store.go_back(named[0], int(step))
+    act(named[0], "resume")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The tab
 
-COLOURS = {"video": "#c26a14", "language": "#2a7ab0"}
+# of each arm's runs, the first first
+COLOURS = {
+    "video": ("#c26a14", "#8f5b00", "#d9480f", "#a8325a"), "language": ("#2a7ab0", "#5b5bd6", "#0c8599", "#33691e")
+}  # fmt: skip
 
 
 def colour_map(folders: Sequence[Path]) -> dict[str, str]:
     """A colour for every curve: the arm's own; raw values pale, so that the smoothed curve lies on top of them."""
     colours: dict[str, str] = {}
-    for folder in folders:
-        name = name_of(folder)
-        strong = COLOURS[name.partition(" ")[0]]
+    used = {arm: 0 for arm in COLOURS}
+    for name in names_of(folders):
+        arm = name.partition(" ")[0]
+        strong = COLOURS[arm][used[arm] % len(COLOURS[arm])]
+        used[arm] += 1
         colours |= {name: strong, f"{name} raw": strong + "55"}
     return colours
 
@@ -398,7 +540,14 @@ class Tab:
 
     def __init__(self) -> None:
         self.seen = gr.State("")
-        with gr.Row(equal_height=False):
+        self.beyond = gr.State({})  # arm -> settings that the form has no field for
+        self.asked = gr.State(([], ""))  # whose memory and disk is shown, and what is shown of it
+        off = public.on()
+        self.mode = gr.Radio(
+            [("Form", SIMPLE), ("YAML: every setting", YAML)], value=SIMPLE, label="Write the runs as", elem_id="train-mode",
+            interactive=not off,
+        )  # fmt: skip
+        with gr.Row(equal_height=False) as self.simple:
             with gr.Column(scale=1, min_width=280):
                 gr.HTML('<h2 class="step">1 · What they learn</h2>')
                 with gr.Row():
@@ -430,7 +579,6 @@ class Tab:
                 self.arms = gr.CheckboxGroup(
                     [("Video", "video"), ("Language", "language")], value=[*ARMS], label="Arms", elem_id="train-arms"
                 )
-                self.order = gr.Radio([SEPARATE, TOGETHER], value=SEPARATE, label="Start them", elem_id="train-order")
             with gr.Column(scale=1, min_width=280):
                 gr.HTML('<h2 class="step">2 · Who learns it</h2>')
                 self.backbones = {}
@@ -440,16 +588,38 @@ class Tab:
                         options, value=options[0][1] if options else None, label=f"{arm.capitalize()} backbone",
                         elem_id=f"train-{arm}", elem_classes=["backbones"],
                     )  # fmt: skip
-                    if off := unable(arm):
-                        gr.HTML(off)
+                    if cannot := unable(arm):
+                        gr.HTML(cannot)
+        with gr.Column(visible=False) as self.written:
+            gr.HTML(
+                '<h2 class="step">1 and 2 · The runs, a YAML document each</h2>'
+                '<p class="note">Every setting there is, filled in. '
+                "What you change here goes along when you turn back to the form, and is named there.</p>"
+            )
+            self.code = gr.Code(
+                language="yaml", label="Runs, parted by a line of ---", lines=12, max_lines=28, elem_id="train-yaml",
+                interactive=True,
+            )  # fmt: skip
+        with gr.Row(visible=False, elem_id="beyond-row") as self.beyond_row:
+            self.beyond_words = gr.HTML(elem_id="beyond")
+            self.drop = gr.Button("Drop these settings", size="sm", elem_id="drop-beyond", scale=0, min_width=170)
+        self.order = gr.Radio([SEPARATE, TOGETHER], value=SEPARATE, label="Start them", elem_id="train-order")
         self.forecast = gr.HTML(elem_id="forecast")
+        self.needs = gr.HTML(elem_id="needs")
+        self.waiting = gr.Timer(1.0, active=False)  # runs while memory and disk are being looked at
         self.command = gr.Textbox(
             label="The same from a shell", lines=2, max_lines=4, interactive=False, buttons=["copy"],
             elem_classes=["command"], elem_id="train-command",
         )  # fmt: skip
         with gr.Row():
-            self.start = gr.Button("Start training", variant="primary", elem_id="start-training", scale=2)
+            self.start = gr.Button(
+                "Start training", variant="primary", elem_id="start-training", scale=2, interactive=not off
+            )
             self.look = gr.Button("Show the training examples", elem_id="show-samples", scale=1)
+        if off:
+            gr.HTML(
+                '<p class="note">Training is off on this public page. On your own machine: pip install, then vdmreason app.</p>'
+            )
         self.problem = gr.HTML(elem_id="train-problem")
         self.samples = gr.HTML(elem_id="samples")
         gr.HTML('<h2 class="step">3 · Live</h2>')
@@ -457,6 +627,7 @@ class Tab:
             [], label="Runs", elem_id="watched", info="a reload, another browser and the command line see the same runs"
         )
         self.progress = gr.HTML(elem_id="progress")
+        self.failures = gr.HTML(elem_id="failures")
         with gr.Row():
             self.loss = gr.LinePlot(
                 x="update",
@@ -469,10 +640,18 @@ class Tab:
             self.exact = gr.LinePlot(x="update", y="exact match, %", color="run", y_lim=[0, 100],
                                      title="Exact match on the previews",
                                      height=260, elem_id="exact")  # fmt: skip
-        with gr.Row():
-            self.stop = gr.Button("Stop and save", size="sm", elem_id="stop-save")
-            self.kill = gr.Button("Stop now", size="sm", variant="stop", elem_id="stop-now")
-            self.resume = gr.Button("Resume", size="sm", elem_id="resume")
+        with gr.Row(elem_classes=["train-actions"]):
+            self.save = gr.Button("Save now", size="sm", elem_id="save-now", interactive=not off)
+            self.look_now = gr.Button("Preview now", size="sm", elem_id="preview-now", interactive=not off)
+            self.stop = gr.Button("Stop and save", size="sm", elem_id="stop-save", interactive=not off)
+            self.kill = gr.Button("Stop now", size="sm", variant="stop", elem_id="stop-now", interactive=not off)
+        with gr.Row(elem_classes=["train-actions"], equal_height=True):
+            self.checkpoint = gr.Dropdown(
+                [("the newest checkpoint", NEWEST)], value=NEWEST, label="Go on from", elem_id="checkpoint", scale=3,
+                info="optimiser, step and random state as they were; later checkpoints are set aside, not deleted",
+            )  # fmt: skip
+            self.resume = gr.Button("Resume", size="sm", elem_id="resume", interactive=not off, scale=1)
+        self.acted = gr.HTML(elem_id="train-acted")
         self.previews = gr.HTML(elem_id="previews")
         with gr.Accordion("Log", open=False):
             self.log = gr.Textbox(
@@ -486,10 +665,14 @@ class Tab:
             )
         self.live = [
             self.progress,
+            self.failures,
             self.loss,
             self.exact,
+            self.save,
+            self.look_now,
             self.stop,
             self.kill,
+            self.checkpoint,
             self.resume,
             self.previews,
             self.log,
@@ -499,19 +682,28 @@ class Tab:
 
     def _listen(self) -> None:
         form = [self.task, self.n, self.custom, self.seed, self.test, self.arms, *self.backbones.values(), self.updates]
-        self.form = form
-        self.foreseen = [self.forecast, self.command, self.start, self.problem, self.custom]
-        foresee = {**quiet(self.foresee), "inputs": form, "outputs": self.foreseen}
+        self.form = [*form, self.mode, self.code, self.beyond]
+        self.foreseen = [
+            self.forecast, self.command, self.start, self.problem, self.custom, self.needs, self.asked, self.waiting,
+            self.beyond_row, self.beyond_words,
+        ]  # fmt: skip
+        foresee = {**quiet(self.foresee), "inputs": self.form, "outputs": self.foreseen}
         self.family.input(**quiet(self._shelf), inputs=self.family, outputs=self.task)
-        for component in form:
-            component.change(**foresee)
-        self.look.click(**quiet(self._look), inputs=form, outputs=[self.samples, self.problem])
+        for component in [*form, self.code, self.beyond]:
+            component.change(**foresee, trigger_mode="always_last")
+        views = [self.mode, self.simple, self.written, self.code, self.beyond, self.family, *form, self.problem]
+        self.mode.input(**quiet(self._turn), inputs=self.form, outputs=views)
+        self.drop.click(**quiet(lambda: {}), outputs=[self.beyond])
+        self.waiting.tick(**quiet(self._arrived), inputs=[self.asked], outputs=[self.needs, self.asked, self.waiting])
+        self.look.click(**quiet(self._look), inputs=self.form, outputs=[self.samples, self.problem])
         self.start.click(
-            **quiet(self._start), inputs=[*form, self.order], outputs=[self.problem, self.watched, *self.live]
+            **quiet(self._start), inputs=[*self.form, self.order], outputs=[self.problem, self.watched, *self.live]
         )
         self.watched.input(**quiet(self.follow), inputs=[self.watched], outputs=self.live)
-        for button, how in ((self.stop, "stop"), (self.kill, "kill"), (self.resume, "resume")):
-            button.click(**quiet(self._acting(how)), inputs=[self.watched], outputs=[self.problem])
+        buttons = {"save": self.save, "preview": self.look_now, "stop": self.stop, "kill": self.kill}
+        for how, button in buttons.items():
+            button.click(**quiet(self._acting(how)), inputs=[self.watched], outputs=[self.acted])
+        self.resume.click(**quiet(self._resume), inputs=[self.watched, self.checkpoint], outputs=[self.acted])
 
     def _shelf(self, shelf: str) -> Any:
         names = tasks.variants(shelf)
@@ -519,35 +711,100 @@ class Tab:
 
     def _runs(
         self,
-        task: str,
+        task: Any,
         n: Any,
         custom: Any,
         seed: Any,
         test: Any,
-        arms: list[str],
-        video: str,
-        language: str,
+        arms: Any,
+        video: Any,
+        language: Any,
         updates: Any,
+        mode: Any = SIMPLE,
+        code: Any = "",
+        beyond: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> list[Run]:
-        task = tasks.get((task or "").strip()).name
-        wanted = int(custom or 0) if n == CUSTOM else int(n)
-        finite = tasks.count(task, "train")
-        if finite is not None:  # an ARC puzzle has its demonstrations and no more
-            wanted = min(wanted, finite)
-        ordered = [arm for arm in ARMS if arm in arms]
-        keys = {"video": video, "language": language}
-        return plan(task, wanted, int(seed or 0), ordered, keys, int(updates or 0), int(test or 0))
+        """The runs that the form, or the YAML, describes. Raises UserError."""
+        if mode == YAML:
+            public.refuse("Writing runs as YAML")
+            runs = run_yaml.from_text(code)
+            refuse_what_cannot_run(runs)
+            return runs
+        task = tasks.get(text(task)).name
+        wanted, asked = whole_number(custom if n == CUSTOM else n), whole_number(test)
+        # an ARC puzzle has its demonstrations and its tests, and no more
+        wanted = min(wanted, tasks.count(task, "train") or wanted)
+        asked = min(asked, tasks.count(task, "test") or asked)
+        ordered = [arm for arm in ARMS if arm in (arms or [])]
+        keys = {"video": text(video), "language": text(language)}
+        return plan(task, wanted, whole_number(seed), ordered, keys, whole_number(updates), asked, beyond)
 
     def foresee(self, *form: Any) -> dict[Any, Any]:
-        custom = gr.update(visible=form[1] == CUSTOM)
+        *_, mode, _code, beyond = form
+        lines = [f"{arm}: {line}" for arm, tree in (beyond or {}).items() for line in run_yaml.in_words(tree)]
+        said = "; ".join(html.escape(line) for line in lines)
+        shown = bool(lines) and mode == SIMPLE
+        always = {
+            self.custom: gr.update(visible=form[1] == CUSTOM), self.beyond_row: gr.update(visible=shown),
+            self.beyond_words: f'<p class="note">Beyond the form: {said}</p>' if shown else "",
+        }  # fmt: skip
         try:
             runs = self._runs(*form)
         except UserError as error:
-            return {self.problem: problem(error), self.start: gr.update(interactive=False), self.custom: custom}
-        note = f"{forecast(runs)} Examples <code>{sample_hash(runs[0])[:12]}</code>, n {runs[0].n}."
+            nothing = {self.needs: "", self.asked: ([], ""), self.waiting: gr.Timer(active=False)}
+            return {**always, **nothing, self.problem: problem(error), self.start: gr.update(interactive=False)}
+        hashes = {run.name: sample_hash(run)[:12] for run in runs}
+        same = len(set(hashes.values())) == 1
+        examples = f"Examples <code>{hashes[runs[0].name]}</code>, n {runs[0].n}." if same else (
+            "The runs learn from <b>different</b> examples: "
+            + ", ".join(f"{html.escape(run.family)} <code>{hashes[run.name]}</code>, n {run.n}" for run in runs) + "."
+        )  # fmt: skip
+        names = [f"{run.family} {run.flavour.rpartition('/')[2]}" for run in runs]
+        keys = [(name, needs.key(run)) for name, run in zip(names, runs, strict=True)]
+        if not public.on():
+            for run in runs:
+                needs.lookout.look(run)
+        unknown = any(needs.known(key) is None for _, key in keys) and not public.on()
+        told = "" if public.on() else foretold(keys)
         return {
-            self.forecast: f'<p class="note">{note}</p>', self.command: "\n".join(command(run) for run in runs),
-            self.start: gr.update(interactive=True), self.problem: "", self.custom: custom,
+            **always, self.forecast: f'<p class="note">{html.escape(forecast(runs))} {examples}</p>',
+            self.command: "\n".join(command(run) for run in runs),
+            self.start: gr.update(interactive=not public.on()), self.problem: "",
+            self.needs: told, self.asked: (keys, told), self.waiting: gr.Timer(active=unknown),
+        }  # fmt: skip
+
+    def _arrived(self, asked: tuple[list[tuple[str, str]], str]) -> dict[Any, Any]:
+        """Memory and disk, once they have been found."""
+        keys, shown = asked
+        told = foretold(keys)
+        found = all(needs.known(key) is not None for _, key in keys)
+        news = {self.needs: told, self.asked: (keys, told)} if told != shown else {}
+        ended = {self.waiting: gr.Timer(active=False)} if found else {}
+        return {**news, **ended} or {self.needs: gr.skip()}
+
+    def _turn(self, *form: Any) -> dict[Any, Any]:
+        """From the form to YAML and back, with the same runs; where they do not go over, the old way stays and says why."""
+        *_, mode, code, beyond = form
+        try:
+            mode = one_of(mode, [SIMPLE, YAML], "Write the runs as")
+            before = SIMPLE if mode == YAML else YAML
+            runs = self._runs(*form[:-3], mode=before, code=code, beyond=beyond)
+            told = self._as_fields(as_form(runs)) if mode == SIMPLE else {self.code: run_yaml.to_text(runs)}
+        except UserError as error:
+            back = SIMPLE if mode == YAML else YAML
+            return {self.mode: back, self.problem: problem(error)}
+        views = {self.simple: gr.update(visible=mode == SIMPLE), self.written: gr.update(visible=mode == YAML)}
+        return {**views, **told, self.problem: ""}
+
+    def _as_fields(self, form: Form) -> dict[Any, Any]:
+        listed = form.n in SIZES
+        shelf = shelf_of(form.task)
+        return {
+            self.family: shelf or gr.skip(),
+            self.task: gr.update(choices=tasks.variants(shelf), value=form.task) if shelf else form.task,
+            self.n: form.n if listed else CUSTOM, self.custom: gr.update(value=form.n, visible=not listed),
+            self.seed: form.seed, self.test: form.test, self.updates: form.updates, self.arms: form.arms,
+            **{self.backbones[arm]: key for arm, key in form.keys.items()}, self.beyond: form.beyond,
         }  # fmt: skip
 
     def _look(self, *form: Any) -> dict[Any, Any]:
@@ -572,17 +829,28 @@ class Tab:
         return {self.problem: "", self.watched: watched, **self.follow(key)}
 
     def _acting(self, how: str) -> Any:
-        def listener(key: str) -> dict[Any, Any]:
+        def listener(key: str) -> str:
             try:
-                for folder in trained().get(key, []):
-                    status = jobs.status(folder)
-                    if status.active if how in ("stop", "kill") else status.state in ("stopped", "lost", "failed"):
-                        act(folder, how)
+                public.refuse("Stopping and resuming")
+                running = [f for f in trained().get(key, []) if jobs.status(f).active]
+                # what waits or ends cannot be asked for anything
+                heard = [f for f in running if how in ("stop", "kill") or jobs.status(f).state == "running"]
+                if not heard:
+                    raise UserError("None of these runs is at work now.")
+                for folder in heard:
+                    act(folder, how)
             except UserError as error:
-                return {self.problem: problem(error)}
-            return {self.problem: ""}
+                return problem(error)
+            return ""
 
         return listener
+
+    def _resume(self, key: str, chosen: Any) -> str:
+        try:
+            go_on(trained().get(key, []), text(chosen))
+        except UserError as error:
+            return problem(error)
+        return ""
 
     def opened(self) -> dict[Any, Any]:
         """The newest runs, so that a reload finds what was going on."""
@@ -596,16 +864,23 @@ class Tab:
         loss, exact = curves(folders)
         colours = colour_map(folders)
         states = [jobs.status(folder) for folder in folders]
-        active = any(status.active for status in states)
-        logs = [f"{name_of(folder)}\n{jobs.log_tail(folder, 15)}" for folder in folders]
+        names = names_of(folders)
+        active, running = any(s.active for s in states), any(s.state == "running" for s in states)
+        ended = any(resumable(folder) for folder in folders)
+        kept = checkpoint_choices(folders)
+        logs = [f"{name}\n{jobs.log_tail(folder, 15)}" for folder, name in zip(folders, names, strict=True)]
         return {
             self.progress: progress(folders)
             or '<p class="note">No training yet. Choose a task above and start one.</p>',
             self.loss: gr.update(value=loss, color_map=colours, visible=loss is not None),
             self.exact: gr.update(value=exact, color_map=colours, visible=exact is not None),
+            self.failures: "".join(failures.card(folder, name) for folder, name in zip(folders, names, strict=True)),
+            self.save: gr.update(visible=running),
+            self.look_now: gr.update(visible=running),
             self.stop: gr.update(visible=active),
             self.kill: gr.update(visible=active),
-            self.resume: gr.update(visible=any(s.state in ("stopped", "lost", "failed") for s in states)),
+            self.checkpoint: gr.update(choices=kept, value=NEWEST, visible=ended and len(kept) > 1),
+            self.resume: gr.update(visible=ended),
             self.previews: previews(folders),
             self.log: "\n\n".join(logs),
             self.seen: self.stamp(key, folders),
@@ -613,7 +888,7 @@ class Tab:
 
     def stamp(self, key: str | None, folders: Sequence[Path]) -> str:
         """Changes when there is something new to show."""
-        names = ("state.json", "metrics.jsonl", "predictions.jsonl", jobs.LOG, jobs.STOP)
+        names = ("state.json", "metrics.jsonl", "predictions.jsonl", jobs.LOG, jobs.STOP, jobs.SAVE, jobs.PREVIEW)
         files = [folder / name for folder in folders for name in names]
         sizes = [f"{os.path.getsize(f)}@{os.path.getmtime(f)}" if f.exists() else "-" for f in files]
         return f"{key} {' '.join(sizes)} {[jobs.status(folder).state for folder in folders]}"

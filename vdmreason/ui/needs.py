@@ -1,0 +1,120 @@
+"""What a run will need in memory and on the disk, as `vdmreason doctor --config --json` says it: asked of a process in the
+background, because it needs torch, and kept, because it takes some seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from tasks.base import UserError
+from vdmreason import config, store
+from vdmreason.config import Run
+
+FOLDER = ".needs"  # under the runs; hidden, so that nobody takes it for one
+NO_MATTER = ("seed", "test", "note", "checkpoint_every", "preview_every", "previews", "votes")  # to memory and disk
+NO_MATTER_OPTIM = ("lr", "updates", "warmup", "schedule", "weight_decay", "betas", "clip")
+WAITING = 4  # runs that are looked at; of a form that is being edited the oldest are dropped
+PATIENCE = 180  # seconds
+
+
+def key(run: Run) -> str:
+    """16 hex digits over everything that what it needs depends on."""
+    told = {name: value for name, value in config.to_dict(run).items() if name not in NO_MATTER}
+    told["optim"] = {name: value for name, value in told["optim"].items() if name not in NO_MATTER_OPTIM}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def known(run_key: str) -> dict[str, Any] | None:
+    """What was found for that key: `doctor.needs`, or {"error": one line}; None where nobody has looked yet."""
+    try:
+        found = store.read_json(store.runs_root() / FOLDER / f"{run_key}.json")
+    except UserError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def words(found: dict[str, Any]) -> str:
+    """ "0.20 GB of memory, 18 MB on the disk", or why not."""
+    if found.get("error"):
+        return str(found["error"])
+    disk = {name: int(size) for name, size in found["disk"].items()}
+    parts = ", ".join(f"{name} {size_of(size)}" for name, size in disk.items())
+    said = f"{size_of(found['memory'])} of {size_of(found['room'])} {found['device']} memory"
+    said += f", {size_of(sum(disk.values()))} on the disk ({parts})" if disk else ""
+    if found["problem"]:
+        said += f". {found['problem']}"
+    elif sum(disk.values()) > found["disk_free"]:
+        said += f". Only {size_of(found['disk_free'])} of disk are free"
+    return said
+
+
+def size_of(count: float) -> str:
+    """Bytes, for people."""
+    for unit, size in (("GB", 2**30), ("MB", 2**20)):
+        if count >= size / 10:
+            return f"{count / size:.2g} {unit}" if count < 100 * size else f"{count / size:.0f} {unit}"
+    return f"{count / 2**10:.0f} KB"
+
+
+class Lookout:
+    """One thread that asks for one run at a time, the one that was named last first."""
+
+    def __init__(self) -> None:
+        self.waiting: OrderedDict[str, Run] = OrderedDict()
+        self.lock = threading.Lock()
+        self.busy = False
+
+    def look(self, run: Run) -> None:
+        """Have a run's needs found, if nobody has. Returns at once."""
+        if known(key(run)) is not None:
+            return
+        with self.lock:
+            self.waiting[key(run)] = run
+            self.waiting.move_to_end(key(run))
+            while len(self.waiting) > WAITING:
+                self.waiting.popitem(last=False)
+            if not self.busy:
+                self.busy = True
+                threading.Thread(target=self._work, daemon=True, name="needs").start()
+
+    def _work(self) -> None:
+        while True:
+            with self.lock:
+                if not self.waiting:
+                    self.busy = False
+                    return
+                run_key, run = self.waiting.popitem()
+            if known(run_key) is None:
+                found = ask(run)
+                try:
+                    store.write_json(store.runs_root() / FOLDER / f"{run_key}.json", found)
+                except (UserError, OSError):  # a disk that is full or read-only: nothing is shown
+                    continue
+
+
+def ask(run: Run) -> dict[str, Any]:
+    """`doctor.needs` of a run, from a process of its own; {"error": one line} where it cannot tell."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "run.yaml"
+        file.write_text(config.to_yaml(run), encoding="utf-8")
+        command = [sys.executable, "-m", "vdmreason", "doctor", "--config", str(file), "--json"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        except (subprocess.TimeoutExpired, OSError):
+            return {"error": "memory and disk: not known; the look at it did not end"}
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        return {"error": f"memory and disk: not known ({lines[-1][:300] if lines else 'doctor said nothing'})"}
+    return found
+
+
+lookout = Lookout()
