@@ -368,9 +368,9 @@ def export(folder: str | Path, out: str | Path, answers: bool = False, hub: str 
     _refuse_taken(out)
     if out.suffix == ".zip":
         with tempfile.TemporaryDirectory() as scratch, store.new_file(out) as packed:
-            made = export(folder, Path(scratch) / out.stem, answers, hub)
+            whole = export(folder, Path(scratch) / out.stem, answers, hub)
             with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
-                for path in sorted(p for p in made.rglob("*") if p.is_file()):
+                for path in sorted(p for p in whole.rglob("*") if p.is_file()):
                     file.write(path, path.relative_to(scratch).as_posix())
         return out
     with store.new_folder(out.resolve()) as new:
