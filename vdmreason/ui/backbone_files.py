@@ -453,7 +453,7 @@ def points(backbones: Sequence[Backbone], column: str) -> list[Point]:
     return made
 
 
-def spearman(pairs: Sequence[tuple[float, float]], draws: int = 2000) -> tuple[float, float, float]:
+def spearman(pairs: Sequence[tuple[float, float]], draws: int = 1000) -> tuple[float, float, float]:
     """Rank correlation and its 95 % interval over backbones (percentile bootstrap, a fixed seed). Ties share their rank."""
 
     def ranks(values: np.ndarray) -> np.ndarray:
