@@ -426,10 +426,11 @@ summary { cursor:pointer; margin-top:30px; font-size:1.12rem; font-weight:600; }
 """
 
 # Click a head: by number where both cells hold one, else by text; "≥ 300" sorts after 300.
-JS = """
+SORT = """
+const sortable = (root) => {
 const key = t => { const m = t.replace('−','-').match(/[-+]?[0-9]+[0-9.]*/);
   return /^[≥≤<>+-]?\\s*[0-9]/.test(t) && m ? Number(m[0]) + (/^[≥>]/.test(t) ? 1e-9 : 0) : null };
-document.querySelectorAll('th button').forEach(b => b.addEventListener('click', () => {
+root.querySelectorAll('th button').forEach(b => b.addEventListener('click', () => {
   const th = b.parentElement, body = th.closest('table').tBodies[0], i = th.cellIndex;
   const up = th.getAttribute('aria-sort') !== 'ascending';
   th.parentElement.querySelectorAll('th').forEach(h => h.removeAttribute('aria-sort'));
@@ -437,8 +438,9 @@ document.querySelectorAll('th button').forEach(b => b.addEventListener('click', 
   [...body.rows].sort((r, s) => { const a = r.cells[i].textContent, b = s.cells[i].textContent, x = key(a), y = key(b);
     const words = x === null && y === null ? a.localeCompare(b) : x === null ? 1 : -1;
     return (up ? 1 : -1) * (x !== null && y !== null ? x - y : words) })
-    .forEach(r => body.append(r)) }));
+    .forEach(r => body.append(r)) })) };
 """
+JS = SORT + "sortable(document);\n"
 
 
 def html(

@@ -347,6 +347,14 @@ def write_plan(folder: Path, sweep: Sweep) -> dict[str, Any]:
     return plan
 
 
+def preview(folder: Path, sweep: Sweep) -> dict[str, Any]:
+    """What `write_plan` would write of trials, and which ones it would drop. Writes nothing."""
+    ids = {trial.run.id for trial in sweep.trials}
+    old = store.read_json(folder / PLAN) or {}
+    known = [e["id"] for e in old.get("trials", [])] + old.get("dropped", [])
+    return {"trials": [t.entry() for t in sweep.trials], "dropped": [id_ for id_ in known if id_ not in ids]}
+
+
 def read_plan(folder: str | Path) -> dict[str, Any]:
     """The plan of a sweep's folder. Raises UserError where there is none."""
     plan = store.read_json(Path(folder) / PLAN)
@@ -828,8 +836,9 @@ def _log_of(place: Path) -> Iterator[None]:
 class Forecast:
     """Seconds that trials take, from those of the same backbone that are finished in this folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.bytes = folder, 0.0
+    def __init__(self, folder: Path, sizes: bool = True) -> None:
+        """`sizes`: whether to learn how much disk trials take as well, which walks their folders."""
+        self.folder, self.bytes, self.sizes = folder, 0.0, sizes
         self._known: dict[str, dict[str, float]] = {}
         self._seen: set[str] = set()
         self._sizes: list[int] = []
@@ -851,6 +860,8 @@ class Forecast:
             spent["rest"] = max(0.0, done["seconds"] - done["training"] - done["answering"])
             for key, value in spent.items():
                 sums[key] = sums.get(key, 0.0) + value
+            if not self.sizes:
+                continue
             with contextlib.suppress(OSError):  # its worker may still be letting go of it
                 self._sizes.append(sum(path.stat().st_size for path in place.rglob("*") if path.is_file()))
         self.bytes = sum(self._sizes) / len(self._sizes) if self._sizes else 0.0
@@ -885,30 +896,37 @@ def _kind(run: Mapping[str, Any]) -> str:
 
 def describe(folder: Path, sweep: Sweep, plan: Mapping[str, Any], workers: int) -> str:
     """The plan for a person: trials by axis, what is done, how long and how much disk the rest takes, and how that is known."""
+    (_, first), *rows = describing(folder, sweep, plan, workers)
+    return "\n".join(
+        [f"{folder_name(sweep.name, sweep.scale)}: {first}", *(f"  {key:<9} {line}" for key, line in rows)]
+    )
+
+
+def describing(folder: Path, sweep: Sweep, plan: Mapping[str, Any], workers: int) -> list[tuple[str, str]]:
+    """`describe` as (what, line)."""
     entries = plan["trials"]
     now = [standing(folder, entry) for entry in entries]
     forecast = Forecast(folder)
     forecast.learn(now)
     left = [s.entry for s in now if not s.settled]
     states = Counter(s.state for s in now)
-    lines = [f"{folder_name(sweep.name, sweep.scale)}: {len(entries)} trials, in {folder}"]
+    rows = [("trials", f"{len(entries)} trials, in {folder}")]
     axes = {"tasks": "task", "arms": "arm", "n": "n", "seeds": "seed"}
     for title, key in axes.items():
-        lines.append(f"  {title:<9} {_counts(_called(e, key) for e in entries)}")
+        rows.append((title, _counts(_called(e, key) for e in entries)))
     for key in dict.fromkeys(key for e in entries for key in e["set"]):
-        lines.append(f"  {key:<9} {_counts(e['set'][key] for e in entries if key in e['set'])}")
-    lines += [f"  {'sample':<9} {line}" for line in sweep.samples]
-    lines.append(f"  {'state':<9} {', '.join(f'{state} {count}' for state, count in states.most_common())}")
+        rows.append((key, _counts(e["set"][key] for e in entries if key in e["set"])))
+    rows += [("sample", line) for line in sweep.samples]
+    rows.append(("state", ", ".join(f"{state} {count}" for state, count in states.most_common())))
     if plan["dropped"]:
-        lines.append(f"  {'dropped':<9} {len(plan['dropped'])}: in an earlier version of the file; kept, not reported")
+        rows.append(("dropped", f"{len(plan['dropped'])}: in an earlier version of the file; kept, not reported"))
     if sweep.left_out:
         reason, _ = Counter(sweep.left_out).most_common(1)[0]
-        lines.append(f"  {'left out':<9} {sum(sweep.left_out.values())} that cannot exist, such as: {reason}")
-    lines.append(f"  {'time':<9} {_time_line(forecast, left, workers)}")
+        rows.append(("left out", f"{sum(sweep.left_out.values())} that cannot exist, such as: {reason}"))
+    rows.append(("time", _time_line(forecast, left, workers)))
     free = shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.exists())).free
     need = f"about {forecast.bytes * len(left) / 1e9:.2f} GB more" if forecast.bytes else "known after the first trial"
-    lines.append(f"  {'disk':<9} {need}; {free / 1e9:.0f} GB free")
-    return "\n".join(lines)
+    return [*rows, ("disk", f"{need}; {free / 1e9:.0f} GB free")]
 
 
 def _called(entry: Mapping[str, Any], key: str) -> str:
@@ -965,12 +983,8 @@ def run_sweep(
     Running it again goes on; a second driver on the same folder helps. `make(driver)` gives the launcher. Raises UserError, with
     the first error, where trials failed or workers die without getting anywhere; `jobs.Stopped` when told to stop.
     """
-    plan = store.read_json(folder / PLAN) if dry_run else None
     if dry_run:
-        ids = {trial.run.id for trial in sweep.trials}
-        known = [e["id"] for e in (plan or {}).get("trials", [])] + (plan or {}).get("dropped", [])
-        plan = {"trials": [t.entry() for t in sweep.trials], "dropped": [id_ for id_ in known if id_ not in ids]}
-        print(describe(folder, sweep, plan, workers))
+        print(describe(folder, sweep, preview(folder, sweep), workers))
         return
     plan = write_plan(folder, sweep)
     if retry_failed:
@@ -979,8 +993,9 @@ def run_sweep(
     print(describe(folder, sweep, plan, workers), flush=True)
     _set_damaged_aside(folder, plan)
     driver = secrets.token_hex(4)
-    _follow(folder, make(driver), driver)
-    verdict(folder)
+    with _as_a_job(folder) as tell:
+        _follow(folder, make(driver), driver, tell)
+        verdict(folder)
 
 
 def forget_failures(folder: Path, plan: Mapping[str, Any]) -> None:
@@ -1004,7 +1019,39 @@ def _set_damaged_aside(folder: Path, plan: Mapping[str, Any]) -> None:
                 mine.release()
 
 
-def _follow(folder: Path, launcher: Launcher, driver: str) -> None:
+@contextmanager
+def _as_a_job(folder: Path) -> Iterator[Callable[[int, int, float | None], None]]:
+    """Where this driver is the job of its folder (`jobs.start`), say in state.json where it stands. `tell(settled, trials, eta)`.
+
+    Not `jobs.working`: the STOP file stays when a driver stops, for workers on other machines have yet to see it.
+    """
+    if os.environ.get(jobs.IN_JOB) != str(folder.resolve()):
+        yield lambda settled, trials, eta: None
+        return
+    me: dict[str, Any] = {"pid": os.getpid(), "created": jobs._created(os.getpid())}
+    store.write_state(folder, state="running", error="", eta=None, **me)
+    told: list[Any] = []
+
+    def tell(settled: int, trials: int, eta: float | None) -> None:
+        moment = time.monotonic() // 10  # a sign of life, also where nothing changes
+        if told != [settled, trials, moment]:
+            told[:] = [settled, trials, moment]
+            store.write_state(folder, state="running", step=settled, updates=trials, eta=eta)
+
+    try:
+        yield tell
+    except (jobs.Stopped, KeyboardInterrupt):
+        jobs._last_words(folder, state="stopped", eta=None)
+        raise
+    except BaseException as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        jobs._last_words(folder, state="failed", eta=None, error=text)
+        raise
+    else:
+        store.write_state(folder, state="done", eta=None, error="")
+
+
+def _follow(folder: Path, launcher: Launcher, driver: str, tell: Callable[[int, int, float | None], None]) -> None:
     """Keep the launcher's workers at work until no trial is left, and show how far they are."""
     wish, forecast = Wish(folder), Forecast(folder)
     now = look(folder, check=False)
@@ -1021,7 +1068,9 @@ def _follow(folder: Path, launcher: Launcher, driver: str) -> None:
                 told = True
                 print(f"time: {_time_line(forecast, left, launcher.workers)}", file=sys.stderr, flush=True)
             also = "".join(f", {counts[state]} {state}" for state in ("failed", "again", "lost") if counts[state])
-            show(settled, None if unknown else seconds / launcher.workers, f"{counts['running']} running{also}")
+            eta = None if unknown else seconds / launcher.workers
+            show(settled, eta, f"{counts['running']} running{also}")
+            tell(settled, len(now), eta)
             if not left:
                 break
             if wish():
@@ -1153,7 +1202,7 @@ def run_command(
     sweep = read(file, scale)
     folder = out or sweep.folder
     cards = [name for name in devices.split(",") if name] if devices is not None else devices_here()
-    count = workers or len(cards) or min(8, max(1, (os.cpu_count() or 1) // 2))
+    count = workers or usual_workers(cards)
     options = _options(slurm or [])
 
     def make(driver: str) -> Launcher:
@@ -1164,6 +1213,11 @@ def run_command(
         return Local(folder, count, cards, driver)
 
     run_sweep(sweep, folder, make, count, retry_failed, dry_run)
+
+
+def usual_workers(cards: Sequence[str]) -> int:
+    """How many workers where nobody says: one a GPU; without one, half the cores."""
+    return len(cards) or min(8, max(1, (os.cpu_count() or 1) // 2))
 
 
 def _options(given: Sequence[str]) -> dict[str, Any]:
