@@ -24,7 +24,7 @@ class Editor(gr.HTML):
 
     def __init__(self, **kwargs: Any) -> None:
         facts = {
-            "palette": pictures.palette()[: drawn.VALUES], "names": dict(enumerate(arc.COLOURS)),
+            "palette": pictures.palette()[: drawn.VALUES], "names": {str(value): name for value, name in enumerate(arc.COLOURS)},
             "most": {"train": drawn.PAIRS, "test": drawn.TESTS}, "store": STORE,
         }  # fmt: skip
         super().__init__(
