@@ -33,9 +33,11 @@ TABS = ["Compare", "Draw", "Train", "Sweeps", "Backbones", "Library"]
 
 
 @contextmanager
-def served(root: Path, output: Any = None, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def served(
+    root: Path, output: Any = None, tidy: bool = True, **environment: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The page as `vdmreason app` serves it, over the runs in `root`: its address and its process. Its words go to the file
-    `output`."""
+    `output`. Jobs that still work under `root` at the end are stopped, unless `tidy` is off."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -57,7 +59,7 @@ def served(root: Path, output: Any = None, **environment: str) -> Iterator[tuple
                 time.sleep(0.2)
         yield url, process
     finally:
-        for status in jobs.find(root):
+        for status in jobs.find(root) if tidy else ():
             if status.active:
                 jobs.stop(status.folder, grace=0.5)
         if process.poll() is None:

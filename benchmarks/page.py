@@ -1,0 +1,120 @@
+"""What the page promises in seconds, measured in a real browser on this machine.
+
+    python benchmarks/page.py                    # results/page.json, page.md
+
+Each figure is the median of `--times` tries, the worst behind it. Nothing else should be running.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from effects import commit  # noqa: E402
+from visit import TABS, Visit, chromium, served  # noqa: E402
+
+from vdmreason import store  # noqa: E402
+
+PROMISES = {
+    "page up after the command": 6.0, "first comparison after the page's load": 2.0, "another example": 0.3,
+    "a 30 x 30 puzzle with eight pairs drawn": 0.5, "cancel of a live answer": 1.0, **{f"tab {t}": 1.0 for t in TABS[1:]},
+}  # fmt: skip
+NEXT = """async () => { const title = document.querySelector('#stage .title'), before = title.textContent;
+  const began = performance.now(); document.querySelector('#next-example').click();
+  while (title.textContent === before) await new Promise(requestAnimationFrame); return (performance.now() - began) / 1000; }"""
+
+
+def measured(times: int, told: Callable[[str, float], None]) -> None:
+    zoo = str(ROOT / "adapters" / "zoo")
+    for _ in range(times):
+        with tempfile.TemporaryDirectory() as root, chromium() as browser:
+            began = time.monotonic()
+            with served(Path(root), VDMREASON_ZOO=zoo) as (url, _):
+                told("page up after the command", time.monotonic() - began)
+                visit = Visit(browser, url)
+                began = time.monotonic()
+                visit.page.goto(url)
+                visit.shown()
+                told("first comparison after the page's load", time.monotonic() - began)
+                for _ in range(5):
+                    told("another example", visit.page.evaluate(NEXT))
+                    visit.page.wait_for_timeout(200)
+                for tab in TABS[1:]:
+                    began = time.monotonic()
+                    visit.tab(tab)
+                    visit.page.locator("[role=tabpanel]:visible").first.wait_for()
+                    told(f"tab {tab}", time.monotonic() - began)
+                if drawn := puzzle(visit):
+                    told("a 30 x 30 puzzle with eight pairs drawn", drawn)
+                visit.tab("Compare")
+                told("cancel of a live answer", cancelled(visit))
+                visit.close()
+
+
+def puzzle(visit: Visit) -> float | None:
+    """Seconds from the editor's value to its last canvas, as the editor itself tells in its `data-drawn-ms`."""
+    visit.tab("Draw")
+    pair = {"input": [[(r * c) % 10 for c in range(30)] for r in range(30)]}
+    pair["output"] = pair["input"]
+    found = visit.page.evaluate(
+        "(puzzle) => window.vdmreasonDraw ? window.vdmreasonDraw(puzzle) : null",
+        {"train": [pair] * 8, "test": [{"input": pair["input"]}]},
+    )
+    return None if found is None else found / 1000
+
+
+def cancelled(visit: Visit) -> float:
+    """Seconds from the click on Cancel to its going."""
+    page = visit.page
+    page.locator("#run-live").click()
+    page.locator("#cancel-live").wait_for(state="visible")
+    began = time.monotonic()
+    page.locator("#cancel-live").click()
+    page.locator("#cancel-live").wait_for(state="hidden")
+    return time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=3)
+    given = parser.parse_args()
+    found: dict[str, list[float]] = {}
+
+    def told(name: str, seconds: float) -> None:
+        found.setdefault(name, []).append(seconds)
+        print(f"{name}: {seconds:.2f} s", flush=True)
+
+    measured(given.times, told)
+    rows: dict[str, Any] = {
+        name: {"median": statistics.median(some), "worst": max(some), "tries": len(some), "promised": PROMISES[name]}
+        for name, some in found.items()
+    }
+    record = {
+        "command": f"python benchmarks/page.py --times {given.times}", "commit": commit(), "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "seconds": rows,
+    }  # fmt: skip
+    out = ROOT / "benchmarks" / "results" / "page"
+    store.write_json(out.with_suffix(".json"), record)
+    lines = [
+        f"`{record['command']}`, {record['machine']}, commit {record['commit'][:12]}. Seconds: median, worst of the tries.",
+        "", "| | promised | median | worst | tries |", "|---|---|---|---|---|",
+        *(f"| {n} | {r['promised']:g} | {r['median']:.2f} | {r['worst']:.2f} | {r['tries']} |" for n, r in rows.items()),
+    ]  # fmt: skip
+    store.write_text(out.with_suffix(".md"), "\n".join(lines) + "\n")
+    print(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

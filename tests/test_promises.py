@@ -1,0 +1,136 @@
+"""What the page promises its visitors: it is there soon, it loses nothing when things are killed, everybody can use it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from fixture_runs import make_runs
+from visit import TABS, Visit, chromium, expect, needs_browser, served
+
+from vdmreason import jobs, store
+from vdmreason.ui import training
+
+pytestmark = needs_browser
+SLACK = float(os.environ.get("VDMREASON_TEST_SLACK", "4"))  # how much slower than promised a busy machine may be
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    make_runs(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Iterator[tuple[str, int]]:
+    with served(root) as (url, process):
+        yield url, process.pid
+
+
+def test_up_in_six_seconds_and_a_comparison_two_seconds_later(root: Path, browser: Any) -> None:
+    began = time.monotonic()
+    with served(root) as (url, process):
+        up = time.monotonic() - began
+        visit = Visit(browser, url)
+        began = time.monotonic()
+        visit.page.goto(url)
+        visit.shown()
+        shown = time.monotonic() - began
+        visit.close()
+        maps = {Path(m.path).name for m in psutil.Process(process.pid).memory_maps() if m.path}
+        assert not any(name.startswith("libtorch") for name in maps), "the page has loaded torch"
+    assert up < 6 * SLACK and shown < 2 * SLACK, f"up after {up:.1f} s, a comparison {shown:.1f} s later"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("tab", TABS)
+def test_axe_finds_no_serious_violation(browser: Any, server: tuple[str, int], tab: str, theme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    visit = Visit(browser, server[0])
+    visit.page.goto(f"{server[0]}?__theme={theme}")
+    visit.shown()
+    visit.tab(tab)
+    expect(visit.page.get_by_role("tab", name=tab, exact=True)).to_have_attribute("aria-selected", "true")
+    expect(visit.page.get_by_role("tabpanel").first).to_be_visible()
+    found = axe.run(visit.page, options={"resultTypes": ["violations"]}).response["violations"]
+    serious = [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in ("serious", "critical")]
+    visit.close()
+    assert not serious, "\n".join(serious)
+
+
+def test_the_keyboard_alone_reaches_every_tab(browser: Any, server: tuple[str, int]) -> None:
+    visit = Visit(browser, server[0])
+    visit.page.goto(server[0])
+    visit.shown()
+    visit.page.get_by_role("tab", name="Compare", exact=True).focus()
+    reached = set()
+    for _ in range(len(TABS)):
+        reached.add(visit.page.evaluate("() => document.activeElement.textContent.trim()"))
+        visit.page.keyboard.press("Enter")
+        visit.page.keyboard.press("Tab")
+    visit.close()
+    assert reached == set(TABS)
+
+
+def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser: Any) -> None:
+    """kill -9 of the page, then of the trainer, then of both: the strip of the next page says what is true, and the run
+    goes on from its checkpoint to its end."""
+    monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path))
+    keys = {"video": "cogvideox/tiny", "language": "causal_lm/tiny"}
+    (run,) = training.plan("maze/7x7", 3, 0, ["language"], keys, 400, 2)
+    training.start([run], together=True)
+    folder = training.folder_of(run)
+
+    def strip_says(url: str, state: str, press: str = "") -> None:
+        visit = Visit(browser, url)
+        visit.page.goto(url)
+        job = visit.page.locator("#jobs li", has_text="maze/7x7")
+        expect(job.locator(".job-state")).to_have_text(state, timeout=60_000)
+        if press:
+            job.get_by_role("button", name=press).click()
+        visit.context.close()
+
+    def killed(number: int | None) -> None:
+        assert number
+        for process in (*psutil.Process(number).children(recursive=True), psutil.Process(number)):
+            process.send_signal(signal.SIGKILL)
+
+    def reached(step: int) -> None:
+        deadline = time.monotonic() + 120
+        while jobs.status(folder).step < step:
+            assert time.monotonic() < deadline and jobs.status(folder).active, jobs.log_tail(folder)
+            time.sleep(0.1)
+
+    with served(tmp_path, tidy=False) as (url, page):
+        reached(105)  # past the first checkpoint
+        os.killpg(page.pid, signal.SIGKILL)  # the page
+        page.wait()
+        before = jobs.status(folder)
+        assert before.active
+    with served(tmp_path, tidy=False) as (url, page):
+        assert jobs.status(folder).pid == before.pid or jobs.status(folder).state == "done"
+        strip_says(url, "running")
+        killed(store.read_json(folder / jobs.JOB)["pid"])  # the trainer
+        strip_says(url, "lost", press="Resume")
+        reached(205)
+        killed(store.read_json(folder / jobs.JOB)["pid"])  # both
+        os.killpg(page.pid, signal.SIGKILL)
+        page.wait()
+    with served(tmp_path, tidy=False) as (url, page):
+        strip_says(url, "lost", press="Resume")
+        strip_says(url, "done")
+    steps = [line["step"] for line in store.read_lines(folder / "metrics.jsonl")]
+    assert steps == [*range(1, 401)], "every step is there once"
