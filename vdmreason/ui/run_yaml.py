@@ -15,6 +15,7 @@ from vdmreason.ui.inputs import text as checked
 
 LONGEST = 20_000  # characters
 MOST = 4  # runs
+DEEPEST = 20  # levels of keys and lists
 EXAMPLES = 100_000  # that a run started from the page may learn from or be tested on
 
 
@@ -26,14 +27,14 @@ def from_text(text: Any) -> list[Run]:
     """The runs that `text` describes. Raises UserError, one line that names the run, where there are several, and the key."""
     text = checked(text, LONGEST)
     try:
-        # an alias could make a few lines into gigabytes, and no run needs one
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise UserError("YAML: aliases (*name) are not read here; write the value out.")
+        _refuse_traps(text)
         given = [document for document in yaml.safe_load_all(text) if document is not None]
+    except UserError:
+        raise
     except yaml.YAMLError as error:
         raise UserError(f"That is not YAML: {' '.join(str(error).split())[:200]}") from None
-    except (RecursionError, ValueError):
-        raise UserError("That YAML cannot be read: it is nested too deeply, or holds an impossible date.") from None
+    except ValueError:
+        raise UserError("That YAML cannot be read: it holds an impossible date.") from None
     if not given:
         raise UserError("The YAML is empty. A run needs at least task, n and family.")
     if len(given) > MOST:
@@ -53,6 +54,19 @@ def from_text(text: Any) -> list[Run]:
     if len(set(names)) < len(names):
         raise UserError("Two of the runs are the same. Change what is to differ between them.")
     return runs
+
+
+def _refuse_traps(text: str) -> None:
+    """Raises UserError for aliases, which make gigabytes of a few lines, and for depths that no run has and that take minutes."""
+    depth = 0
+    for token in yaml.scan(text):
+        name = type(token).__name__
+        if name == "AliasToken":
+            raise UserError("YAML: aliases (*name) are not read here; write the value out.")
+        depth += name.endswith("StartToken") and name.startswith(("Block", "Flow"))
+        depth -= name in ("BlockEndToken", "FlowSequenceEndToken", "FlowMappingEndToken")
+        if depth > DEEPEST:
+            raise UserError("That YAML cannot be read: it is nested too deeply.")
 
 
 def bounded(run: Run) -> Run:

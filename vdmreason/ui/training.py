@@ -597,8 +597,8 @@ class Tab:
                 "What you change here goes along when you turn back to the form, and is named there.</p>"
             )
             self.code = gr.Code(
-                language="yaml", label="Runs, parted by a line of ---", lines=12, max_lines=28, elem_id="train-yaml",
-                interactive=True,
+                language="yaml", label="Runs, parted by a line of ---", lines=12, max_lines=28, wrap_lines=True,
+                elem_id="train-yaml", interactive=True,
             )  # fmt: skip
         with gr.Row(visible=False, elem_id="beyond-row") as self.beyond_row:
             self.beyond_words = gr.HTML(elem_id="beyond")
@@ -709,22 +709,9 @@ class Tab:
         names = tasks.variants(shelf)
         return gr.update(choices=names, value=names[0])
 
-    def _runs(
-        self,
-        task: Any,
-        n: Any,
-        custom: Any,
-        seed: Any,
-        test: Any,
-        arms: Any,
-        video: Any,
-        language: Any,
-        updates: Any,
-        mode: Any = SIMPLE,
-        code: Any = "",
-        beyond: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> list[Run]:
+    def _runs(self, *form: Any) -> list[Run]:
         """The runs that the form, or the YAML, describes. Raises UserError."""
+        task, n, custom, seed, test, arms, video, language, updates, mode, code, beyond = form
         if mode == YAML:
             public.refuse("Writing runs as YAML")
             runs = run_yaml.from_text(code)
@@ -788,7 +775,7 @@ class Tab:
         try:
             mode = one_of(mode, [SIMPLE, YAML], "Write the runs as")
             before = SIMPLE if mode == YAML else YAML
-            runs = self._runs(*form[:-3], mode=before, code=code, beyond=beyond)
+            runs = self._runs(*form[:-3], before, code, beyond)
             told = self._as_fields(as_form(runs)) if mode == SIMPLE else {self.code: run_yaml.to_text(runs)}
         except UserError as error:
             back = SIMPLE if mode == YAML else YAML
