@@ -37,6 +37,7 @@ import gc
 import hashlib
 import itertools
 import json
+import math
 import os
 import secrets
 import shutil
@@ -133,12 +134,12 @@ def folder_name(name: str, scale: str) -> str:
     return config.slug("-".join(filter(None, (name, scale))))
 
 
-def read(path: str | Path, scale: str = "") -> Sweep:
+def read(path: str | Path, scale: str = "", most: int | None = None) -> Sweep:
     """The sweep in a YAML file, with every trial resolved.
 
     Trials that cannot exist (more examples than a task has) are left out and counted. Raises UserError, one line, for a file that
-    is missing or no YAML, an unknown key (with a suggestion), a scale that is missing or unknown, and a run that `config.resolve`
-    refuses.
+    is missing or no YAML, an unknown key (with a suggestion), a scale that is missing or unknown, a run that `config.resolve`
+    refuses; with `most`, a file that asks for more trials than that.
     """
     path = Path(path)
     text, given = _yaml(path)
@@ -147,13 +148,20 @@ def read(path: str | Path, scale: str = "") -> Sweep:
         found: dict[str, Trial] = {}
         left_out: Counter[str] = Counter()
         samples: list[str] = []
+        asked_for = 0
         for arm, asked in sheet["arms"].items():
             own = {key: asked.get(key, sheet.get(key)) for key in AXES}
             keys = {key: value for key, value in asked.items() if key not in AXES}
             named, lines = _task_names(own["tasks"])
             samples += [line for line in lines if line not in samples]
-            points = itertools.product(named, own["n"] or ["all"], own["seeds"] or [0], ["", *(own["controls"] or [])])
-            for (task, n, seed, control), values in itertools.product(points, _combinations(sheet.get("axes") or {})):
+            points = [named, own["n"] or ["all"], own["seeds"] or [0], ["", *(own["controls"] or [])]]
+            axes = sheet.get("axes") or {}
+            asked_for += math.prod(map(len, [*points, *axes.values()]))
+            if most is not None and asked_for > most:  # told before any of them is made
+                raise UserError(
+                    f"asks for more than {most} trials. Ask for fewer, or plan it in a shell: vdmreason sweep run FILE --dry-run"
+                )
+            for (task, n, seed, control), values in itertools.product(itertools.product(*points), _combinations(axes)):
                 tree = merge(nested(sheet.get("set") or {}), nested(keys), nested(values))
                 tree |= {"task": task, "seed": seed, **({"n": n} if n != "all" else {})}
                 tree |= {"init": "random"} if control == "random" else {}
@@ -850,14 +858,14 @@ class Forecast:
             place, run = self.folder / now.entry["folder"], now.entry["config"]
             try:
                 done = store.read_json(place / DONE) or {}
-            except UserError:
+                spent = {"trials": 1, "training": done["training"], "answering": done["answering"]}
+                # of a trial that was interrupted only the last sitting's seconds are known
+                spent["rest"] = max(0.0, done["seconds"] - done["training"] - done["answering"])
+            except (UserError, KeyError):  # it cannot be read, or it vouches for its files and says no times
                 continue
             self._seen.add(now.entry["id"])
             sums = self._known.setdefault(_kind(run), Counter())  # type: ignore[arg-type]
-            spent = {"trials": 1, "training": done["training"], "answering": done["answering"]}
             spent |= {"samples": samples_of(run), "answers": answers_of(run)}
-            # of a trial that was interrupted only the last sitting's seconds are known
-            spent["rest"] = max(0.0, done["seconds"] - done["training"] - done["answering"])
             for key, value in spent.items():
                 sums[key] = sums.get(key, 0.0) + value
             if not self.sizes:

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ PROTOCOLS = Path(__file__).resolve().parents[2] / "protocols"
 FIRST_TABLE = "benchmarks/results/first_table.md"
 LONGEST = 64_000  # characters of a file that is edited here
 MOST_WORKERS = 256
+MOST_TRIALS = 20_000  # that are planned here; each is resolved, a thousand a second or so
 OFF = " (off on this public page)"
 EMPTY = (
     '<div class="note no-sweep"><p>A sweep is one file: puzzles, numbers of examples, seeds and arms. '
@@ -109,7 +109,7 @@ def read(text: str, scale: str) -> sweep.Sweep:
         path = Path(folder) / "sheet.yaml"
         path.write_text(text, encoding="utf-8")
         try:
-            return sweep.read(path, scale)
+            return sweep.read(path, scale, MOST_TRIALS)
         except UserError as error:
             raise UserError(str(error).removeprefix(f"{path}: ").replace(f'"{path}"', "this file")) from None
 
@@ -259,10 +259,9 @@ class Reports:
 
     def __init__(self) -> None:
         self._home = tempfile.TemporaryDirectory(prefix="vdmreason-reports-")
-        self._one = ThreadPoolExecutor(1, thread_name_prefix="report")
         self._made: dict[Path, Made] = {}
-        self._pending: dict[tuple[Path, bool], Future[None]] = {}
-        self._lock = threading.Lock()
+        self._pending: set[tuple[Path, bool]] = set()  # (sweep, whether it is written into its folder)
+        self._lock, self._turn = threading.Lock(), threading.Lock()
 
     def newest(self, look: Look, want: bool = True) -> tuple[Made | None, bool]:
         """(the last report of a sweep, whether one is being made). With `want` a newer one is begun where results changed."""
@@ -272,21 +271,33 @@ class Reports:
             rested = made is None or time.monotonic() - made.moment > max(self.PAUSE, 10 * made.seconds)
             if want and old and rested and not self._busy(look.folder, False):
                 out = Path(self._home.name) / f"{abs(hash(look.folder))}"
-                self._pending[look.folder, False] = self._one.submit(self._make, look.folder, look.results, out)
+                self._begin(look, out)
             return made, self._busy(look.folder, False)
 
     def write(self, look: Look) -> None:
         """Write the report into the sweep's own folder, in a while."""
         with self._lock:
             if not self._busy(look.folder, True):
-                self._pending[look.folder, True] = self._one.submit(self._make, look.folder, look.results, None)
+                self._begin(look, None)
 
     def writing(self, folder: Path) -> bool:
         return self._busy(folder, True)
 
     def _busy(self, folder: Path, kept: bool) -> bool:
-        pending = self._pending.get((folder, kept))
-        return pending is not None and not pending.done()
+        return (folder, kept) in self._pending
+
+    def _begin(self, look: Look, out: Path | None) -> None:
+        """In a thread that does not keep the page from ending."""
+        self._pending.add((look.folder, out is None))
+
+        def work() -> None:
+            try:
+                with self._turn:
+                    self._make(look.folder, look.results, out)
+            finally:
+                self._pending.discard((look.folder, out is None))
+
+        threading.Thread(target=work, daemon=True, name="report").start()
 
     def _make(self, folder: Path, results: int, out: Path | None) -> None:
         words = [sys.executable, "-m", "vdmreason", "sweep", "report", str(folder)]
