@@ -146,7 +146,7 @@ def build() -> gr.Blocks:
             outputs=[*comparing.outputs, comparing.seen],
         )  # fmt: skip
         seconds = frame.clock("train")
-        seconds.tick(**compare.quiet(train.tick), inputs=[train.watched, train.seen], outputs=train.live)
+        seconds.tick(**compare.quiet(train.tick), inputs=train.ticking, outputs=train.ticked)
         frame.wind(tabs)
         api.publish(worker)
     page.worker = worker

@@ -251,11 +251,11 @@ def timed(run: Run) -> float | None:
     return statistics.median(found) if found else None
 
 
-def foretold(keys: Sequence[tuple[str, str]]) -> str:
-    """Memory and disk of some runs, [(name, `needs.key`)], as far as they are known."""
+def foretold(runs: Sequence[tuple[str, Run]]) -> str:
+    """Memory and disk of runs that are called so, as far as they are known."""
     rows = []
-    for name, key in keys:
-        found = needs.known(key)
+    for name, run in runs:
+        found = needs.known(needs.key(run))
         said = needs.words(found) if found else "memory and disk: being looked at …"
         short = bool(found and (found.get("problem") or found.get("error")))
         mark = ' class="short"' if short else ""
@@ -536,12 +536,13 @@ def colour_map(folders: Sequence[Path]) -> dict[str, str]:
 
 
 class Tab:
-    """The tab's components and listeners. The page calls `opened` when it loads and `tick` once a second."""
+    """The tab's components and listeners. The page calls `opened` and `foresee` when it loads and `tick` once a second while the
+    tab is looked at."""
 
     def __init__(self) -> None:
         self.seen = gr.State("")
         self.beyond = gr.State({})  # arm -> settings that the form has no field for
-        self.asked = gr.State(([], ""))  # whose memory and disk is shown, and what is shown of it
+        self.asked = gr.State(([], ""))  # runs whose memory and disk is shown, by name, and what is shown of it
         off = public.on()
         self.mode = gr.Radio(
             [("Form", SIMPLE), ("YAML: every setting", YAML)], value=SIMPLE, label="Write the runs as", elem_id="train-mode",
@@ -606,7 +607,6 @@ class Tab:
         self.order = gr.Radio([SEPARATE, TOGETHER], value=SEPARATE, label="Start them", elem_id="train-order")
         self.forecast = gr.HTML(elem_id="forecast")
         self.needs = gr.HTML(elem_id="needs")
-        self.waiting = gr.Timer(1.0, active=False)  # runs while memory and disk are being looked at
         self.command = gr.Textbox(
             label="The same from a shell", lines=2, max_lines=4, interactive=False, buttons=["copy"],
             elem_classes=["command"], elem_id="train-command",
@@ -683,9 +683,11 @@ class Tab:
     def _listen(self) -> None:
         form = [self.task, self.n, self.custom, self.seed, self.test, self.arms, *self.backbones.values(), self.updates]
         self.form = [*form, self.mode, self.code, self.beyond]
+        self.ticking = [self.watched, self.seen, self.asked]
+        self.ticked = [*self.live, self.needs, self.asked]
         self.foreseen = [
-            self.forecast, self.command, self.start, self.problem, self.custom, self.needs, self.asked, self.waiting,
-            self.beyond_row, self.beyond_words,
+            self.forecast, self.command, self.start, self.problem, self.custom, self.needs, self.asked, self.beyond_row,
+            self.beyond_words,
         ]  # fmt: skip
         foresee = {**quiet(self.foresee), "inputs": self.form, "outputs": self.foreseen}
         self.family.input(**quiet(self._shelf), inputs=self.family, outputs=self.task)
@@ -694,7 +696,6 @@ class Tab:
         views = [self.mode, self.simple, self.written, self.code, self.beyond, self.family, *form, self.problem]
         self.mode.input(**quiet(self._turn), inputs=self.form, outputs=views)
         self.drop.click(**quiet(lambda: {}), outputs=[self.beyond])
-        self.waiting.tick(**quiet(self._arrived), inputs=[self.asked], outputs=[self.needs, self.asked, self.waiting])
         self.look.click(**quiet(self._look), inputs=self.form, outputs=[self.samples, self.problem])
         self.start.click(
             **quiet(self._start), inputs=[*self.form, self.order], outputs=[self.problem, self.watched, *self.live]
@@ -738,7 +739,7 @@ class Tab:
         try:
             runs = self._runs(*form)
         except UserError as error:
-            nothing = {self.needs: "", self.asked: ([], ""), self.waiting: gr.Timer(active=False)}
+            nothing: dict[Any, Any] = {self.needs: "", self.asked: ([], "")}
             return {**always, **nothing, self.problem: problem(error), self.start: gr.update(interactive=False)}
         hashes = {run.name: sample_hash(run)[:12] for run in runs}
         same = len(set(hashes.values())) == 1
@@ -747,27 +748,14 @@ class Tab:
             + ", ".join(f"{html.escape(run.family)} <code>{hashes[run.name]}</code>, n {run.n}" for run in runs) + "."
         )  # fmt: skip
         names = [f"{run.family} {run.flavour.rpartition('/')[2]}" for run in runs]
-        keys = [(name, needs.key(run)) for name, run in zip(names, runs, strict=True)]
-        if not public.on():
-            for run in runs:
-                needs.lookout.look(run)
-        unknown = any(needs.known(key) is None for _, key in keys) and not public.on()
-        told = "" if public.on() else foretold(keys)
+        asked = [] if public.on() else [*zip(names, runs, strict=True)]
+        told = foretold(asked)
         return {
             **always, self.forecast: f'<p class="note">{html.escape(forecast(runs))} {examples}</p>',
             self.command: "\n".join(command(run) for run in runs),
             self.start: gr.update(interactive=not public.on()), self.problem: "",
-            self.needs: told, self.asked: (keys, told), self.waiting: gr.Timer(active=unknown),
+            self.needs: told, self.asked: (asked, told),
         }  # fmt: skip
-
-    def _arrived(self, asked: tuple[list[tuple[str, str]], str]) -> dict[Any, Any]:
-        """Memory and disk, once they have been found."""
-        keys, shown = asked
-        told = foretold(keys)
-        found = all(needs.known(key) is not None for _, key in keys)
-        news = {self.needs: told, self.asked: (keys, told)} if told != shown else {}
-        ended = {self.waiting: gr.Timer(active=False)} if found else {}
-        return {**news, **ended} or {self.needs: gr.skip()}
 
     def _turn(self, *form: Any) -> dict[Any, Any]:
         """From the form to YAML and back, with the same runs; where they do not go over, the old way stays and says why."""
@@ -880,8 +868,15 @@ class Tab:
         sizes = [f"{os.path.getsize(f)}@{os.path.getmtime(f)}" if f.exists() else "-" for f in files]
         return f"{key} {' '.join(sizes)} {[jobs.status(folder).state for folder in folders]}"
 
-    def tick(self, key: str | None, seen: str) -> dict[Any, Any]:
+    def tick(self, key: str | None, seen: str, asked: tuple[list[tuple[str, Run]], str]) -> dict[Any, Any]:
+        """What is new since `seen`, and of the memory and disk of the runs that are `asked` about. Those are looked at when the
+        tab is, and not when the page opens: it takes a process some seconds."""
+        runs, shown = asked
+        for _, run in runs:
+            needs.lookout.look(run)
+        told = foretold(runs)
+        news = {self.needs: told, self.asked: (runs, told)} if told != shown else {}
         folders = trained().get(key or "", [])
         if self.stamp(key, folders) == seen:
-            return {self.seen: seen}
-        return self.follow(key)
+            return news or {self.seen: gr.skip()}
+        return {**news, **self.follow(key)}
