@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,23 @@ def plan(task: str, flavour: str, updates: int) -> list[Any]:
     return comparing.plan(task, flavours=flavours, overrides=[f"optim.updates={updates}"])
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a poll must know of the drawing in the browser: its file's task, "" where none was kept; its family; its pairs."""
+
+    task: str = ""
+    family: str = ""
+    pairs: int = 1
+
+
 def results(task: str) -> dict[str, Any] | None:
     """What both arms answered: their comparison's compare.json, or None."""
     return store.read_json(compare.adapt_folder(task) / "compare.json") if task else None
 
 
-def answers(task: str) -> str:
-    """Both arms' answers to every test, small; Compare shows them large."""
-    result = results(task)
+def answers(kept: Kept) -> str:
+    """Both arms' answers to every test, small; Compare shows them large. Where a rule is known, it judges; else the truth."""
+    result = results(kept.task)
     if not result:
         return ""
     figures = []
@@ -128,8 +138,8 @@ def answers(task: str) -> str:
         for record in arm["answers"]:
             number = record["i"] + 1
             alt = f"{arm['kind']} answer to test {number}"
-            verdict = "exact" if record["exact"] else "wrong"
-            reason = f"<br><small>{html.escape(record['reason'])}</small>" if record["reason"] else ""
+            right, verdict, reason = verdict_of(record, kept.family)
+            why = f"<br><small>{html.escape(reason)}</small>" if reason else ""
             facts = [
                 f"{100 * record['cells']:.0f} % of cells",
                 f"{record['seconds']:.1f} s",
@@ -139,14 +149,27 @@ def answers(task: str) -> str:
             figures.append(
                 f"<figure>{_picture(record['proposed'], alt)}<figcaption>"
                 f"{html.escape(arm['kind'].capitalize())}, test {number}"
-                f'<span class="verdict" data-right="{str(record["exact"]).lower()}">{verdict}</span>{reason}'
+                f'<span class="verdict" data-right="{str(right).lower()}">{verdict}</span>{why}'
                 f"<br><small>{html.escape(' · '.join(facts))}</small></figcaption></figure>"
             )
-    where = html.escape(public.place(compare.adapt_folder(task)))
+    where = html.escape(public.place(compare.adapt_folder(kept.task)))
+    judge = f"the rules of {kept.family}" if kept.family else "the truth, cell by cell"
     return (
-        f'<div class="dw-box dw-answers">{"".join(figures)}<p class="quiet">From {where}/compare.json. '
-        "Exact match with the truth counts; of several right answers, only that one.</p></div>"
+        f'<div class="dw-box dw-answers">{"".join(figures)}<p class="quiet">Judged by {html.escape(judge)}. '
+        f"From {where}/compare.json.</p></div>"
     )
+
+
+def verdict_of(record: dict[str, Any], family: str) -> tuple[bool, str, str]:
+    """Whether an answer is right, the word for it, and one line why not. The file knows one truth; rules may know more."""
+    if record["exact"]:
+        return True, "exact", ""
+    if family and record["proposed"] is not None:
+        question, proposed = (np.asarray(record[key], np.int8) for key in ("question", "proposed"))
+        fault = drawn.judged(drawn.rules(family), question, proposed).fault
+        if fault is not None:
+            return not fault, "wrong" if fault else "right by the rules", fault
+    return False, "wrong", str(record["reason"])
 
 
 def _picture(grid: Any, alt: str) -> str:
@@ -183,7 +206,7 @@ class Tab:
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
-        self.task = gr.State("")  # the kept drawing's task, "arc:<file>"; "" where none was kept
+        self.kept = gr.State(Kept())
         self.seen = gr.State(())
         with gr.Row(equal_height=True, elem_classes=["controls-row"]):
             self.name = gr.Dropdown(
@@ -229,7 +252,7 @@ class Tab:
                     self.about = gr.HTML("", elem_id="draw-about")
                     self.answers = gr.HTML("", elem_id="draw-answers")
                     self.see = gr.Button("See both answers in Compare", visible=False, elem_id="draw-see", size="md")
-        self.view = [self.said, self.fill, self.adapt, self.about, self.answers, self.see, self.task, self.seen]
+        self.view = [self.said, self.fill, self.adapt, self.about, self.answers, self.see, self.kept, self.seen]
         self._listen()
 
     def _listen(self) -> None:
@@ -258,18 +281,18 @@ class Tab:
         )  # fmt: skip
         for change in (self.flavour.input, self.updates.submit, self.updates.blur):
             change(
-                **compare.quiet(self._forecast), inputs=[self.task, self.flavour, self.updates], outputs=[self.forecast]
+                **compare.quiet(self._forecast), inputs=[self.kept, self.flavour, self.updates], outputs=[self.forecast]
             )
         self.frame.page.load(
-            **compare.quiet(self._forecast), inputs=[self.task, self.flavour, self.updates], outputs=[self.forecast]
+            **compare.quiet(self._forecast), inputs=[self.kept, self.flavour, self.updates], outputs=[self.forecast]
         )
         self.frame.page.load(None, None, None, js=OPEN_LINKS)
         clock = self.frame.clock("draw")
         clock.tick(
-            **compare.quiet(self.tick), inputs=[self.task, self.seen, self.editor],
+            **compare.quiet(self.tick), inputs=[self.kept, self.seen],
             outputs=[self.adapt, self.about, self.answers, self.see, self.seen],
         )  # fmt: skip
-        self.frame.leads_to_compare(self.see.click, first_answer, [self.task], self.problem)
+        self.frame.leads_to_compare(self.see.click, first_answer, [self.kept], self.problem)
 
     def changed(self, payload: Any) -> dict[Any, Any]:
         """A stroke has ended: what the rules say of it, and whether it can be learnt from."""
@@ -297,40 +320,40 @@ class Tab:
                 task = f"arc:{drawn.file_of(whole)}"
         except UserError as error:
             why = str(error)
-        rules = fillings(drawing)
+        kept = Kept(task, drawing.family, len(drawing.train))
         return {
             self.said: said(drawing),
-            self.fill: gr.update(visible=bool(rules)),
-            self.task: task,
+            self.fill: gr.update(visible=bool(fillings(drawing))),
+            self.kept: kept,
             self.seen: stamp(task),
-            **self._adapting(task, why, len(drawing.train)),
+            **self._adapting(kept, why),
         }
 
-    def _adapting(self, task: str, why: str, pairs: int) -> dict[Any, Any]:
+    def _adapting(self, kept: Kept, why: str = "") -> dict[Any, Any]:
         """The box that adapts: `why` it cannot, or where the kept drawing's job stands."""
-        status = status_of(task)
+        status = status_of(kept.task)
         busy = bool(status and status.active)
         if public.on():
             why = "Adapting is off on this public page. Copy the link and open it on your own machine."
         text = html.escape(why) or (
             compare.adapt_text(status) if status else "No adapter has been made from this drawing."
         )
-        pairs_text = "pair" if pairs == 1 else f"{pairs} pairs"
+        pairs = "pair" if kept.pairs == 1 else f"{kept.pairs} pairs"
         return {
             self.adapt: gr.update(
-                value="Adapting…" if busy else f"Adapt both arms on my {pairs_text}", interactive=not (why or busy)
+                value="Adapting…" if busy else f"Adapt both arms on my {pairs}", interactive=not (why or busy)
             ),
             self.about: f'<div class="dw-box"><p class="quiet" role="status">{text}</p></div>',
-            self.answers: answers(task),
-            self.see: gr.update(visible=results(task) is not None),
+            self.answers: answers(kept),
+            self.see: gr.update(visible=results(kept.task) is not None),
         }
 
-    def tick(self, task: str, seen: tuple[Any, ...], payload: Any) -> Any:
-        now = stamp(task)
-        if not task or now == tuple(seen):
+    def tick(self, kept: Kept, seen: tuple[Any, ...]) -> Any:
+        """Follow the job of the kept drawing; nothing is sent while nothing changes."""
+        now = stamp(kept.task)
+        if not kept.task or now == tuple(seen):
             return tuple(gr.skip() for _ in range(5))
-        pairs = len(payload["train"]) if isinstance(payload, dict) and isinstance(payload.get("train"), list) else 1
-        view = self._adapting(task, "", pairs)
+        view = self._adapting(kept)
         return view[self.adapt], view[self.about], view[self.answers], view[self.see], now
 
     def _fill(self, payload: Any) -> dict[Any, Any]:
@@ -355,9 +378,9 @@ class Tab:
         except UserError as error:
             return {self.problem: compare.problem(error)}
 
-    def _forecast(self, task: str, flavour: Any, updates: Any) -> str:
+    def _forecast(self, kept: Kept, flavour: Any, updates: Any) -> str:
         try:
-            runs = plan(task or STARTS[-3], flavour, updates_of(flavour, updates))
+            runs = plan(kept.task or STARTS[-3], flavour, updates_of(flavour, updates))
             return f'<div class="dw-box"><p class="quiet">{html.escape(training.forecast(runs))}</p></div>'
         except UserError as error:
             return compare.problem(error)
@@ -386,9 +409,9 @@ def updates_of(flavour: Any, updates: Any) -> int:
     return count
 
 
-def first_answer(task: str) -> tuple[Path, int]:
+def first_answer(kept: Kept) -> tuple[Path, int]:
     """The video arm's run of a kept drawing, and its first test. Raises UserError where there is none."""
-    result = results(task)
+    result = results(kept.task)
     if not result:
         raise UserError("No answers yet: adapt both arms first.")
-    return compare.adapt_folder(task) / result["arms"][0]["folder"], 0
+    return compare.adapt_folder(kept.task) / result["arms"][0]["folder"], 0

@@ -160,7 +160,7 @@ function draw() {
   if (!grid) return;
   const rows = grid.length, cols = grid[0].length;
   const room = Math.max(120, $(".dw-well").clientWidth - 2);
-  pitch = Math.max(4, Math.min(46, Math.floor(Math.min(room, 500) / cols), Math.floor(480 / rows)));
+  pitch = Math.max(4, Math.min(64, Math.floor(Math.min(room, 500) / cols), Math.floor(480 / rows)));
   const ratio = window.devicePixelRatio || 1, gap = pitch > 7 ? 1 : 0;
   const width = cols * pitch + gap, height = rows * pitch + gap;
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
@@ -221,7 +221,7 @@ function rowOf(part) {
     return button;
   });
   const acts = make("span", undefined, "dw-acts");
-  for (const [what, sign, text] of [["up", "↑", "Move up"], ["down", "↓", "Move down"], ["twin", "⧉", "Duplicate"], ["drop", "✕", "Delete"]]) {
+  for (const [what, sign, text] of [["up", "↑", "Move up"], ["down", "↓", "Move down"], ["twin", "×2", "Duplicate"], ["drop", "✕", "Delete"]]) {
     const button = make("button", sign);
     button.type = "button";
     button.dataset.what = what;
@@ -324,6 +324,7 @@ function renderPalette() {
     button.setAttribute("aria-label", `Colour ${called(value)}`);
     button.title = called(value);
   });
+  $(".dw-colour").textContent = called(colour);
   for (const list of element.querySelectorAll(".dw-a, .dw-b")) [...list.options].forEach((option, value) => { option.textContent = called(value); });
 }
 
