@@ -35,6 +35,11 @@ def _word(event: gr.EventData, key: str, most: int = 500) -> str:
     return word
 
 
+def each(fn: Any) -> dict[str, Any]:
+    """For a choice in a table: quick clicks are all heard, one after the other, so that the last one stands."""
+    return {**quiet(fn), "trigger_mode": "multiple", "concurrency_limit": 1}
+
+
 class Tab:
     """The tab's components and listeners."""
 
@@ -178,13 +183,9 @@ class Tab:
         clock = self.frame.clock("library", 2.0)
         self.frame.page.load(**quiet(self._opened), inputs=state, outputs=self.outputs)
         clock.tick(**quiet(self.refresh), inputs=state, outputs=self.outputs)
-        self.adapters.pick(
-            **quiet(self._pick), trigger_mode="always_last", inputs=state, outputs=[*self.outputs, self.push_box]
-        )
-        self.runs.pick(
-            **quiet(self._pick_run), trigger_mode="always_last", inputs=state, outputs=[*self.outputs, self.run_problem]
-        )
-        self.runs.tick(**quiet(self._tick), trigger_mode="always_last", inputs=state, outputs=self.outputs)
+        self.adapters.pick(**each(self._pick), inputs=state, outputs=[*self.outputs, self.push_box])
+        self.runs.pick(**each(self._pick_run), inputs=state, outputs=[*self.outputs, self.run_problem])
+        self.runs.tick(**each(self._tick), inputs=state, outputs=self.outputs)
 
         self.frame.leads_to_compare(self.use.click, self._find_adapter, [self.picked], self.problem)
         self.frame.leads_to_compare(self.run_use.click, self._find_run, [self.run], self.run_problem)
