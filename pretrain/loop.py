@@ -26,6 +26,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+
+class Stopped(Exception):
+    """Someone asked a training to end: its checkpoint has all that was done."""
+
+
+def never() -> bool:
+    return False
+
+
+stop_wanted: Callable[[], bool] = (
+    never  # asked after every update; whoever starts a training may put another in its place
+)
 SKIPS = 20  # so many updates without a finite gradient in a row are no accident
 TIMED_UPDATES = 20  # how many updates are timed before minutes are turned into a number of updates
 
@@ -113,6 +125,8 @@ def fit(
     the other, where memory is short, for the same update.
     A folder that was begun with other `settings` is refused with a ValueError.
 
+    Where `stop_wanted` says so the update is the last: a checkpoint, then Stopped.
+
     An update whose loss or gradient is not finite is skipped by all processes and counted; SKIPS in a row stop the run.
     Returns the last metrics with `updates`, `skipped` and `seconds` spent.
     """
@@ -192,11 +206,19 @@ def fit(
         bar.set_postfix(loss=f"{last['loss']:.4f}", refresh=False)
         if not sys.stderr.isatty() and step % 200 == 0 and accelerator.is_main_process:
             print(f"{title} {step}/{total} loss {last['loss']:.4f}", flush=True)
-        if accelerator.is_main_process and (time.monotonic() - saved > checkpoint_minutes * 60 or step == total):
+        ending = stop_wanted()
+        if accelerator.num_processes > 1 and stop_wanted is not never:
+            ending = broadcast_object_list([ending])[0]  # the first process hears it for all
+        due = time.monotonic() - saved > checkpoint_minutes * 60 or step == total or ending
+        if accelerator.is_main_process and due:
             _save(module, optimizer, names, folder, step, spent + time.monotonic() - began, skipped)
             if on_checkpoint:
                 on_checkpoint(step)
             saved = time.monotonic()
+        if ending and step < total:
+            bar.close()
+            batches.close()
+            raise Stopped(f"stopped after update {step}")
     bar.close()
     batches.close()
     accelerator.wait_for_everyone()

@@ -150,6 +150,37 @@ def test_a_damaged_folder_does_not_take_the_tab_along(root: Path) -> None:
     assert tab.headline(torn) and tab.shelf([torn], torn.key)["rows"]
 
 
+def test_a_pretraining_stops_when_asked_and_goes_on_as_if_it_had_not(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "Stop and save" in the strip: the file is heard after an update, and the weights are those of one that went through."""
+    from pretrain import loop
+
+    def asked(folder: Path, step: int) -> Any:
+        write = loop.json.dumps
+
+        def dumps(value: Any, **how: Any) -> str:
+            if isinstance(value, dict) and value.get("step") == step and "loss" in value:
+                (folder / jobs.STOP).write_text("")
+            return write(value, **how)
+
+        return dumps
+
+    command = ("pretrain", "image-teacher", "--size", "tiny", "--budget", "4u", "--out")
+    call(*command, str(root / "through"))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            loop,
+            "json",
+            SimpleNamespace(dumps=asked(root / "stopped", 2), loads=json.loads, JSONDecodeError=ValueError),
+        )
+        assert "stopped after update 2" in call(*command, str(root / "stopped")).output
+    assert store.read_state(root / "stopped")["state"] == "stopped" and not (root / "stopped" / jobs.STOP).exists()
+    assert files.by_key("stopped").state == "stopped" and loop.stop_wanted is loop.never
+    call(*command, str(root / "stopped"))
+    assert files.weights(root / "stopped") == files.weights(root / "through") != ""
+
+
 # Probe against exam
 
 
@@ -358,5 +389,6 @@ def test_one_s_own_is_chosen_drawn_and_there_after_a_reload(visit: Visit) -> Non
 @needs_browser
 def test_a_phone_has_no_sideways_scroll(visit: Visit) -> None:
     visit.page.set_viewport_size({"width": 390, "height": 844})
+    visit.page.locator("#probe-scores").get_by_text("never trained").wait_for(state="attached")
     visit.until("() => document.documentElement.scrollWidth <= 390 && document.querySelector('#films canvas')")
     visit.page.set_viewport_size({"width": 1280, "height": 900})

@@ -78,12 +78,23 @@ def run(name: str, out: Path, budget: str, **given: Any) -> None:
     minutes, updates = parse_budget(budget)
     module = importlib.import_module(f"pretrain.{name}")
     first = first_process()
+    loop: Any = importlib.import_module("pretrain.loop")
+    loop.stop_wanted = lambda: (out / jobs.STOP).exists()
     # SIGTERM ends it at once: pretraining keeps its own checkpoints and goes on from the newest
-    with jobs.working(out, listens=False) if first else contextlib.nullcontext():
-        try:
-            module.pretrain(out, minutes=minutes, updates=updates, **given)
-        except (ValueError, FloatingPointError) as error:
-            raise UserError(str(error)) from error
+    try:
+        with jobs.working(out, listens=False) if first else contextlib.nullcontext():
+            try:
+                module.pretrain(out, minutes=minutes, updates=updates, **given)
+            except (ValueError, FloatingPointError) as error:
+                raise UserError(str(error)) from error
+            except loop.Stopped as error:
+                raise jobs.Stopped(str(error)) from None
+    except jobs.Stopped as stopped:
+        if first:
+            print(f"{stopped}: the same command goes on from there")
+        return
+    finally:
+        loop.stop_wanted = loop.never
     if first:
         print(f"pretrained: {out}")
 

@@ -283,21 +283,29 @@ def so_what(backbones: Sequence[Backbone], column: str | None) -> str:
             f"{len(trained)} pretrained backbone{'s have' if len(trained) > 1 else ' has'} both a probe score and the exam; "
             f"a correlation is not said before {ENOUGH} have."
         )
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(p.name)}, {"pretrained" if p.init == "pretrained" else "never trained"}</th>'
-        f"<td>{html.escape(p.task)}</td><td>{_triple(p.probe)}</td><td>{_triple(p.exam)}</td></tr>"
-        for p in found
+    others = dict.fromkeys(
+        b.title for b in backbones if (b.weights[:8], "pretrained") in exams and b.title not in trained
     )
+    if others:
+        said += f" {' and '.join(others)} sat the exam too, but no probe has read them."
+    encoders = {(p.name, p.init): p.probe for p in found}
+    exam = {(p.name, p.init, p.task): p.exam for p in found}
+    head = "".join(f'<th scope="col">{html.escape(task)}</th>' for task in tasks_)
+    rows = ""
+    for (name, init), score in encoders.items():
+        cells = "".join(f"<td>{_triple(exam.get((name, init, task)))}</td>" for task in tasks_)
+        kind = "pretrained" if init == "pretrained" else "never trained"
+        rows += f'<tr><th scope="row">{html.escape(name)}, {kind}</th><td>{_triple(score)}</td>{cells}</tr>'
     return (
-        f'<div class="sowhat">{scatter(found, tasks_, column or "")}<div class="scores"><p class="note">{said}</p>'
-        f"<table><caption>Exam: exact match in %, n = {files.EXAM_N}, from benchmarks/results/first_table.json. Probe: this "
-        f'machine.</caption><thead><tr><th scope="col">encoder</th><th scope="col">task</th><th scope="col">probe: '
-        f'{html.escape(column or "")}</th><th scope="col">exam</th></tr></thead><tbody>{rows}</tbody></table></div></div>'
+        f'<div class="sowhat">{scatter(found, tasks_, column or "")}<p class="note">{said}</p><div class="scores">'
+        f"<table><caption>Exam: exact match in % with n = {files.EXAM_N}, from benchmarks/results/first_table.json. Probe: "
+        f'read on this machine.</caption><thead><tr><th scope="col">encoder</th><th scope="col">probe: '
+        f"{html.escape(column or '')}</th>{head}</tr></thead><tbody>{rows}</tbody></table></div></div>"
     )
 
 
-def _triple(values: tuple[float, float, float]) -> str:
-    return _score(dict(zip(("value", "low", "high"), values, strict=True)))
+def _triple(values: tuple[float, float, float] | None) -> str:
+    return _score(dict(zip(("value", "low", "high"), values, strict=True)) if values else None)
 
 
 def scatter(found: Sequence[files.Point], tasks_: Sequence[str], column: str) -> str:
@@ -431,7 +439,7 @@ class Tab:
                 self.no_curve = gr.HTML(elem_id="no-curve", container=False)
             with gr.Column(scale=7, min_width=300, elem_id="look-inside"):
                 gr.HTML('<h2 class="step">Look inside</h2>', container=False)
-                with gr.Row(elem_classes=["look"]):
+                with gr.Row(elem_classes=["look"]) as self.look_box:
                     self.clip = gr.Number(0, label="Clip", precision=0, minimum=0, min_width=90, elem_id="look-clip")
                     self.draw = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90, elem_id="look-seed")
                     self.mask = gr.Dropdown(
@@ -455,7 +463,7 @@ class Tab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
                 gr.HTML('<h2 class="step">What a probe reads of it</h2>', container=False)
-                with gr.Row(elem_classes=["look"]):
+                with gr.Row(elem_classes=["look"]) as self.probe_box:
                     self.kind = gr.Dropdown([*KINDS.items()], value="linear", label="Probes", elem_id="probe-kind")
                     self.labels = gr.Number(
                         250, label="Labelled clips", precision=0, minimum=20, elem_id="probe-labels"
@@ -466,14 +474,12 @@ class Tab:
                     self.probe = gr.Button("Probe it", elem_id="probe-start", interactive=not off, min_width=150)
                 self.probing = gr.HTML(elem_id="probing", container=False)
                 self.scores = gr.HTML(elem_id="probe-scores", container=False)
-                with gr.Accordion(
-                    "What each part of the recipe is good for", open=False, visible=False
-                ) as self.study_box:
-                    self.study = gr.HTML(container=False)
             with gr.Column(scale=1, min_width=300):
                 gr.HTML('<h2 class="step">So what? Probe against exam</h2>', container=False)
                 self.column = gr.Dropdown([], label="Probe score", elem_id="so-what-column", visible=False)
                 self.so_what = gr.HTML(elem_id="so-what", container=False)
+        with gr.Accordion("What each part of the recipe is good for", open=False, visible=False) as self.study_box:
+            self.study = gr.HTML(container=False, elem_id="recipe-study")
         gr.HTML('<h2 class="step">Pretrain a new one</h2>', container=False)
         with gr.Row(elem_classes=["look"]):
             self.recipe = gr.Dropdown(
@@ -503,7 +509,7 @@ class Tab:
         self.outputs = [
             self.key, self.seen, self.shelf, self.problem, self.head, self.card, self.number, self.curve, self.no_curve,
             *self.controls, self.ask, self.looking, self.films, self.probe, self.probing, self.scores, self.study_box,
-            self.study, self.column, self.so_what,
+            self.study, self.column, self.so_what, self.look_box, self.probe_box,
         ]  # fmt: skip
         self._listen()
 
@@ -558,6 +564,8 @@ class Tab:
             self.clip: 0, self.draw: 0, self.first: sliders[0], self.second: sliders[1],
             self.hidden: gr.update(value=hidden or 0.5, visible=hidden is not None),
             self.mask: gr.update(value="adaptive", visible=b.recipe == "lvmae"),
+            self.look_box: gr.update(visible=bool(b.recipe) and RECIPES[b.recipe].shown),
+            self.probe_box: gr.update(visible=bool(b.recipe) and RECIPES[b.recipe].probed),
         }  # fmt: skip
         options = curve_choices(b)
         controls = (0, 0, blocks[0][1], blocks[1][1], hidden or 0.5, "adaptive")
@@ -673,8 +681,8 @@ class Tab:
             return {self.films: None}
         try:
             note = (
-                f"{folder.name.replace('-', ', ')}, weights {b.weights[:8]}. “Off by”: mean absolute difference from the clip's "
-                f"frame, of 255. From {where(folder / 'sheet.json')}; a PNG and a moving WebP lie beside it."
+                f"{folder.name.replace('-', ', ')}, weights {b.weights[:8]} when asked. “Off by”: mean absolute "
+                f"difference from the clip's frame, of 255. From {where(folder / 'sheet.json')}; a PNG and a moving WebP lie beside it."
             )
             return {self.films: scrubber.films(facts, b.title, note)}
         except UserError as error:
@@ -770,7 +778,7 @@ class Tab:
         except UserError as error:
             return {self.new_problem: problem(error), self.start: gr.update(interactive=False)}
         return {
-            self.command: shlex.join(["vdmreason", *words]), self.new_problem: "",
+            self.command: shlex.join(["vdmreason", *words[:-1], shown_out(new_folder(name))]), self.new_problem: "",
             self.forecast: f'<p class="note">{html.escape(foretold(recipe, size, amount, unit, new_folder(name)))}</p>',
             self.start: gr.update(interactive=not public.on()),
         }  # fmt: skip
@@ -789,6 +797,11 @@ class Tab:
             return {self.new_problem: "", **self.choose(str(folder.relative_to(store.runs_root())))}
         except UserError as error:
             return {self.new_problem: problem(error)}
+
+
+def shown_out(folder: Path) -> str:
+    """A folder as a command names it; a public page does not say where it lies."""
+    return f"runs/pretrain/{folder.name}" if public.on() else str(folder)
 
 
 def foretold(recipe: str, size: str, amount: int, unit: str, folder: Path) -> str:
