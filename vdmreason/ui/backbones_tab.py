@@ -680,9 +680,10 @@ class Tab:
         if facts is None or folder is None:
             return {self.films: None}
         try:
+            view = folder.name.replace("-", ", ")
             note = (
-                f"{folder.name.replace('-', ', ')}, weights {b.weights[:8]} when asked. “Off by”: mean absolute "
-                f"difference from the clip's frame, of 255. From {where(folder / 'sheet.json')}; a PNG and a moving WebP lie beside it."
+                f"{view}, weights {b.weights[:8]} when asked. “Off by”: mean absolute difference from the clip's frame, of 255. "
+                f"From {where(folder / 'sheet.json')}; a PNG and a moving WebP lie beside it."
             )
             return {self.films: scrubber.films(facts, b.title, note)}
         except UserError as error:
