@@ -16,7 +16,7 @@ from vdmreason.ui.inputs import text as checked
 LONGEST = 20_000  # characters
 MOST = 4  # runs
 DEEPEST = 20  # levels of keys and lists
-EXAMPLES = 100_000  # that a run started from the page may learn from or be tested on
+EXAMPLES = 20_000  # that a run started from the page may learn from or be tested on
 
 
 def to_text(runs: Sequence[Run]) -> str:

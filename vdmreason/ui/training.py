@@ -273,10 +273,12 @@ def samples(runs: Sequence[Run]) -> str:
     """The training examples as each arm sees them: the clip, and the text."""
     first = runs[0]
     examples = tasks.examples(first.task, "train", first.n, first.seed)
+    alike = [run for run in runs if sample_hash(run) == sample_hash(first)]
+    others = len(runs) - len(alike)
     figures = []
     for i, example in enumerate(examples[:SHOWN]):
         parts = []
-        for run in runs:
+        for run in alike:
             family = adapters.family(run.family)
             sample = family.frame(example, run.arm_options())
             if family.ARM == "video":
@@ -289,7 +291,10 @@ def samples(runs: Sequence[Run]) -> str:
         figures.append(f"<figure>{''.join(parts)}</figure>")
     more = f", {SHOWN} shown" if first.n > SHOWN else ""
     code = f"<code>{sample_hash(first)[:12]}</code>"
-    head = f"{first.n} training examples{more}, the same for every arm and in the same order: {code}"
+    shared = "the same for every arm and in the same order" if not others else (
+        f"of {html.escape(first.family)}; {others} of the runs learn from <b>others</b>"
+    )  # fmt: skip
+    head = f"{first.n} training examples{more}, {shared}: {code}"
     return f'<p class="samples-head">{head}</p><div class="samples">{"".join(figures)}</div>'
 
 
