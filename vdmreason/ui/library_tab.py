@@ -76,6 +76,7 @@ class Tab:
                     label="Id, as an address and the API call it", interactive=False, buttons=["copy"], elem_classes=["command"],
                     elem_id="library-id", scale=3, min_width=240,
                 )  # fmt: skip
+            with gr.Row(elem_classes=["library-buttons"], equal_height=True):
                 self.with_answers = gr.Checkbox(
                     label="Export and push its recorded answers too",
                     elem_id="library-with-answers",

@@ -733,7 +733,7 @@ def pack(kept: Kept, with_answers: bool) -> Path:
 def parcel(kept: Kept, repo: str, with_answers: bool) -> str:
     """What a push would put on the hub: its files with their sizes, and the card."""
     with tempfile.TemporaryDirectory() as scratch:
-        made = library.export(kept.folder, Path(scratch) / "parcel", with_answers, hub=repo)
+        made = library.export(kept.folder, Path(scratch) / config.slug(kept.folder.name), with_answers, hub=repo)
         files = sorted(path for path in made.rglob("*") if path.is_file())
         shown = [path for path in files if path.parent.name != "clips"]
         clips = [path for path in files if path.parent.name == "clips"]
