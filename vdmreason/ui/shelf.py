@@ -41,7 +41,7 @@ ANSWERS = 4  # recorded answers on a card
 UPLOAD = 20 << 20  # bytes, as the page's server takes them
 CARD = 200_000  # characters of a card that are drawn
 PLACE = "hub"  # under the runs' root: the folders of the jobs that push and pull
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # never an option of a command
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is here
