@@ -16,18 +16,18 @@ const percent = (share) => (100 * share).toFixed(1);
 const n = (column) => (column === "all" ? "every n that a puzzle has" : `n ${column}`);
 
 function build(matrix) {
-  const head = make("tr", {}, make("th", { scope: "col" }, "task"), make("th", { scope: "col" }, "arm"),
+  const head = make("tr", {}, make("th", { scope: "col", class: "arm" }, "arm"),
     ...matrix.columns.map((column) => make("th", { scope: "col", class: "number" }, column === "all" ? "all n" : `n ${column}`)));
   buttons = [];
+  const groups = [];
   let before = null;
-  const body = matrix.rows.map(([task, arm, kind], i) => {
-    const line = make("tr", { "data-kind": kind });
-    if (task !== before) {
-      const span = matrix.rows.filter(([other]) => other === task).length;
-      line.append(make("th", { scope: "rowgroup", rowspan: span, class: "task" }, task));
-      line.classList.add("first");
+  matrix.rows.forEach(([task, arm, kind], i) => {
+    if (task !== before) { // a line of its own, whose words stay in sight when a narrow screen scrolls to the larger n
+      const name = make("th", { scope: "rowgroup", colspan: matrix.columns.length + 1, class: "task" }, make("span", {}, task));
+      groups.push(make("tbody", {}, make("tr", {}, name)));
       before = task;
     }
+    const line = make("tr", { "data-kind": kind });
     line.append(make("th", { scope: "row", class: "arm" }, make("i", { "aria-hidden": "true" }), arm));
     buttons.push(matrix.columns.map((column, j) => {
       const place = make("td");
@@ -39,11 +39,11 @@ function build(matrix) {
       place.append(button);
       return button;
     }));
-    return line;
+    groups[groups.length - 1].append(line);
   });
-  const caption = make("caption", {}, "Mean exact match in %, and trials done of those planned. ▸ running, ✕ failed. A cell shows its trials; arrow keys move.");
-  const table = make("table", {}, caption, make("thead", {}, head), make("tbody", {}, ...body));
-  box.replaceChildren(make("div", { class: "matrix-scroll", role: "region", "aria-label": "Matrix of trials", tabindex: "0" }, table));
+  const about = make("p", { class: "matrix-about" }, "Mean exact match in %, and trials done of those planned. ▸ running, ✕ failed. A cell shows its trials; arrow keys move.");
+  const table = make("table", {}, make("thead", {}, head), ...groups);
+  box.replaceChildren(about, make("div", { class: "matrix-scroll", role: "region", "aria-label": "Matrix of trials", tabindex: "0" }, table));
   const first = buttons.flat().find(Boolean);
   if (first) first.tabIndex = 0;
 }
@@ -129,7 +129,6 @@ function trials(cell) {
 
 function show() {
   const value = props.value;
-  element.classList.toggle("empty", !value);
   if (!value) {
     shape = told = "";
     box.replaceChildren();
