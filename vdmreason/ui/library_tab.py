@@ -462,7 +462,7 @@ def _faults(faults: Sequence[str]) -> str:
     if not faults:
         return ""
     more = f" And {len(faults) - 3} more." if len(faults) > 3 else ""
-    return problem(f"Passed over: {'; '.join(faults[:3])}.{more}")
+    return problem(f"Passed over: {'; '.join(fault.rstrip('.') for fault in faults[:3])}.{more}")
 
 
 def _more(more: int) -> str:

@@ -128,7 +128,7 @@ def adapters_here() -> tuple[dict[str, Kept], list[str]]:
             kept = look(folder)
             _ = kept.arm, exact(kept.result)
         except (UserError, OSError, KeyError, TypeError, ValueError) as error:
-            faults.append(f"{folder.name}: {clean(error)}")
+            faults.append(f"{folder.name}: {clean(error).replace(f'{folder}{os.sep}', '')}")
             continue
         if kept.weights:
             found.append(kept)
@@ -500,7 +500,7 @@ def side_by_side(found: Mapping[str, Path]) -> str:
     trees = [settings(folder) for folder in found.values()]
     keys = sorted({key for tree in trees for key in tree})
     differing = [key for key in keys if len({tree.get(key) for tree in trees}) > 1]
-    rows = [(key, [tree.get(key, "–").strip('"') for tree in trees]) for key in differing]
+    rows = [(key, [tree.get(key, "–").strip('"') or '""' for tree in trees]) for key in differing]
     parts = [_grid("Where their settings differ", names, rows)] if rows else []
     if not rows:
         said = "Their settings are the same." if any(trees) else "None of them has settings to compare."
