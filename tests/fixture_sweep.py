@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def make_sweep(root: Path, undone: int = 4, failed: bool = True, running: bool =
         place = folder / left.pop(0)["folder"]
         place.mkdir(parents=True)
         (place / sweep.CLAIM).write_text(json.dumps({**sweep.identity(), "token": "t", "driver": "d"}))
-        store.write_json(place / "state.json", {"state": "running", "step": 3, "updates": 4, "pid": os.getpid()})
+        store.write_json(place / "state.json", {"state": "running", "step": 3, "updates": 4})
     return folder
 
 

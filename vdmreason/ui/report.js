@@ -24,7 +24,6 @@ function keep(name, kind, label) {
 
 function show() {
   const value = props.value;
-  element.classList.toggle("empty", !value);
   if (!value || !value.main) {
     drawn = "";
     head.replaceChildren();

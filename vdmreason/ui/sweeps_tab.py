@@ -176,7 +176,7 @@ def begin(file: Path, scale: str, workers: int, folder: Path, retry: bool = Fals
 def workers_of(value: object) -> int:
     """Raises UserError for what is no number of workers."""
     number = sweep.usual_workers(devices_here()) if value is None else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or number != int(number):
+    if isinstance(number, bool) or not isinstance(number, int | float) or number % 1 != 0:
         raise UserError("Workers: a whole number, please.")
     if not 1 <= number <= MOST_WORKERS:
         raise UserError(f"Workers: from 1 to {MOST_WORKERS}.")
