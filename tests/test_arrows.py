@@ -67,6 +67,8 @@ def rule(module: str) -> tuple[set[str], set[str]]:
     if name in ("library", "library_cli"):
         # torch-free; the hub's own client writes cards and carries folders
         return {"vdmreason", "tasks", "adapters"}, {"huggingface_hub", "safetensors", "rich", "typer"}
+    if name == "trash":
+        return {"vdmreason.jobs", "vdmreason.library", "vdmreason.store", "tasks"}, set()
     if name == "statistics":
         return set(), {"numpy"}
     if name.startswith("report"):
@@ -78,7 +80,7 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         # torch only to let go of a GPU's memory
         return {"vdmreason", "tasks"}, {"typer", "yaml", "torch"}
     if name == "ui":
-        return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "psutil", "yaml"}
+        return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "psutil", "yaml", "markdown_it", "av"}
     if name == "export":
         return {"vdmreason", "tasks"}, {"numpy", "PIL", "pyarrow"}
     # compare, doctor, worker, __main__: everything but the page's library
