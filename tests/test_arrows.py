@@ -80,7 +80,8 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         # torch only to let go of a GPU's memory
         return {"vdmreason", "tasks"}, {"typer", "yaml", "torch"}
     if name == "ui":
-        return {"vdmreason", "tasks", "adapters", "pretrain"}, {"numpy", "PIL", "gradio", "pandas", "psutil", "yaml", "markdown_it", "av"}
+        drawing = {"numpy", "PIL", "av", "pandas", "markdown_it"}
+        return {"vdmreason", "tasks", "adapters", "pretrain"}, {"gradio", "psutil", "yaml", *drawing}
     if name == "export":
         return {"vdmreason", "tasks"}, {"numpy", "PIL", "pyarrow"}
     # compare, doctor, worker, __main__: everything but the page's library
