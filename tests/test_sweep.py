@@ -146,6 +146,14 @@ def test_a_file_is_its_axes(tmp_path) -> None:
     assert len({trial.run.id for trial in found.trials}) == len(found.trials)
 
 
+def test_a_file_that_asks_for_too_much_is_refused_before_any_trial_is_made(tmp_path) -> None:
+    numbers = [*range(1, 3000)]
+    sheet = written(tmp_path, n=numbers, seeds=numbers, axes={"lora.rank": numbers, "optim.updates": numbers})
+    with pytest.raises(UserError, match="asks for more than 100 trials"):
+        sweep.read(sheet, most=100)
+    assert len(sweep.read(written(tmp_path), most=16).trials) == 16
+
+
 def test_an_arm_may_have_axes_of_its_own(tmp_path) -> None:
     arms = {"a": {"family": "fake"}, "b": {"family": "fake_video", "n": [3], "controls": [], "seeds": [7]}}
     found = sweep.read(written(tmp_path, arms=arms, controls=["random"])).trials
