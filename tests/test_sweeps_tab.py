@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -322,6 +323,8 @@ def test_strangers_look_and_start_nothing(root: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("VDMREASON_PUBLIC", "1")
     look = Shelf().watched("sweeps/mazes").look()
     assert not any(button["interactive"] for button in sweeps_tab.buttons(look))
+    told = json.dumps([matrix.cell(look, row, column) for row, column in look.cells])
+    assert f'"{socket.gethostname()}' not in told and "loss <nan>" not in told and "the loss is <not> finite" in told
     with pytest.raises(UserError, match="off on this public page"):
         sweeps_tab.plan("protocol vlm", written(), "", 1)
     text = (sweeps_tab.PROTOCOLS / "vlm.yaml").read_text()
@@ -452,6 +455,10 @@ def test_the_tab_fits_into_a_page(root: Path) -> None:
     assert view[tab.chosen]["value"] == "sweeps/mazes" and view[tab.matrix]["matrix"]["name"] == "mazes"
     seen = view[tab.seen]
     assert tab.tick("sweeps/mazes", None, seen) == {tab.seen: gr.skip()}
+    shutil.copytree(root / "sweeps" / "mazes", root / "sweeps" / "second")
+    shown = tab.tick("sweeps/mazes", None, seen)
+    assert sorted(shown[tab.chosen]["choices"]) == [("mazes", "sweeps/mazes"), ("second", "sweeps/second")]
+    assert tab.tick("sweeps/mazes", None, shown[tab.seen]) == {tab.seen: gr.skip()}
     assert tab._start("protocol vlm", "name: [", "", 1)[tab.problem].count("role=") == 1
 
 

@@ -22,6 +22,7 @@ import adapters
 import tasks
 from tasks.base import UserError
 from vdmreason import jobs, report_page, store, sweep
+from vdmreason.ui import public
 from vdmreason.ui.components import script
 
 SHOWN = 200  # trials of a cell that the table shows
@@ -274,10 +275,14 @@ def _told(folder: Path, trial: Seen) -> dict[str, Any]:
         log = str(failed.get("log") or "")[-4000:]
     if trial.state == "running" and trial.updates:
         note = f"update {trial.step} of {trial.updates}, on {note}"
+    host = trial.host
+    if public.on():  # strangers are told what failed, not on which machine and from which folder
+        note, log, host = note.partition(", on ")[0].replace(str(folder), folder.name), "", ""
+        note = "" if trial.state == "running" and not trial.updates else note
     return {
         "id": entry["id"], "task": entry["task"], "seed": entry["seed"], "n": entry["n"], "state": trial.state,
         "exact": trial.exact, "right": trial.right, "time": sweep.duration(trial.seconds) if trial.seconds else "",
-        "host": trial.host, "commit": trial.commit[:9], "note": note, "log": log,
+        "host": host, "commit": trial.commit[:9], "note": note, "log": log,
     }  # fmt: skip
 
 

@@ -378,7 +378,8 @@ def headline(look: Look) -> str:
     if look.dropped:
         lines.append(f"{look.dropped} trials of an earlier version of the file are kept, but not shown or reported.")
     said = html.escape(" ".join(lines))
-    error = problem(look.driver.error) if look.driver.error and not look.driver.active and unsettled + failed else ""
+    why = look.driver.error.replace(str(look.folder), public.place(look.folder))
+    error = problem(why) if look.driver.error and not look.driver.active and unsettled + failed else ""
     bar = f'<progress max="{planned}" value="{done}" aria-label="{done} of {planned} trials done"></progress>'
     return f'<dl class="facts">{cells}</dl>{bar}<p class="note">{said}</p>{error}'
 
@@ -408,7 +409,7 @@ class Tab:
         why = OFF if off else ""
         self.picked = gr.State(None)  # the cell whose trials are shown: {"row", "column"}
         self.opened_trial = gr.State("")
-        self.seen = gr.State(("", 0))  # which sweep, and its stamp, was sent last
+        self.seen = gr.State(("", 0, ()))  # which sweep, its stamp and the list of sweeps that were sent last
         self.reporting = gr.State("")  # the sweep whose report is shown
         self.reported = gr.State(())  # which report was sent last
         gr.HTML('<h2 class="step">1 · Define</h2>')
@@ -561,7 +562,7 @@ class Tab:
         """Everything that is shown of a sweep."""
         nothing = {
             self.empty: gr.update(visible=not name), self.headline: "", self.actions: gr.update(visible=False), self.matrix: None,
-            self.results: gr.update(visible=False), self.seen: (name or "", 0), self.watch_problem: "",
+            self.results: gr.update(visible=False), self.seen: (name or "", 0, self._known()), self.watch_problem: "",
         }  # fmt: skip
         if not name:
             return nothing
@@ -573,23 +574,28 @@ class Tab:
         return {
             self.empty: gr.update(visible=False), self.headline: headline(look), self.actions: gr.update(visible=True),
             self.stop: stop, self.resume: resume, self.retry: retry, self.matrix: self._drawn(look, picked),
-            self.results: gr.update(visible=True), self.seen: (name, look.stamp), self.watch_problem: "",
+            self.results: gr.update(visible=True), self.seen: (name, look.stamp, self._known()), self.watch_problem: "",
         }  # fmt: skip
 
     def _drawn(self, look: Look, picked: Any) -> dict[str, Any]:
         trials = matrix.cell(look, picked.get("row"), picked.get("column")) if isinstance(picked, dict) else None
         return {"matrix": matrix.matrix(look), "cell": trials}
 
+    def _known(self) -> tuple[str, ...]:
+        return tuple(sorted(self.shelf.names()))
+
     def tick(self, name: Any, picked: Any, seen: Any) -> dict[Any, Any]:
         """Once a second: nothing where nothing changed. Where there was no sweep, one may have been started in a shell."""
         if not name:
             return self.opened() if self.shelf.names() else {self.seen: gr.skip()}
         try:
-            if seen == (name, self.shelf.watched(name).look().stamp):
+            if seen == (name, self.shelf.watched(name).look().stamp, self._known()):
                 return {self.seen: gr.skip()}
         except UserError:
             return self.opened()
         view = self.follow(name, picked)
+        if view[self.seen][2] != seen[2]:  # a sweep was started elsewhere, or one is gone
+            view[self.chosen] = gr.update(choices=[(Path(n).name, n) for n in self.shelf.names()])
         del view[self.watch_problem]  # what an action said stays until the next one
         return view
 
