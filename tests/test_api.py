@@ -228,3 +228,23 @@ def test_a_public_page_says_what_is_off(tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(UserError, match="public page"):
         training.act(tmp_path, "stop")
+
+
+def test_a_public_page_opens_no_file_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    puzzle = json.dumps({"train": [{"input": [[0]], "output": [[1]]}], "test": [{"input": [[0]], "output": [[1]]}]})
+    for place in ("runs/drawn", "elsewhere"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "a.json").write_text(puzzle, encoding="utf-8")
+    monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path / "runs"))
+    asked = [f"{kind}{tmp_path}/elsewhere/a.json" for kind in ("", "arc:")] + [
+        f"arc:{tmp_path}/runs/../elsewhere/a.json"
+    ]
+    for name in asked:
+        assert api.get_example(name)["answer"] == [[1]]
+    monkeypatch.setenv("VDMREASON_PUBLIC", "1")
+    for name in asked:
+        with pytest.raises(UserError, match="public page"):
+            api.get_example(name)
+    with pytest.raises(UserError, match="public page"):
+        api.list_tasks(f"arc:{tmp_path}")
+    assert api.get_example(f"arc:{tmp_path}/runs/drawn/a.json")["answer"] == [[1]]  # one that was drawn here

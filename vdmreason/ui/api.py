@@ -24,7 +24,7 @@ import numpy as np
 import tasks
 from tasks.base import Example, Task, UserError, as_grid
 from vdmreason import jobs, store
-from vdmreason.ui import public, scenes
+from vdmreason.ui import inputs, public, scenes
 from vdmreason.ui.compare import visitor
 from vdmreason.ui.inputs import text, whole_number
 from vdmreason.ui.strip import row
@@ -40,7 +40,7 @@ def list_tasks(family: str = "") -> list[dict[str, Any]]:
     Args:
         family: One family ("maze", "life", "arc1/evaluation", ...), or nothing for one line a family.
     """
-    family = text(family)
+    family = inputs.task(family)
     if not family:
         return [
             {"family": name, "tasks": len(found := tasks.variants(name)), "first": found[0]} for name in _families()
@@ -108,7 +108,7 @@ def score(task: str, question: str, proposed: str, index: int = -1, seed: int = 
     if index != -1 or not question:
         puzzle, example = _example(task, 0 if index == -1 else index, seed, "test")
         return _verdict(puzzle, example, grid)
-    puzzle = tasks.get(text(task))
+    puzzle = tasks.get(inputs.task(task))
     return _by_the_rules(puzzle, as_grid(_json(question), "question"), grid)
 
 
@@ -119,8 +119,8 @@ def list_adapters(task: str = "") -> list[dict[str, Any]]:
         task: A puzzle's name, or nothing for all adapters.
     """
     known = scenes.catalogue(scenes.FRESH)
-    if text(task):
-        name = tasks.get(text(task)).name
+    if task:
+        name = tasks.get(inputs.task(task)).name
         known = [a for arm in scenes.ARMS for a in scenes.fitting(known, arm, name)]
     return [_adapter(a) for a in known[:LISTED]]
 
@@ -181,7 +181,7 @@ def _json(value: Any) -> Any:
 
 
 def _example(task: Any, index: Any, seed: Any, split: Any) -> tuple[Task, Example]:
-    puzzle = tasks.get(text(task))
+    puzzle = tasks.get(inputs.task(task))
     if split not in ("train", "test"):
         raise UserError(f"split: {str(split)[:40]!r} is neither 'train' nor 'test'.")
     number = whole_number(index)

@@ -16,7 +16,7 @@ import tasks
 from tasks.base import UserError
 from vdmreason import compare as comparing
 from vdmreason import jobs, store
-from vdmreason.ui import public, scenes
+from vdmreason.ui import inputs, public, scenes
 from vdmreason.ui.components import Examples, Stage
 from vdmreason.ui.inputs import one_of, said, text, texts, whole_number
 from vdmreason.ui.scenes import (
@@ -180,8 +180,12 @@ class Tab:
 
         self.examples.pick(**quiet(picked), inputs=[self.choice, self.shown, self.shelf], outputs=self.outputs)
 
-        on(self.family.input, lambda choice, shelf: first_of(choice, tasks.variants(text(shelf))[0]), self.family)
-        on(self.task.input, lambda choice, name: first_of(choice, tasks.get(text(name)).name), self.task)
+        on(
+            self.family.input,
+            lambda choice, shelf: first_of(choice, tasks.variants(inputs.task(shelf))[0]),
+            self.family,
+        )
+        on(self.task.input, lambda choice, name: first_of(choice, tasks.get(inputs.task(name)).name), self.task)
         for event in (self.index.submit, self.index.blur):
             on(event, lambda choice, i: replace(choice, index=whole_number(i)), self.index)
         for event in (self.seed.submit, self.seed.blur):
@@ -415,7 +419,7 @@ def adapt_text(status: jobs.Status | None) -> str:
 def asked_for(wanted: Mapping[str, str]) -> tuple[Choice, list[str]]:
     """What an address asks for: ?task=maze/7x7&index=3&seed=0&video=NAME&language=NAME&more=NAME,NAME, where a name is
     an adapter's folder under the runs or the zoo. Also the names that are not on this machine. Raises UserError."""
-    choice = Choice().with_task(tasks.get(wanted["task"]).name)
+    choice = Choice().with_task(tasks.get(inputs.task(wanted["task"])).name)
     fields: dict[str, Any] = {k: whole_number(wanted[k]) for k in ("index", "seed") if wanted.get(k)}
     missing = []
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from tasks.base import UserError, suggest
+from vdmreason import store
+from vdmreason.ui import public
 
 LONGEST = 1000  # characters of a name, a path, a task
 
@@ -26,6 +29,16 @@ def texts(value: Any, most: int = 100) -> list[str]:
     if not isinstance(value, (list, tuple, type(None))) or len(value or ()) > most:
         raise UserError(f"A choice of several is a list of at most {most} names.")
     return [text(each) for each in value or ()]
+
+
+def task(value: Any) -> str:
+    """A puzzle's name, or the path of one in a file; on a public page no files but the page's own. Raises UserError."""
+    name = text(value)
+    if name.startswith(("arc:", "/", "./", "../", "~")) or name.endswith(".json"):
+        file = Path(name.removeprefix("arc:")).expanduser()
+        if not file.resolve().is_relative_to(store.runs_root().resolve()):
+            public.refuse("Opening a file of this machine")
+    return name
 
 
 def whole_number(value: Any) -> int:

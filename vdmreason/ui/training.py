@@ -27,7 +27,7 @@ from tasks.base import UserError
 from tasks.render import STYLES, paint
 from vdmreason import config, jobs, store
 from vdmreason.config import Run
-from vdmreason.ui import failures, needs, pictures, public, run_yaml
+from vdmreason.ui import failures, inputs, needs, pictures, public, run_yaml
 from vdmreason.ui.compare import SHELVES, problem, quiet, shelf_of
 from vdmreason.ui.inputs import one_of, text, whole_number
 from vdmreason.ui.scenes import ARMS, millions
@@ -712,7 +712,7 @@ class Tab:
         self.resume.click(**quiet(self._resume), inputs=[self.watched, self.checkpoint], outputs=[self.acted])
 
     def _shelf(self, shelf: str) -> Any:
-        names = tasks.variants(shelf)
+        names = tasks.variants(inputs.task(shelf))
         return gr.update(choices=names, value=names[0])
 
     def _runs(self, *form: Any) -> list[Run]:
@@ -723,7 +723,7 @@ class Tab:
             runs = run_yaml.from_text(code)
             refuse_what_cannot_run(runs)
             return runs
-        task = tasks.get(text(task)).name
+        task = tasks.get(inputs.task(task)).name
         wanted, asked = whole_number(custom if n == CUSTOM else n), whole_number(test)
         # an ARC puzzle has its demonstrations and its tests, and no more
         wanted = min(wanted, tasks.count(task, "train") or wanted)
