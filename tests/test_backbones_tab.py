@@ -388,7 +388,8 @@ def test_one_s_own_is_chosen_drawn_and_there_after_a_reload(visit: Visit) -> Non
 
 @needs_browser
 def test_a_phone_has_no_sideways_scroll(visit: Visit) -> None:
+    visit.page.get_by_role("button", name="nextvid", exact=True).click()
     visit.page.set_viewport_size({"width": 390, "height": 844})
-    visit.page.locator("#probe-scores").get_by_text("never trained").wait_for(state="attached")
+    visit.page.locator("#probe-scores").get_by_text("never trained").wait_for()
     visit.until("() => document.documentElement.scrollWidth <= 390 && document.querySelector('#films canvas')")
     visit.page.set_viewport_size({"width": 1280, "height": 900})

@@ -464,7 +464,7 @@ class Tab:
             with gr.Column(scale=1, min_width=300):
                 gr.HTML('<h2 class="step">What a probe reads of it</h2>', container=False)
                 with gr.Row(elem_classes=["look"]) as self.probe_box:
-                    self.kind = gr.Dropdown([*KINDS.items()], value="linear", label="Probes", elem_id="probe-kind")
+                    self.kind = gr.Dropdown([*KINDS.items()], value="both", label="Probes", elem_id="probe-kind")
                     self.labels = gr.Number(
                         250, label="Labelled clips", precision=0, minimum=20, elem_id="probe-labels"
                     )
@@ -569,9 +569,7 @@ class Tab:
         }  # fmt: skip
         options = curve_choices(b)
         controls = (0, 0, blocks[0][1], blocks[1][1], hidden or 0.5, "adaptive")
-        shown = self.tick(
-            key, *controls, *(probing or ("linear", 250, 3)), options[0][1] if options else None, None, {}
-        )
+        shown = self.tick(key, *controls, *(probing or ("both", 250, 3)), options[0][1] if options else None, None, {})
         return {**shown, **first}
 
     # Following
