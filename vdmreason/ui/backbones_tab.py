@@ -464,7 +464,9 @@ class Tab:
             with gr.Column(scale=1, min_width=300):
                 gr.HTML('<h2 class="step">What a probe reads of it</h2>', container=False)
                 with gr.Row(elem_classes=["look"]) as self.probe_box:
-                    self.kind = gr.Dropdown([*KINDS.items()], value="both", label="Probes", elem_id="probe-kind")
+                    self.kind = gr.Dropdown(
+                        [*KINDS.items()], value="both", label="Probes", min_width=210, elem_id="probe-kind"
+                    )
                     self.labels = gr.Number(
                         250, label="Labelled clips", precision=0, minimum=20, elem_id="probe-labels"
                     )
