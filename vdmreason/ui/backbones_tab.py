@@ -25,7 +25,7 @@ from vdmreason.ui.scenes import millions
 from vdmreason.ui.training import smooth, thin
 
 COLUMNS = ("Backbone", "Follows", "Parameters", "Learnt from", "Updates", "Time", "Machine", "Weights")
-KINDS = {"Linear": "linear", "Linear and attentive": "both", "Also depth and tracks": "all"}
+KINDS = {"Linear": "linear", "Linear, attentive": "both", "Also depth and tracks": "all"}
 MASKS = (
     "adaptive",
     "random",
