@@ -102,7 +102,8 @@ def main() -> None:
         for name, some in found.items()
     }
     record = {
-        "command": f"python benchmarks/page.py --times {given.times}", "commit": commit(), "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "command": f"python benchmarks/page.py --times {given.times}", "commit": commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "seconds": rows,
     }  # fmt: skip
     out = ROOT / "benchmarks" / "results" / "page"

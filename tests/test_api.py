@@ -20,9 +20,11 @@ from visit import served
 
 import tasks
 from tasks.base import UserError
+from vdmreason import jobs
 from vdmreason.ui import api, scenes
 
 TASK = "maze/7x7"
+HARMLESS_JOBS: set[str] = set()  # kinds of jobs that garbage may start
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,9 @@ def test_garbage_into_the_endpoints_is_a_line_and_never_a_traceback(
     assert 500 < refused < 1000
 
 
-def test_garbage_into_every_listener_of_the_page(served_page: tuple[str, subprocess.Popen[bytes], Path]) -> None:
+def test_garbage_into_every_listener_of_the_page(
+    served_page: tuple[str, subprocess.Popen[bytes], Path], root: Path
+) -> None:
     """What a browser could send to each of the page's own listeners, private ones too: no 500, no frame of our code in
     the page's log, nothing of the machine in an answer, and the page lives."""
     url, process, log = served_page
@@ -160,13 +164,15 @@ def test_garbage_into_every_listener_of_the_page(served_page: tuple[str, subproc
                         break
 
         with ThreadPoolExecutor(6) as pool:
-            for done in [pool.submit(ask, k, listener) for k, listener in enumerate(listeners * 3)]:
+            for done in [pool.submit(ask, k, listener) for k, listener in enumerate(listeners * 2)]:
                 done.result(120)
         assert http.get("").status_code == 200
     said = log.read_bytes()[before:].decode(errors="replace")
     ours = [line for line in said.splitlines() if re.search(r'File ".*/vdmreason/', line)]
     assert not ours, "\n".join(ours[:10])
     assert process.poll() is None
+    started = {s.kind for s in jobs.find(root) if s.kind}
+    assert started <= HARMLESS_JOBS, started
 
 
 @pytest.mark.parametrize(
@@ -205,10 +211,10 @@ def test_fifty_visitors_are_answered_in_turn(
         name = next(a["name"] for a in known if a["live"])
         call(http, "solve", name, TASK, 0, 0, "")  # loads the model
         sizes = []
-        for _ in range(2):
-            with ThreadPoolExecutor(50) as pool:
-                answers = [*pool.map(lambda k: call(http, "solve", name, TASK, k, 0, ""), range(50))]
-            assert len(answers) == 50 and all(a["seconds"] > 0 for a in answers)
+        for visitors in (10, 50):
+            with ThreadPoolExecutor(visitors) as pool:
+                answers = [*pool.map(lambda k: call(http, "solve", name, TASK, k, 0, ""), range(visitors))]
+            assert len(answers) == visitors and all(a["seconds"] > 0 for a in answers)
             assert len({a["text"] for a in answers}) > 1
             sizes.append(psutil.Process(process.pid).memory_info().rss / 2**20)
     assert sizes[1] - sizes[0] < 30, f"the page grew from {sizes[0]:.0f} to {sizes[1]:.0f} MiB"

@@ -90,7 +90,7 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
     goes on from its checkpoint to its end."""
     monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path))
     keys = {"video": "cogvideox/tiny", "language": "causal_lm/tiny"}
-    (run,) = training.plan("maze/7x7", 3, 0, ["language"], keys, 400, 2)
+    (run,) = training.plan("maze/7x7", 3, 0, ["language"], keys, 240, 2)
     training.start([run], together=True)
     folder = training.folder_of(run)
 
@@ -115,7 +115,7 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
             time.sleep(0.1)
 
     with served(tmp_path, tidy=False) as (url, page):
-        reached(105)  # past the first checkpoint
+        reached(65)  # past the first checkpoint
         os.killpg(page.pid, signal.SIGKILL)  # the page
         page.wait()
         before = jobs.status(folder)
@@ -125,7 +125,7 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
         strip_says(url, "running")
         killed(store.read_json(folder / jobs.JOB)["pid"])  # the trainer
         strip_says(url, "lost", press="Resume")
-        reached(205)
+        reached(125)
         killed(store.read_json(folder / jobs.JOB)["pid"])  # both
         os.killpg(page.pid, signal.SIGKILL)
         page.wait()
@@ -133,4 +133,4 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
         strip_says(url, "lost", press="Resume")
         strip_says(url, "done")
     steps = [line["step"] for line in store.read_lines(folder / "metrics.jsonl")]
-    assert steps == [*range(1, 401)], "every step is there once"
+    assert steps == [*range(1, 241)], "every step is there once"

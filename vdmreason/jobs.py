@@ -167,14 +167,17 @@ def stop(folder: str | Path, grace: float = 20.0) -> Status:
     return status(folder)
 
 
-def find(*roots: str | Path) -> list[Status]:
-    """Every job and run under `roots`, the latest sign of life first."""
+def find(*roots: str | Path, within: bool = True) -> list[Status]:
+    """Every job and run under `roots`, the latest sign of life first; without those `within` another job (the arms of a
+    comparison, the trials of a sweep) where so asked."""
     found = []
     for root in roots:
         for parent, folders, files in os.walk(root):
             folders[:] = sorted(f for f in folders if not f.startswith("."))
             if "state.json" in files:
                 found.append(status(parent))
+            if JOB in files and not within:
+                folders.clear()
     return sorted(found, key=lambda s: -(s.beat or 0))
 
 

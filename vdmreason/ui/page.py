@@ -132,7 +132,7 @@ def build() -> gr.Blocks:
                 raise gr.Error(str(error), duration=None, print_exception=False) from None
 
         def poll(seen: list[dict[str, Any]]) -> Any:
-            rows = strip()
+            rows = strip(age=0.8)
             return (rows, rows) if rows != seen else (gr.skip(), gr.skip())
 
         strip_of_jobs.act(**compare.quiet(act))
@@ -163,10 +163,12 @@ def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True,
         raise UserError("--mcp needs one more package: pip install 'vdmreason[mcp]'")
     page = build()
     page.queue(max_size=512, default_concurrency_limit=8)
+    # `_frontend` is gradio's question to itself, with three seconds of patience, whether it is there: on a busy machine it gave
+    # up on a page that was about to answer.
     page.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, show_error=not public.on(),
         max_file_size="20mb", prevent_thread_lock=True, footer_links=["api"], run_history=False, ssr_mode=False,
-        strict_cors=True, mcp_server=mcp, theme=theme(), css="".join(script(f"{name}.css") for name in STYLES),
+        strict_cors=True, mcp_server=mcp, _frontend=False, theme=theme(), css="".join(script(f"{name}.css") for name in STYLES),
     )  # fmt: skip
     print(f"vdmreason is at {page.local_url}  (Ctrl+C ends it; jobs go on)", flush=True)
     if mcp:
