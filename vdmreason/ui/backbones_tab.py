@@ -532,9 +532,8 @@ class Tab:
         self.start.click(
             **quiet(self.pretrain), inputs=[*form, self.new_name], outputs=[*self.outputs, self.new_problem],
         )  # fmt: skip
-        page = self.frame.page
-        page.load(**quiet(self.opened), outputs=self.outputs)
-        page.load(**quiet(self.foresee), inputs=form, outputs=foreseen)
+        self.frame.opens("backbones", self.opened, [], self.outputs)
+        self.frame.opens("backbones", self.foresee, form, foreseen)
         self.frame.clock("backbones", 2.0).tick(**quiet(self.tick), **everything)
 
     # Choosing

@@ -283,9 +283,7 @@ class Tab:
             change(
                 **compare.quiet(self._forecast), inputs=[self.kept, self.flavour, self.updates], outputs=[self.forecast]
             )
-        self.frame.page.load(
-            **compare.quiet(self._forecast), inputs=[self.kept, self.flavour, self.updates], outputs=[self.forecast]
-        )
+        self.frame.opens("draw", self._forecast, [self.kept, self.flavour, self.updates], [self.forecast])
         self.frame.page.load(None, None, None, js=OPEN_LINKS)
         clock = self.frame.clock("draw")
         clock.tick(
@@ -320,6 +318,8 @@ class Tab:
                 task = f"arc:{drawn.file_of(whole)}"
         except UserError as error:
             why = str(error)
+        if not any(grid.any() for pair in drawing.train for grid in pair):
+            why = "Draw a pair or two first: an input, and the output that your rule makes of it."
         kept = Kept(task, drawing.family, len(drawing.train))
         return {
             self.said: said(drawing),

@@ -200,10 +200,9 @@ function thumbnail(button, grid, label, here) {
   button.querySelector("b").hidden = Boolean(grid);
   if (!grid || drawnAs.get(picture) === grid) return;
   drawnAs.set(picture, grid);
-  const step = Math.max(1, Math.round(92 / Math.max(grid.length, grid[0].length)));
-  picture.width = grid[0].length * step;
-  picture.height = grid.length * step;
-  paintCells(picture.getContext("2d"), grid, step, "#777", false);
+  picture.width = grid[0].length; // a pixel a cell, enlarged by the style sheet
+  picture.height = grid.length;
+  paintCells(picture.getContext("2d"), grid, 1, palette[0], false);
   const scale = 46 / Math.max(grid.length, grid[0].length);
   picture.style.width = `${Math.round(grid[0].length * scale)}px`;
   picture.style.height = `${Math.round(grid.length * scale)}px`;

@@ -22,11 +22,21 @@ class Frame:
     tabs: gr.Tabs
     compare: compare.Tab
     clocks: dict[str, gr.Timer] = field(default_factory=dict)  # tab id -> its clock
+    views: list[tuple[str, Callable[..., Any], list[Any], list[Any]]] = field(
+        default_factory=list
+    )  # first views, by tab id
 
     def clock(self, tab: str, seconds: float = 1.0) -> gr.Timer:
         """A timer that runs while the tab of this id is the one that is looked at."""
         self.clocks[tab] = gr.Timer(seconds, active=False)
         return self.clocks[tab]
+
+    def opens(self, tab: str, view: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Show a tab's first view when it is first turned to, so that the page's first comparison waits for no other tab.
+
+        `view` gives a dict by component, or the value of its only output.
+        """
+        self.views.append((tab, view, [*inputs], [*outputs]))
 
     def leads_to_compare(
         self,
@@ -53,7 +63,20 @@ class Frame:
         event(**compare.quiet(listener), inputs=[self.compare.shown, *inputs], outputs=outputs)
 
     def wind(self, tabs: dict[str, gr.Tab]) -> None:
-        """Let each tab's clock run while it is selected, and no other's. Call once, when all tabs are built."""
+        """Let each tab's clock run while it is selected, and no other's, and show its first view once. Call once, when all
+        tabs are built."""
+        for name, view, inputs, views_outputs in self.views:
+            been = gr.State(False)
+
+            def first(
+                been_here: bool, *values: Any, view: Any = view, been: Any = been, to: Any = views_outputs
+            ) -> Any:
+                if been_here:
+                    return {been: True}
+                shown = view(*values)
+                return {been: True, **(shown if isinstance(shown, dict) else {to[0]: shown})}
+
+            tabs[name].select(**compare.quiet(first), inputs=[been, *inputs], outputs=[been, *views_outputs])
         names = [*self.clocks]
         outputs = [*self.clocks.values()]
         for name, tab in tabs.items():

@@ -137,8 +137,8 @@ def build() -> gr.Blocks:
 
         strip_of_jobs.act(**compare.quiet(act))
         page.load(**compare.quiet(comparing.opened), inputs=[comparing.shown], outputs=comparing.outputs)
-        page.load(**compare.quiet(train.opened), outputs=[train.watched, *train.live])
-        page.load(**compare.quiet(train.foresee), inputs=train.form, outputs=train.foreseen)
+        frame.opens("train", train.opened, [], [train.watched, *train.live])
+        frame.opens("train", train.foresee, train.form, train.foreseen)
         page.load(**compare.quiet(poll), inputs=[seen_jobs], outputs=[strip_of_jobs, seen_jobs])
         timer.tick(**compare.quiet(poll), inputs=[seen_jobs], outputs=[strip_of_jobs, seen_jobs])
         timer.tick(

@@ -500,7 +500,7 @@ class Tab:
         state = [self.chosen, self.picked, self.seen]
         clock.tick(**quiet(self.tick), inputs=state, outputs=[self.chosen, self.source, *self.live])
         clock.tick(**quiet(self.report_tick), inputs=[self.chosen, self.reporting, self.reported], outputs=reporting)
-        self.frame.page.load(**quiet(self.opened), outputs=watching)
+        self.frame.opens("sweeps", self.opened, [], watching)
 
     # --- define
 
