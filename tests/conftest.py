@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 LONGEST = (
-    "test_browser", "test_promises", "test_train_tab", "test_train", "test_library_tab", "test_api", "test_draw", "test_sweeps_tab",
-    "test_backbones_tab", "test_trash", "test_recipes", "test_speed", "test_sweep", "test_library", "test_internvideo_next", "test_lvmae",
-    "test_cogvideox", "test_ltx", "test_wan", "test_pretrain_video", "test_nextvid", "test_ui",
+    "test_browser", "test_promises", "test_train_tab", "test_train", "test_library_tab", "test_api", "test_draw",
+    "test_sweeps_tab", "test_backbones_tab", "test_trash", "test_recipes", "test_speed", "test_sweep", "test_library",
+    "test_internvideo_next", "test_lvmae", "test_cogvideox", "test_ltx", "test_wan", "test_pretrain_video", "test_nextvid",
+    "test_ui",
 )  # fmt: skip
 
 
