@@ -32,39 +32,14 @@ def movie(asked: Any) -> dict[str, str]:
         return {"error": str(error)}
 
 
-class Stage(gr.HTML):
-    """Input, truth, and one card an arm: the video arm's film and grid, the language arm's text and grid; one linked cell.
+class Part(gr.HTML):
+    """A component of our own: a fixed template, and a script beside this file that draws what the value says. What a browser
+    sends back is never read, but for the data of its events."""
 
-    The value is a scene, as `compare.scene` makes it, or None.
-    """
-
-    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, value: Any, template: str, js: str, kind: str, **kwargs: Any) -> None:
         super().__init__(
-            value, html_template=script("stage.html"), js_on_load=script("stage.js"), apply_default_css=False,
-            elem_classes=["stage"], server_functions=[movie], **kwargs,
-        )  # fmt: skip
-
-    def postprocess(self, value: Any) -> Any:
-        return value
-
-    def preprocess(self, payload: Any) -> Any:
-        return None  # what a browser sends back is never read
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "one puzzle and its two answers"}
-
-
-class Examples(gr.HTML):
-    """The recorded examples in a row, each with what the arms made of it. Event: `pick`, {"i": number}.
-
-    The value is what `scenes.example_row` gives; {"current": number} alone moves the mark.
-    """
-
-    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(
-            value, html_template='<ol class="example-row" aria-label="Recorded examples"></ol>',
-            js_on_load=script("examples.js"), apply_default_css=False, elem_classes=["examples"], **kwargs,
-        )  # fmt: skip
+            value, html_template=template, js_on_load=js, apply_default_css=False, elem_classes=[kind], **kwargs
+        )
 
     def postprocess(self, value: Any) -> Any:
         return value
@@ -76,20 +51,30 @@ class Examples(gr.HTML):
         return {"type": "object"}
 
 
-class Jobs(gr.HTML):
+class Stage(Part):
+    """Input, truth, and one card an arm: the video arm's film and grid, the language arm's text and grid; one linked cell.
+
+    The value is a scene, as `compare.scene` makes it, or None.
+    """
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(value, script("stage.html"), script("stage.js"), "stage", server_functions=[movie], **kwargs)
+
+
+class Examples(Part):
+    """The recorded examples in a row, each with what the arms made of it. Event: `pick`, {"i": number}.
+
+    The value is what `scenes.example_row` gives; {"current": number} alone moves the mark.
+    """
+
+    def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        row = '<ol class="example-row" aria-label="Recorded examples"></ol>'
+        super().__init__(value, row, script("examples.js"), "examples", **kwargs)
+
+
+class Jobs(Part):
     """What runs, waits or has just ended: a list of {name, title, state, numbers, share}. Event: `act`."""
 
     def __init__(self, value: list[dict[str, Any]] | None = None, **kwargs: Any) -> None:
-        super().__init__(
-            value or [], html_template='<h2 class="jobs-head">Jobs</h2><ul class="jobs-list"></ul>',
-            js_on_load=script("jobs.js"), apply_default_css=False, elem_classes=["jobs"], **kwargs,
-        )  # fmt: skip
-
-    def postprocess(self, value: Any) -> Any:
-        return value
-
-    def preprocess(self, payload: Any) -> Any:
-        return None
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "array", "items": {"type": "object"}}
+        frame = '<h2 class="jobs-head">Jobs</h2><ul class="jobs-list"></ul>'
+        super().__init__(value or [], frame, script("jobs.js"), "jobs", **kwargs)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
-
 from tasks import arc
 from vdmreason import drawn
 from vdmreason.ui import pictures
-from vdmreason.ui.components import script
+from vdmreason.ui.components import Part, script
 
 STORE = "vdmreason-drawing"  # under which name a browser keeps what was drawn
 
 
-class Editor(gr.HTML):
+class Editor(Part):
     """The editor. Event: `drawn`, when a stroke has ended.
 
     As an input the value is what the browser says, to be read with `drawn.checked`. As an output it is a command:
@@ -27,16 +25,7 @@ class Editor(gr.HTML):
             "palette": pictures.palette()[: drawn.VALUES], "names": {str(value): name for value, name in enumerate(arc.COLOURS)},
             "most": {"train": drawn.PAIRS, "test": drawn.TESTS}, "store": STORE,
         }  # fmt: skip
-        super().__init__(
-            None, html_template=script("editor.html"), js_on_load=script("editor.js"), apply_default_css=False,
-            elem_classes=["draw"], facts=facts, **kwargs,
-        )  # fmt: skip
-
-    def postprocess(self, value: Any) -> Any:
-        return value
+        super().__init__(None, script("editor.html"), script("editor.js"), "draw", facts=facts, **kwargs)
 
     def preprocess(self, payload: Any) -> Any:
         return payload
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "a puzzle in the ARC format"}

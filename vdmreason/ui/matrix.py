@@ -16,14 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 import adapters
 import tasks
 from tasks.base import UserError
 from vdmreason import jobs, report_page, store, sweep
 from vdmreason.ui import public
-from vdmreason.ui.components import script
+from vdmreason.ui.components import Part, script
 
 SHOWN = 200  # trials of a cell that the table shows
 ALL = "all"  # the column of puzzles that have a handful of examples, where n does not vary
@@ -286,49 +284,27 @@ def _told(folder: Path, trial: Seen) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Matrix(gr.HTML):
+class Matrix(Part):
     """The matrix and, below it, the trials of the cell that was picked. Its value: {"matrix": `matrix`, "cell": `cell`}, or None.
 
     Events: `pick`, {"row": [task, arm, kind], "column": text}; `open`, {"id": a trial's id}.
     """
 
     def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(
-            value, html_template='<div class="matrix-box"></div><section class="trials" aria-live="off"></section>',
-            js_on_load=script("matrix.js"), apply_default_css=False, elem_classes=["matrix"], **kwargs,
-        )  # fmt: skip
-
-    def postprocess(self, value: Any) -> Any:
-        return value
-
-    def preprocess(self, payload: Any) -> Any:
-        return None  # what a browser sends back is never read
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object"}
+        frame = '<div class="matrix-box"></div><section class="trials" aria-live="off"></section>'
+        super().__init__(value, frame, script("matrix.js"), "matrix", **kwargs)
 
 
-class Report(gr.HTML):
+class Report(Part):
     """A report's tables and drawings, sortable, with its files to keep. Its value: {"name", "badge", "main"} or None.
 
     `keep({"name", "kind"})` gives a file: {"name", "type", "text"} or {"error": one line}.
     """
 
     def __init__(self, keep: Callable[[Any], dict[str, str]], **kwargs: Any) -> None:
-        super().__init__(
-            None, html_template='<div class="report-head"></div><div class="report-main"></div>',
-            js_on_load=report_page.SORT + script("report.js"), apply_default_css=False, elem_classes=["report"],
-            server_functions=[keep], **kwargs,
-        )  # fmt: skip
-
-    def postprocess(self, value: Any) -> Any:
-        return value
-
-    def preprocess(self, payload: Any) -> Any:
-        return None
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object"}
+        frame = '<div class="report-head"></div><div class="report-main"></div>'
+        js = report_page.SORT + script("report.js")
+        super().__init__(None, frame, js, "report", server_functions=[keep], **kwargs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from tasks.base import UserError
-from vdmreason.ui.components import script
+from vdmreason.ui.components import Part, script
 
 TEMPLATE = """
 <div class="films"></div>
@@ -51,42 +49,19 @@ def films(facts: dict[str, Any], title: str = "", note: str = "") -> dict[str, A
     return {"title": title, "note": note, "films": kept, "sprite": address, **size}
 
 
-class Scrubber(gr.HTML):
+class Scrubber(Part):
     """Films (`films`) that move together. Keys, with the focus inside: left, right, home, end, space; s all frames, d the
     difference from the first film, h the hidden patches. None hides it."""
 
     def __init__(self, value: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(
-            value, html_template=TEMPLATE, js_on_load=script("scrubber.js"), apply_default_css=False,
-            elem_classes=["scrubber"], **kwargs,
-        )  # fmt: skip
-
-    def postprocess(self, value: Any) -> Any:
-        return value
-
-    def preprocess(self, payload: Any) -> Any:
-        return None  # what a browser sends back is never read
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "films that move together"}
+        super().__init__(value, TEMPLATE, script("scrubber.js"), "scrubber", **kwargs)
 
 
-class Shelf(gr.HTML):
+class Shelf(Part):
     """The table of backbones. The value is what `backbones_tab.shelf` gives. Event: `pick`, {"key": a backbone's}."""
 
     def __init__(self, columns: Sequence[str], value: dict[str, Any] | None = None, **kwargs: Any) -> None:
         heads = "".join(f'<th scope="col">{name}</th>' for name in columns)
-        super().__init__(
-            value, html_template=f'<table><caption class="sr">Backbones of our own</caption><thead><tr>{heads}</tr></thead>'
-            "<tbody></tbody></table>", js_on_load=script("backbones.js"), apply_default_css=False,
-            elem_classes=["shelf"], **kwargs,
-        )  # fmt: skip
-
-    def postprocess(self, value: Any) -> Any:
-        return value
-
-    def preprocess(self, payload: Any) -> Any:
-        return None
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "the backbones of this machine"}
+        caption = '<caption class="sr">Backbones of our own</caption>'
+        template = f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody></tbody></table>"
+        super().__init__(value, template, script("backbones.js"), "shelf", **kwargs)

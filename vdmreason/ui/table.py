@@ -9,9 +9,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-import gradio as gr
-
-from vdmreason.ui.components import script
+from vdmreason.ui.components import Part, script
 
 TABLE = """
 <div class="sieve"><label>Search <input type="search" aria-label="Search LABEL" autocomplete="off"></label>
@@ -22,26 +20,15 @@ TABLE = """
 """
 
 
-class Table(gr.HTML):
+class Table(Part):
     """A table to search, filter, sort and choose from. Events: `pick` {id}, `tick` {ids}, `act` {id, how}.
 
     The value is what `table` makes: {"columns", "rows", "picked", "filters", "ticks", "actions", "picks", "off", "empty"}.
     """
 
     def __init__(self, value: dict[str, Any] | None = None, label: str = "", **kwargs: Any) -> None:
-        super().__init__(
-            value, html_template=TABLE.replace("LABEL", html.escape(label)), js_on_load=script("table.js"),
-            apply_default_css=False, elem_classes=["library-table"], **kwargs,
-        )  # fmt: skip
-
-    def postprocess(self, value: Any) -> Any:
-        return value
-
-    def preprocess(self, payload: Any) -> Any:
-        return None  # what a browser sends back is never read
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object", "description": "a table's columns and rows"}
+        template = TABLE.replace("LABEL", html.escape(label))
+        super().__init__(value, template, script("table.js"), "library-table", **kwargs)
 
 
 def table(columns: Sequence[str], rows: list[dict[str, Any]], empty: str, **more: Any) -> dict[str, Any]:
