@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fixture_runs import make_runs
-from visit import TABS, Visit, chromium, expect, needs_browser, served
+from visit import TABS, Visit, expect, needs_browser, served
 
 from adapters import cogvideox
 
@@ -36,12 +36,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(root: Path) -> Iterator[str]:
     with served(root) as (url, _):
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from visit import Visit, chromium, expect, needs_browser, served
+from visit import Visit, expect, needs_browser, served
 
 import tasks
 from tasks.base import UserError
@@ -216,12 +216,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(root: Path) -> Iterator[str]:
     with served(root) as (url, _):
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 import pytest
 from fixture_runs import make_run, make_runs
-from visit import CHROMIUM, Visit, chromium, expect, served
+from visit import CHROMIUM, Visit, expect, served
 
 from vdmreason import jobs, library, store, trash
 from vdmreason.ui import compare, library_tab, shelf
@@ -144,12 +144,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("maze-7x7--causal_lm--n300", "life-B3S23--causal_lm--n300"):
         shutil.copytree(ZOO / name, folder / f"my-{name}")
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from fixture_runs import make_runs
-from visit import TABS, Visit, chromium, expect, needs_browser, served
+from visit import TABS, Visit, expect, needs_browser, served
 
 from vdmreason import jobs, store
 from vdmreason.ui import training
@@ -27,12 +27,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     make_runs(root)
     return root
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
