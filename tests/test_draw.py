@@ -370,9 +370,9 @@ def test_wrong_imports_say_why(visit: Visit) -> None:
     ):
         paste(visit, puzzle)
         expect(page.locator("#draw-problem [role=alert]")).to_contain_text(line)
-    page.locator("#draw-upload input[type=file], input[type=file]#draw-upload").first.set_input_files(
-        {"name": "p.json", "mimeType": "application/json", "buffer": b'{"train": [}'}
-    )
+    with page.expect_file_chooser() as chooser:
+        page.locator("#draw-upload").click()
+    chooser.value.set_files({"name": "p.json", "mimeType": "application/json", "buffer": b'{"train": [}'})
     expect(page.locator("#draw-problem [role=alert]")).to_contain_text("Not JSON")
     assert page.evaluate(KEPT) == before
 

@@ -21,7 +21,7 @@ from vdmreason.ui import compare, pictures, public, training
 from vdmreason.ui.editor import Editor
 from vdmreason.ui.frame import Frame
 
-UPDATES = 200  # for both arms; three small pairs take about a minute and a half on two cores
+UPDATES = 40  # for both arms; more would take three small pairs over two minutes on two cores
 MOST_UPDATES = 100_000
 STARTS = [
     "maze/7x7", "life/B3S23", "eca/110", "sudoku/4x4", "langton/5", "colour_moves/fall", "hanoi/4-step",

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tasks.base import UserError
 from vdmreason import config, store
 from vdmreason.config import Run
@@ -20,7 +22,7 @@ from vdmreason.config import Run
 FOLDER = ".needs"  # under the runs; hidden, so that nobody takes it for one
 NO_MATTER = ("seed", "test", "note", "checkpoint_every", "preview_every", "previews", "votes")  # to memory and disk
 NO_MATTER_OPTIM = ("lr", "updates", "warmup", "schedule", "weight_decay", "betas", "clip")
-WAITING = 4  # runs that are looked at; of a form that is being edited the oldest are dropped
+WAITING = 2  # runs that are looked at, an arm each; of a form that is being edited the older are dropped
 PATIENCE = 180  # seconds
 
 
@@ -105,14 +107,17 @@ def ask(run: Run) -> dict[str, Any]:
         file = Path(folder) / "run.yaml"
         file.write_text(config.to_yaml(run), encoding="utf-8")
         command = [sys.executable, "-m", "vdmreason", "doctor", "--config", str(file), "--json"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-        except (subprocess.TimeoutExpired, OSError):
-            return {"error": "memory and disk: not known; the look at it did not end"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                psutil.Process(process.pid).nice(10)  # it computes for seconds, and nobody should wait for it
+                said, complained = process.communicate(timeout=PATIENCE)
+            except (subprocess.TimeoutExpired, psutil.Error):
+                process.kill()
+                return {"error": "memory and disk: not known; the look at it did not end"}
     try:
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        found: dict[str, Any] = json.loads(said.splitlines()[-1])
     except (ValueError, IndexError):
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        lines = [line for line in complained.strip().splitlines() if line.strip()]
         return {"error": f"memory and disk: not known ({lines[-1][:300] if lines else 'doctor said nothing'})"}
     return found
 
