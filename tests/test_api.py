@@ -211,7 +211,7 @@ def test_fifty_visitors_are_answered_in_turn(
         name = next(a["name"] for a in known if a["live"])
         call(http, "solve", name, TASK, 0, 0, "")  # loads the model
         sizes = []
-        for visitors in (10, 50):
+        for visitors in (50, 20):
             with ThreadPoolExecutor(visitors) as pool:
                 answers = [*pool.map(lambda k: call(http, "solve", name, TASK, k, 0, ""), range(visitors))]
             assert len(answers) == visitors and all(a["seconds"] > 0 for a in answers)

@@ -84,7 +84,8 @@ def pictures(root: Path, recipe: str, sha: str) -> Path:
 
 def built() -> tab.Tab:
     with gr.Blocks() as page:
-        return tab.Tab(SimpleNamespace(page=page, clock=lambda *_: gr.Timer(active=False)))  # type: ignore[arg-type]
+        frame = SimpleNamespace(page=page, clock=lambda *_: gr.Timer(active=False), opens=lambda *_: None)
+        return tab.Tab(frame)  # type: ignore[arg-type]
 
 
 # What is on disk
