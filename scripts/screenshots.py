@@ -38,6 +38,8 @@ def main() -> None:
             visit.shown()
             for tab in given.tab or TABS:
                 visit.tab(tab)
+                if tab == "Draw":
+                    visit.page.locator("#draw-begin").click()  # a puzzle and not an empty sheet
                 visit.page.wait_for_timeout(2500)  # for films that play once and for plots that draw themselves
                 with Image.open(io.BytesIO(visit.page.screenshot(full_page=True))) as picture:
                     cut = picture.convert("RGB").crop((0, 0, picture.width, min(picture.height, LONGEST)))
