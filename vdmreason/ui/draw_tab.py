@@ -21,7 +21,7 @@ from vdmreason.ui import compare, pictures, public, training
 from vdmreason.ui.editor import Editor
 from vdmreason.ui.frame import Frame
 
-UPDATES = 40  # for both arms: with three small pairs 112 s of processor time, so under two minutes on one idle core
+UPDATES = 80  # for both arms; three pairs of 8 x 8 took 72 s on two cores with nothing beside it
 MOST_UPDATES = 100_000
 STARTS = [
     "maze/7x7", "life/B3S23", "eca/110", "sudoku/4x4", "langton/5", "colour_moves/fall", "hanoi/4-step",
