@@ -317,7 +317,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-WIDE, HIGH, LEFT, BELOW, ABOVE, RIGHT = 560, 226, 44, 36, 10, 16
+WIDE, HIGH, LEFT, BELOW, ABOVE, RIGHT = 560, 232, 44, 42, 10, 16
 
 
 def plot(series: Sequence[Series]) -> str:
@@ -358,7 +358,7 @@ def plot(series: Sequence[Series]) -> str:
         text = f"{10**tick:.2g}" if log else f"{tick:g}"
         grid.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
     for tick in [t for t in _ticks(0, steps) if 0 <= t <= steps]:
-        grid.append(f'<text x="{x(tick):.1f}" y="{HIGH - BELOW + 16}" text-anchor="middle">{tick:g}</text>')
+        grid.append(f'<text x="{x(tick):.1f}" y="{HIGH - BELOW + 18}" text-anchor="middle">{tick:g}</text>')
     grid.append(f'<text x="{WIDE - RIGHT}" y="{HIGH - 4}" text-anchor="end">update</text>')
     said = "; ".join(
         f"{s.name}: from {s.lines[0]['loss']:.3g} to {m[-1][1]:.3g} in {len(s.lines)} updates"
