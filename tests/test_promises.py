@@ -62,6 +62,7 @@ def test_axe_finds_no_serious_violation(browser: Any, server: tuple[str, int]) -
         expect(visit.page.get_by_role("tab", name=tab, exact=True)).to_have_attribute("aria-selected", "true")
         expect(visit.page.get_by_role("tabpanel").first).to_be_visible()
         for theme in ("light", "dark"):
+            visit.settled()
             found = axe.run(visit.page, options={"resultTypes": ["violations"]}).response["violations"]
             bad = [v for v in found if v["impact"] in ("serious", "critical")]
             serious += [f"{tab}, {theme}: {v['id']}: {v['nodes'][0]['html'][:200]}" for v in bad]

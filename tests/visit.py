@@ -122,6 +122,14 @@ class Visit:
             seconds,
         )
 
+    def settled(self) -> None:
+        """Wait until colours have stopped moving: half way from light to dark, no contrast is right."""
+        self.page.evaluate(
+            """async () => { await new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)));
+            const moving = document.getAnimations().filter((a) => a instanceof CSSTransition);
+            await Promise.allSettled(moving.map((a) => a.finished)); }"""
+        )
+
     def close(self) -> None:
         """End the visit. Raises AssertionError where the page asked other hosts or complained."""
         self.context.close()
