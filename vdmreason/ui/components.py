@@ -33,12 +33,17 @@ def movie(asked: Any) -> dict[str, str]:
 
 
 class Part(gr.HTML):
-    """A component of our own: a fixed template, and a script beside this file that draws what the value says. What a browser
-    sends back is never read, but for the data of its events."""
+    """A component of our own: a fixed template, and a script beside this file, with part.js in front, that draws what the value
+    says. What a browser sends back is never read, but for the data of its events."""
 
     def __init__(self, value: Any, template: str, js: str, kind: str, **kwargs: Any) -> None:
         super().__init__(
-            value, html_template=template, js_on_load=js, apply_default_css=False, elem_classes=[kind], **kwargs
+            value,
+            html_template=template,
+            js_on_load=script("part.js") + js,
+            apply_default_css=False,
+            elem_classes=[kind],
+            **kwargs,
         )
 
     def postprocess(self, value: Any) -> Any:

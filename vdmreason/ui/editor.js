@@ -2,13 +2,6 @@
 // is drawn when a stroke has ended: `props.value` = {train, test, family}, event "drawn". Python sends commands as the value:
 // {load: {train, test, family, names}, note} opens a puzzle, {fill: [{i, output}], note} draws answers; both can be undone.
 // {rules: {family, names}} says which rules a puzzle follows.
-const $ = (selector) => element.querySelector(selector);
-const make = (tag, text, name) => {
-  const node = document.createElement(tag);
-  if (text !== undefined) node.textContent = text;
-  if (name) node.className = name;
-  return node;
-};
 const { palette, names: ARC_NAMES, most, store: KEY } = props.facts;
 const SIDE = 30, VALUES = 10, HISTORY = 300;
 const canvas = $(".dw-well canvas");
@@ -121,7 +114,7 @@ function note(text, undoable = false) {
 }
 
 // ----------------------------------------------------------------------------------------------------------- drawing
-const css = (style, name) => style.getPropertyValue(name).trim();
+const property = (style, name) => style.getPropertyValue(name).trim();
 let pitch = 16;
 
 function paintCells(pen, grid, step, rule, withNumbers) {
@@ -171,7 +164,7 @@ function draw() {
   }
   const pen = canvas.getContext("2d"), style = getComputedStyle(element);
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-  paintCells(pen, grid, pitch, css(style, "--quiet"), symbols);
+  paintCells(pen, grid, pitch, property(style, "--quiet"), symbols);
   if (selection) frame(pen, selection, true);
   if (document.activeElement === canvas) frame(pen, { r0: cursor.r, c0: cursor.c, r1: cursor.r, c1: cursor.c }, false);
   canvas.setAttribute("aria-label", `${title(at)}, ${grid.length} rows, ${grid[0].length} columns. Arrow keys move, digits paint, space uses the tool ${tool}.`);

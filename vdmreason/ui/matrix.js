@@ -1,39 +1,39 @@
 // The matrix of a sweep: a row a task and arm, a column an n, a cell its trials; and the trials of the cell that was picked.
 // Buttons are kept between polls, so the focus stays. One cell is in the order of tabs; arrow keys lead to the others.
-const box = element.querySelector(".matrix-box");
-const below = element.querySelector(".trials");
+const box = $(".matrix-box");
+const below = $(".trials");
 let shape = "";
 let buttons = [];
 let told = "";
 
-const make = (tag, attributes = {}, ...children) => {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== undefined) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
+const node = (tag, attributes = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value !== undefined) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
 };
 const percent = (share) => (100 * share).toFixed(1);
 const n = (column) => (column === "all" ? "every n that a puzzle has" : `n ${column}`);
 
 function build(matrix) {
-  const head = make("tr", {}, make("th", { scope: "col", class: "arm" }, "arm"),
-    ...matrix.columns.map((column) => make("th", { scope: "col", class: "number" }, column === "all" ? "all n" : `n ${column}`)));
+  const head = node("tr", {}, node("th", { scope: "col", class: "arm" }, "arm"),
+    ...matrix.columns.map((column) => node("th", { scope: "col", class: "number" }, column === "all" ? "all n" : `n ${column}`)));
   buttons = [];
   const groups = [];
   let before = null;
   matrix.rows.forEach(([task, arm, kind], i) => {
     if (task !== before) { // a line of its own, whose words stay in sight when a narrow screen scrolls to the larger n
-      const name = make("th", { scope: "rowgroup", colspan: matrix.columns.length + 1, class: "task" }, make("span", {}, task));
-      groups.push(make("tbody", {}, make("tr", {}, name)));
+      const name = node("th", { scope: "rowgroup", colspan: matrix.columns.length + 1, class: "task" }, node("span", {}, task));
+      groups.push(node("tbody", {}, node("tr", {}, name)));
       before = task;
     }
-    const line = make("tr", { "data-kind": kind });
-    line.append(make("th", { scope: "row", class: "arm" }, make("i", { "aria-hidden": "true" }), arm));
+    const line = node("tr", { "data-kind": kind });
+    line.append(node("th", { scope: "row", class: "arm" }, node("i", { "aria-hidden": "true" }), arm));
     buttons.push(matrix.columns.map((column, j) => {
-      const place = make("td");
+      const place = node("td");
       line.append(place);
       if (!matrix.cells[i][j]) return null;
-      const button = make("button", { type: "button", tabindex: "-1" }, make("b"), make("span", { class: "count" }), make("span", { class: "marks" }));
+      const button = node("button", { type: "button", tabindex: "-1" }, node("b"), node("span", { class: "count" }), node("span", { class: "marks" }));
       button.addEventListener("click", () => { enter(button); trigger("pick", { row: matrix.rows[i], column }); });
       button.addEventListener("keydown", (event) => walk(event, i, j));
       place.append(button);
@@ -41,9 +41,9 @@ function build(matrix) {
     }));
     groups[groups.length - 1].append(line);
   });
-  const about = make("p", { class: "matrix-about" }, "Mean exact match in %, and trials done of those planned. ▸ running, ✕ failed. A cell shows its trials; arrow keys move.");
-  const table = make("table", {}, make("thead", {}, head), ...groups);
-  box.replaceChildren(about, make("div", { class: "matrix-scroll", role: "region", "aria-label": "Matrix of trials", tabindex: "0" }, table));
+  const about = node("p", { class: "matrix-about" }, "Mean exact match in %, and trials done of those planned. ▸ running, ✕ failed. A cell shows its trials; arrow keys move.");
+  const table = node("table", {}, node("thead", {}, head), ...groups);
+  box.replaceChildren(about, node("div", { class: "matrix-scroll", role: "region", "aria-label": "Matrix of trials", tabindex: "0" }, table));
   const first = buttons.flat().find(Boolean);
   if (first) first.tabIndex = 0;
 }
@@ -103,27 +103,27 @@ function trials(cell) {
   const columns = [...(cell.many ? ["puzzle", "n"] : []), "seed", "state", "exact, %", "right, %", "time", "machine", "commit", ""];
   const lines = cell.trials.map((trial) => {
     const answers = trial.state === "done";
-    const view = make("button", { type: "button", "data-id": trial.id, "aria-label": `Open seed ${trial.seed} of ${trial.task} in Compare` }, "Open in Compare");
+    const view = node("button", { type: "button", "data-id": trial.id, "aria-label": `Open seed ${trial.seed} of ${trial.task} in Compare` }, "Open in Compare");
     view.addEventListener("click", () => trigger("open", { id: trial.id }));
     const values = [...(cell.many ? [trial.task.split("/").pop(), trial.n] : []), trial.seed, null,
       trial.exact === null ? "–" : percent(trial.exact), trial.right === null ? "–" : percent(trial.right),
       trial.time || "–", trial.host || "–", trial.commit || "–"];
-    const line = make("tr", {}, ...values.map((value) => make("td", {}, value === null
-      ? make("span", { class: "state", "data-state": trial.state }, (trial.state === "failed" || trial.state === "damaged" ? "✕ " : trial.state === "running" ? "▸ " : "") + trial.state)
-      : String(value))), make("td", {}, answers ? view : ""));
+    const line = node("tr", {}, ...values.map((value) => node("td", {}, value === null
+      ? node("span", { class: "state", "data-state": trial.state }, (trial.state === "failed" || trial.state === "damaged" ? "✕ " : trial.state === "running" ? "▸ " : "") + trial.state)
+      : String(value))), node("td", {}, answers ? view : ""));
     if (!trial.note && !trial.log) return [line];
-    const more = make("td", { colspan: columns.length, class: "why" }, trial.note);
+    const more = node("td", { colspan: columns.length, class: "why" }, trial.note);
     if (trial.log) {
-      const log = make("details", { "data-id": trial.id }, make("summary", {}, "End of its log"), make("pre", { tabindex: "0" }, trial.log));
+      const log = node("details", { "data-id": trial.id }, node("summary", {}, "End of its log"), node("pre", { tabindex: "0" }, trial.log));
       log.open = open.has(trial.id);
       more.append(log);
     }
-    return [line, make("tr", { class: "under" }, more)];
+    return [line, node("tr", { class: "under" }, more)];
   });
-  const table = make("table", {}, make("thead", {}, make("tr", {}, ...columns.map((name) => make("th", { scope: "col" }, name || make("span", { class: "hidden" }, "open"))))),
-    make("tbody", {}, ...lines.flat()));
-  below.replaceChildren(make("h3", {}, cell.about), make("div", { class: "trials-scroll", role: "region", "aria-label": "Trials of the cell", tabindex: "0" }, table),
-    ...(cell.more ? [make("p", { class: "more" }, `${cell.more} more trials are not shown here; vdmreason sweep status names them.`)] : []));
+  const table = node("table", {}, node("thead", {}, node("tr", {}, ...columns.map((name) => node("th", { scope: "col" }, name || node("span", { class: "hidden" }, "open"))))),
+    node("tbody", {}, ...lines.flat()));
+  below.replaceChildren(node("h3", {}, cell.about), node("div", { class: "trials-scroll", role: "region", "aria-label": "Trials of the cell", tabindex: "0" }, table),
+    ...(cell.more ? [node("p", { class: "more" }, `${cell.more} more trials are not shown here; vdmreason sweep status names them.`)] : []));
   if (focus) below.querySelector(`button[data-id="${focus}"]`)?.focus();
 }
 

@@ -1,7 +1,5 @@
 // Aligned films under one slider. `props.value`: {title, note, films: [{name, frames, error, hidden}], sprite, width, height,
 // frames, patch}; the sprite has a row a film and a column a frame. The first film is what the others are compared with.
-const $ = (selector) => element.querySelector(selector);
-const css = (name) => getComputedStyle(element).getPropertyValue(name).trim();
 const slider = $("input[type=range]");
 let value = null, picture = null, frame = 0, timer = null, cards = [];
 const on = { strips: false, difference: false, hatch: true };

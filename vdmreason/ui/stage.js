@@ -1,12 +1,5 @@
 // One puzzle and one to four answers. `props.value` is the scene that scenes.py builds; nothing in the template depends on it,
 // so a new scene redraws canvases and texts and never replaces an element that has the focus.
-const $ = (selector) => element.querySelector(selector);
-const make = (tag, text, name) => {
-  const node = document.createElement(tag);
-  if (text !== undefined) node.textContent = text;
-  if (name) node.className = name;
-  return node;
-};
 const LARGEST = 256; // pixels of a grid's longer side
 const CLIP_TEXT = 6000; // a longer text would slow the page; "show all" brings the rest
 let scene = null;
@@ -15,7 +8,6 @@ const cards = {}; // "video", "language", "more0", "more1" -> a Card
 
 // ---------------------------------------------------------------------------------------------- grids on canvases
 const grids = {}; // name -> {canvas, grid, truth, certainty}
-const css = (name) => getComputedStyle(element).getPropertyValue(name).trim();
 
 function draw(name) {
   const { canvas, grid, truth, certainty, marks } = grids[name];

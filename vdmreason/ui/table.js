@@ -1,15 +1,7 @@
 // A table one can search, filter and sort, with a row to choose, rows to tick and actions on a row. Used three times in the
 // Library. Rows are kept between updates, so a button keeps its focus; what is typed into the search stays.
-const $ = (selector) => element.querySelector(selector);
 const body = $("tbody"), rows = new Map(), chosen = {}, ticked = new Set();
 let sorted = null; // {key, down}
-
-function make(tag, text, name) {
-  const node = document.createElement(tag);
-  if (text !== undefined) node.textContent = text;
-  if (name) node.className = name;
-  return node;
-}
 
 function head() {
   const { columns, ticks, actions } = props.value;
