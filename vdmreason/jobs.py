@@ -234,13 +234,19 @@ def listening(folder: str | Path) -> Iterator[Working]:
 
 
 @contextmanager
-def working(folder: str | Path, listens: bool = True, **first: Any) -> Iterator[Working]:
+def working(folder: str | Path, listens: bool = True, keeps_stop: bool = False, **first: Any) -> Iterator[Working]:
     """Keep state.json true while the block runs: running, then done, stopped or failed with one line.
 
-    SIGTERM becomes a wish to stop (`Working.stop_wanted`) where the block `listens` and this is the main thread.
+    SIGTERM becomes a wish to stop (`Working.stop_wanted`) where the block `listens` and this is the main thread. The STOP
+    file goes with the block that heard it, but where it `keeps_stop` for others that have yet to see it.
     """
     folder = Path(folder)
     pen = Working(folder)
+
+    def heard() -> None:
+        if not keeps_stop:
+            (folder / STOP).unlink(missing_ok=True)
+
     with _on_sigterm(pen) if listens else contextlib.nullcontext():
         store.write_state(
             folder, state="running", pid=os.getpid(), created=_created(os.getpid()), error="", eta=None, **first
@@ -249,7 +255,7 @@ def working(folder: str | Path, listens: bool = True, **first: Any) -> Iterator[
             yield pen
         except (Stopped, KeyboardInterrupt):
             _last_words(folder, state="stopped", eta=None)
-            (folder / STOP).unlink(missing_ok=True)
+            heard()
             raise
         except BaseException as error:
             text = " ".join(str(error).split()) or type(error).__name__
@@ -258,7 +264,7 @@ def working(folder: str | Path, listens: bool = True, **first: Any) -> Iterator[
             raise
         else:
             store.write_state(folder, state="done", eta=None)
-            (folder / STOP).unlink(missing_ok=True)
+            heard()
 
 
 def tell(line: str) -> None:

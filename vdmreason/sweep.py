@@ -1029,15 +1029,11 @@ def _set_damaged_aside(folder: Path, plan: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _as_a_job(folder: Path) -> Iterator[Callable[[int, int, float | None], None]]:
-    """Where this driver is the job of its folder (`jobs.start`), say in state.json where it stands. `tell(settled, trials, eta)`.
-
-    Not `jobs.working`: the STOP file stays when a driver stops, for workers on other machines have yet to see it.
-    """
+    """Where this driver is the job of its folder (`jobs.start`), say in its state.json where it stands: `tell(settled, trials,
+    eta)`."""
     if os.environ.get(jobs.IN_JOB) != str(folder.resolve()):
         yield lambda settled, trials, eta: None
         return
-    me: dict[str, Any] = {"pid": os.getpid(), "created": jobs._created(os.getpid())}
-    store.write_state(folder, state="running", error="", eta=None, **me)
     told: list[Any] = []
 
     def tell(settled: int, trials: int, eta: float | None) -> None:
@@ -1046,17 +1042,9 @@ def _as_a_job(folder: Path) -> Iterator[Callable[[int, int, float | None], None]
             told[:] = [settled, trials, moment]
             store.write_state(folder, state="running", step=settled, updates=trials, eta=eta)
 
-    try:
+    # The STOP file stays when a driver stops: workers on other machines have yet to see it. `Wish` hears the signals.
+    with jobs.working(folder, listens=False, keeps_stop=True):
         yield tell
-    except (jobs.Stopped, KeyboardInterrupt):
-        jobs._last_words(folder, state="stopped", eta=None)
-        raise
-    except BaseException as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        jobs._last_words(folder, state="failed", eta=None, error=text)
-        raise
-    else:
-        store.write_state(folder, state="done", eta=None, error="")
 
 
 def _follow(folder: Path, launcher: Launcher, driver: str, tell: Callable[[int, int, float | None], None]) -> None:
