@@ -277,7 +277,7 @@ def to_yaml(run: Run) -> str:
 
 def differences(old: Run, new: Run) -> list[str]:
     """What makes two runs different experiments, one line a key: "optim.lr: 0.001 -> 0.01"."""
-    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    before, after = flat(to_dict(old)), flat(to_dict(new))
     keys = [k for k in dict.fromkeys([*before, *after]) if k.split(".")[0] not in NOT_IDENTITY]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
@@ -455,8 +455,9 @@ def _set(tree: dict[str, Any], text: str) -> None:
         raise UserError(f"{path}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
 
 
-def _flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 1}} -> {"optim.lr": 1}."""
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, _join(path, key)) if isinstance(value, Mapping) else {_join(path, key): value}
-    return flat
+        leaves |= flat(value, _join(path, key)) if isinstance(value, Mapping) else {_join(path, key): value}
+    return leaves

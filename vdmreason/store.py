@@ -18,6 +18,7 @@ Reading needs no torch.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -56,6 +57,18 @@ IMAGE_DESCRIPTION = 0x010E  # the Exif tag
 def runs_root() -> Path:
     """Where runs go when nobody says otherwise: $VDMREASON_RUNS, or runs/ in the current folder."""
     return Path(os.environ.get("VDMREASON_RUNS", "runs"))
+
+
+Stamp = tuple[int, int] | None  # a file's time of change (ns) and size; None where there is none
+
+
+def stamp(path: str | Path) -> Stamp:
+    """What tells that a file is another than it was when it was last read."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -261,6 +274,11 @@ def read_config(folder: str | Path) -> Run:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{folder}: is not a run's folder (it has no config.yaml).")
+    return _config(path.absolute(), stamp(path))
+
+
+@functools.lru_cache(maxsize=1024)  # the page asks for the same runs every second, and YAML is slow to read
+def _config(path: Path, stamp: Stamp) -> Run:
     return config.load(path)
 
 

@@ -86,7 +86,7 @@ def solve(
         _quota.take(visitor(request))
     answer = {}
     owner = f"api {request.session_hash if request else ''}"
-    for message in _worker().predict(found.folder, puzzle.name, whole_number(index), whole_number(seed), owner, own):
+    for message in _worker.predict(found.folder, puzzle.name, whole_number(index), whole_number(seed), owner, own):
         answer = message
     grid = None if answer["grid"] is None else np.asarray(answer["grid"], np.int8)
     verdict = _verdict(puzzle, example, grid) if own is None else _by_the_rules(puzzle, own, grid)
@@ -143,13 +143,13 @@ def job_status(name: str = "") -> list[dict[str, Any]]:
 
 ENDPOINTS = (list_tasks, get_example, solve, score, list_adapters, job_status)
 _quota = public.Quota()
-_worker: Callable[[], Worker]
+_worker: Worker
 
 
 def publish(worker: Worker) -> None:
     """Add the endpoints to the page that is being built."""
     global _worker
-    _worker = lambda: worker  # noqa: E731
+    _worker = worker
     for endpoint in ENDPOINTS:
         gr.api(_in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
+import math
 import os
 import re
 import sys
@@ -211,33 +211,28 @@ def parameters(folder: Path) -> dict[str, int]:
     """Parameters by part: of a single file its weights' leading names, of several folders those."""
     single = folder / "model.safetensors"
     if single.exists():
-        header = _header(single, _stamp(single))
+        header = _header(single, store.stamp(single))
         parts: dict[str, int] = {}
         for name, count in header.items():
             part = name.partition(".")[0]
             parts[part] = parts.get(part, 0) + count
         return parts
     return {
-        file.parent.name: sum(_header(file, _stamp(file)).values())
+        file.parent.name: sum(_header(file, store.stamp(file)).values())
         for file in sorted(folder.glob("*/diffusion_pytorch_model.safetensors"))
     }
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    about = path.stat()
-    return about.st_mtime_ns, about.st_size
-
-
 @functools.lru_cache(maxsize=256)
-def _header(path: Path, stamp: tuple[int, int]) -> dict[str, int]:
+def _header(path: Path, stamp: store.Stamp) -> dict[str, int]:
     """Name -> number of values, of the tensors in a safetensors file; {} where it is cut off."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            about = json.loads(file.read(length)) if length < 64 << 20 else {}
-    except (OSError, ValueError):
+        with safe_open(path, framework="np") as file:
+            return {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (SafetensorError, OSError):
         return {}
-    return {name: int(np.prod(t["shape"])) for name, t in about.items() if name != "__metadata__"}
 
 
 def weights(folder: Path) -> str:
@@ -246,14 +241,14 @@ def weights(folder: Path) -> str:
     files = sorted([*folder.glob("*.safetensors"), *deeper])
     if not files:
         return ""
-    stamps = tuple(_stamp(file) for file in files)
-    if sum(size for _, size in stamps) > HASHED:
+    stamps = tuple(store.stamp(file) for file in files)
+    if sum(found[1] for found in stamps if found) > HASHED:
         return str((_json(folder / "pretrain.json") or {}).get("weights", ""))
     return _sum(tuple(files), stamps)
 
 
 @functools.lru_cache(maxsize=256)
-def _sum(files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> str:
+def _sum(files: tuple[Path, ...], stamps: tuple[store.Stamp, ...]) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())
@@ -273,11 +268,11 @@ def metrics_files(backbone: Backbone) -> dict[str, Path]:
 def numbers(backbone: Backbone) -> dict[str, list[dict[str, Any]]]:
     """stage -> its lines of metrics, in the order in which the stages were trained."""
     files = sorted(metrics_files(backbone).items(), key=lambda item: item[1].stat().st_mtime)
-    return {stage: lines for stage, file in files if (lines := _lines(file, _stamp(file)))}
+    return {stage: lines for stage, file in files if (lines := _lines(file, store.stamp(file)))}
 
 
 @functools.lru_cache(maxsize=16)
-def _lines(file: Path, stamp: tuple[int, int]) -> list[dict[str, Any]]:
+def _lines(file: Path, stamp: store.Stamp) -> list[dict[str, Any]]:
     try:
         return store.read_lines(file)
     except (UserError, OSError):
@@ -423,7 +418,7 @@ def exams() -> dict[tuple[str, str], dict[str, tuple[float, float, float]]]:
     """(sha8 of the weights, "pretrained" or "random") -> task -> exact match with EXAM_N examples, from the first table."""
     shas = {}
     for file in sorted(RESULTS.glob("first_table.*.jsonl")):
-        for line in _lines(file, _stamp(file)):
+        for line in _lines(file, store.stamp(file)):
             shas[line.get("family")] = str(line.get("weights"))
     table = _json(RESULTS / "first_table.json") or {}
     results: dict[tuple[str, str], dict[str, tuple[float, float, float]]] = {}

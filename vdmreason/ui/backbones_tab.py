@@ -4,6 +4,7 @@ that says anything about the exam. Everything shown is read from files; what tak
 from __future__ import annotations
 
 import functools
+import hashlib
 import html
 import re
 import shlex
@@ -21,8 +22,9 @@ from vdmreason.ui import public, scrubber
 from vdmreason.ui.backbone_files import RECIPES, Backbone, View
 from vdmreason.ui.compare import HONESTY, problem, quiet
 from vdmreason.ui.frame import Frame
+from vdmreason.ui.inputs import said, whole
 from vdmreason.ui.scenes import millions
-from vdmreason.ui.training import smooth, thin
+from vdmreason.ui.training import smooth, span, thin
 
 COLUMNS = ("Backbone", "Follows", "Parameters", "Learnt from", "Updates", "Time", "Machine", "Weights")
 KINDS = {"Linear": "linear", "Linear, attentive": "both", "Also depth and tracks": "all"}
@@ -75,12 +77,6 @@ def _machine(text: str) -> str:
 
 def count(number: int) -> str:
     return f"{number:,}" if number else "–"
-
-
-def span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def where(file: Path) -> str:
@@ -368,17 +364,6 @@ def _mark(shape: str, x: float, y: float, kind: str) -> str:
 # What a browser asks for, checked
 
 
-def whole(value: Any, name: str, low: int, high: int) -> int:
-    """A whole number in a range. Raises UserError."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        number = low - 1
-    if not low <= number <= high or number != value:
-        raise UserError(f"{name}: give a whole number from {low:,} to {high:,}.")
-    return number
-
-
 def share(value: Any, name: str, low: float = 0.02, high: float = 0.8) -> float:
     """A share in a range, to two places. Raises UserError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -546,7 +531,7 @@ class Tab:
         return self.choose(first[0].key) if first else {self.head: '<p class="note">No backbone is here.</p>'}
 
     def pick(self, kind: Any, labels: Any, seeds: Any, event: gr.EventData) -> dict[Any, Any]:
-        data = event._data if isinstance(event._data, dict) else {}
+        data = said(event)
         try:
             return self.choose(str(data.get("key")), kind, labels, seeds)
         except UserError as error:
@@ -826,6 +811,4 @@ def foretold(recipe: str, size: str, amount: int, unit: str, folder: Path) -> st
 
 def _plain(value: Any) -> str:
     """A stamp as text, short enough to be kept in the browser's session."""
-    import hashlib
-
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]

@@ -13,11 +13,10 @@ import gradio as gr
 import numpy as np
 
 from tasks.base import Grid, UserError
-from tasks.render import STYLES, paint
 from vdmreason import compare as comparing
 from vdmreason import drawn, jobs, store
 from vdmreason.drawn import Drawing
-from vdmreason.ui import compare, pictures, public, training
+from vdmreason.ui import compare, inputs, pictures, public, training
 from vdmreason.ui.editor import Editor
 from vdmreason.ui.frame import Frame
 
@@ -147,7 +146,7 @@ def answers(kept: Kept) -> str:
                 arm["folder"],
             ]
             figures.append(
-                f"<figure>{_picture(record['proposed'], alt)}<figcaption>"
+                f"<figure>{pictures.image(record['proposed'], alt)}<figcaption>"
                 f"{html.escape(arm['kind'].capitalize())}, test {number}"
                 f'<span class="verdict" data-right="{str(right).lower()}">{verdict}</span>{why}'
                 f"<br><small>{html.escape(' · '.join(facts))}</small></figcaption></figure>"
@@ -170,13 +169,6 @@ def verdict_of(record: dict[str, Any], family: str) -> tuple[bool, str, str]:
         if fault is not None:
             return not fault, "wrong" if fault else "right by the rules", fault
     return False, "wrong", str(record["reason"])
-
-
-def _picture(grid: Any, alt: str) -> str:
-    if grid is None:
-        return '<div class="unread">no grid</div>'
-    cells = np.asarray(grid, np.int8)
-    return f'<img src="{pictures.webp(paint(cells, STYLES["video-8"], (cells.shape[0], cells.shape[1])))}" alt="{alt}">'
 
 
 def status_of(task: str) -> jobs.Status | None:
@@ -403,7 +395,7 @@ def updates_of(flavour: Any, updates: Any) -> int:
     """The number of updates from its field. Raises UserError, also for a flavour that is not offered."""
     if flavour not in compare.common_flavours():
         raise UserError("Choose one of the backbones in the list.")
-    count = compare.whole_number(updates)
+    count = inputs.whole_number(updates)
     if not 1 <= count <= MOST_UPDATES:
         raise UserError(f"Updates: a whole number from 1 to {MOST_UPDATES:,}.")
     return count

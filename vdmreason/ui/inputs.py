@@ -52,6 +52,17 @@ def whole_number(value: Any) -> int:
     return number
 
 
+def whole(value: Any, name: str, low: int, high: int) -> int:
+    """A whole number in a range. Raises UserError."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = low - 1
+    if not low <= number <= high or number != value:
+        raise UserError(f"{name}: give a whole number from {low:,} to {high:,}.")
+    return number
+
+
 def one_of(value: Any, known: Sequence[str], what: str) -> str:
     """One of the known words. Raises UserError."""
     if value not in known:

@@ -14,10 +14,11 @@ import gradio as gr
 
 import adapters
 from tasks.base import UserError
-from vdmreason import library, trash
+from vdmreason import library, store, trash
 from vdmreason.ui import public, shelf
 from vdmreason.ui.compare import problem, quiet
 from vdmreason.ui.frame import Frame
+from vdmreason.ui.inputs import said
 from vdmreason.ui.scenes import by_folder
 from vdmreason.ui.shelf import COMPARED, HUB_ID, LOGIN, MOST, Kept, adapters_here, id_of, runs_here
 from vdmreason.ui.table import Table
@@ -26,10 +27,17 @@ from vdmreason.ui.table import Table
 # The tab
 
 
+def _chosen(picked: str) -> Kept:
+    """The chosen adapter. Raises UserError where none is."""
+    kept = adapters_here()[0].get(picked)
+    if kept is None:
+        raise UserError("Choose an adapter first.")
+    return kept
+
+
 def _word(event: gr.EventData, key: str, most: int = 500) -> str:
     """A word that a browser sent with an event. Raises UserError for anything else."""
-    data = event._data if isinstance(event._data, dict) else {}
-    word = data.get(key)
+    word = said(event).get(key)
     if not isinstance(word, str) or len(word) > most:
         raise UserError("The page did not understand that. Reload it.")
     return word
@@ -46,7 +54,7 @@ class Tab:
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
         self.off = public.on()
-        why = "Off on this public page. On your own machine: pip install, then vdmreason app."
+        why = public.off()
         self.picked = gr.State("")  # the chosen adapter's id
         self.run = gr.State("")  # the chosen run's id
         self.ticked = gr.State([])  # ids of the runs to compare
@@ -251,7 +259,7 @@ class Tab:
         list_ = shelf.adapters_table(known, picked)
         part("adapters", [list_, faults], lambda: {self.adapters: list_, self.problem: _faults(faults)})
         files = ("config.yaml", "result.json", "metrics.jsonl", "predictions.jsonl", "README.md", "previews")
-        stamps = [shelf.stamp(kept.folder / name) for name in files] if kept else []
+        stamps = [store.stamp(kept.folder / name) for name in files] if kept else []
         part("card", [picked, stamps], lambda: self._card(kept))
         ran = shelf.runs_table(rows, more, run)
         part("runs", ran, lambda: {self.runs: ran, self.more: _more(more)})
@@ -259,7 +267,7 @@ class Tab:
         part("log", [run, log], lambda: {self.run_box: gr.update(visible=bool(run)), self.log: log})
         chosen = {key: places[key] for key in ticked[:COMPARED]}
         curves = [
-            [shelf.stamp(f / n) for n in ("config.yaml", "result.json", "metrics.jsonl")] for f in chosen.values()
+            [store.stamp(f / n) for n in ("config.yaml", "result.json", "metrics.jsonl")] for f in chosen.values()
         ]
         part("compared", [ticked, curves], lambda: {self.compared: _compared(chosen)})
         bin_ = shelf.trash_table()
@@ -309,17 +317,14 @@ class Tab:
 
     def _tick(self, event: gr.EventData, *state: Any) -> dict[Any, Any]:
         picked, run, _, errand, seen = state
-        ids = event._data.get("ids") if isinstance(event._data, dict) else None
+        ids = said(event).get("ids")
         wanted = [key for key in ids if isinstance(key, str)][:COMPARED] if isinstance(ids, list) else []
         return {self.ticked: wanted, **self.refresh(picked, run, wanted, errand, seen)}
 
     # Into Compare
 
     def _find_adapter(self, picked: str) -> tuple[Path, int]:
-        kept = adapters_here()[0].get(picked)
-        if kept is None:
-            raise UserError("Choose an adapter first.")
-        return self._first(kept.folder)
+        return self._first(_chosen(picked).folder)
 
     def _find_run(self, run: str) -> tuple[Path, int]:
         place = runs_here()[0].get(run)
@@ -385,9 +390,7 @@ class Tab:
 
     def _export(self, picked: str, with_answers: bool) -> dict[Any, Any]:
         try:
-            kept = adapters_here()[0].get(picked)
-            if kept is None:
-                raise UserError("Choose an adapter first.")
+            kept = _chosen(picked)
             out = shelf.pack(kept, bool(with_answers))
         except (UserError, OSError) as error:
             return {self.problem: problem(shelf.clean(error)), self.download: gr.update(visible=False)}
@@ -407,9 +410,7 @@ class Tab:
 
     def _show_parcel(self, picked: str, repo: str, with_answers: bool) -> dict[Any, Any]:
         try:
-            kept = adapters_here()[0].get(picked)
-            if kept is None:
-                raise UserError("Choose an adapter first.")
+            kept = _chosen(picked)
             name = str(repo or "").strip()
             return {
                 self.parcel: shelf.parcel(kept, name if HUB_ID.fullmatch(name) else "", bool(with_answers)),
@@ -424,9 +425,7 @@ class Tab:
     def _push(self, picked: str, repo: str, with_answers: bool, private: bool) -> dict[Any, Any]:
         try:
             public.refuse("Pushing to the hub")
-            kept = adapters_here()[0].get(picked)
-            if kept is None:
-                raise UserError("Choose an adapter first.")
+            kept = _chosen(picked)
             status = shelf.start_push(kept.folder, repo, private is not False, bool(with_answers))
         except UserError as error:
             return {self.push_line: problem(shelf.clean(error))}

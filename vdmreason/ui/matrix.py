@@ -126,15 +126,6 @@ def _finite(task: str) -> bool:
         return False
 
 
-def _touched(path: str) -> tuple[int, int] | None:
-    """A file's time of change (ns) and size; None where there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
-
-
 class Watched:
     """A sweep's folder that is looked at again and again. Safe to share between threads."""
 
@@ -162,7 +153,7 @@ class Watched:
 
     def _look(self) -> Look:
         path = str(self.folder / sweep.PLAN)
-        stamp = _touched(path)
+        stamp = store.stamp(path)
         if stamp is None or stamp != self._plan[0]:
             self._plan = stamp, sweep.read_plan(self.folder)
         plan = self._plan[1]
@@ -185,14 +176,14 @@ class Watched:
 
     def _trial(self, entry: Mapping[str, Any]) -> Seen:
         place = f"{self.folder}/{entry['folder']}"
-        done = _touched(f"{place}/{sweep.DONE}")
+        done = store.stamp(f"{place}/{sweep.DONE}")
         if done is None:
             stands = sweep.standing(self.folder, entry, check=False)
             if stands.state != "running":
                 return Seen(entry, stands.state, stands.note)
             at = _state_of(Path(place))
             return Seen(entry, "running", stands.note, step=at.get("step") or 0, updates=at.get("updates") or 0)
-        stamp = (done, *(_touched(f"{place}/{name}") for name in sweep.VOUCHED))
+        stamp = (done, *(store.stamp(f"{place}/{name}") for name in sweep.VOUCHED))
         if self._outcomes.get(entry["id"], (None,))[0] != stamp:
             self._outcomes[entry["id"]] = stamp, _outcome(Path(place))
         return Seen(entry, finished=done[0] / 1e9, **self._outcomes[entry["id"]][1])
@@ -345,5 +336,5 @@ def _folders(parent: Path) -> Iterable[Path]:
 
 def _alive(folder: Path) -> int:
     """When a sweep last did something (ns); 0 for a folder that is none. A new trial changes trials/, a start the sheet."""
-    times = [_touched(f"{folder}/{name}") for name in (sweep.PLAN, sweep.SHEET, "trials", "workers", "state.json")]
+    times = [store.stamp(f"{folder}/{name}") for name in (sweep.PLAN, sweep.SHEET, "trials", "workers", "state.json")]
     return max(stamp[0] for stamp in times if stamp) if times[0] else 0

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tasks.base import Grid, UserError
-from tasks.render import STYLES
+from tasks.render import STYLES, paint
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 Clip = npt.NDArray[np.uint8]  # (F, H, W, 3)
@@ -29,6 +29,24 @@ def palette() -> list[str]:
 def cells(grid: Grid | Sequence[Sequence[int]] | None) -> list[list[int]] | None:
     """A grid as plain lists, for JSON."""
     return None if grid is None else np.asarray(grid).astype(int).tolist()
+
+
+def image(grid: Grid | Sequence[Sequence[int]] | None, alt: str) -> str:
+    """A grid as a small image in HTML, a pixel a cell; "no grid" in a box where there is none."""
+    if grid is None:
+        return '<div class="unread">no grid</div>'
+    values = np.asarray(grid, np.int8)
+    return f'<img src="{webp(paint(values, STYLES["video-8"], (values.shape[0], values.shape[1])))}" alt="{alt}">'
+
+
+def figure(image: str, caption: str) -> str:
+    """A small figure in HTML; `image` is an element."""
+    return f'<figure class="thumb">{image}<figcaption>{caption}</figcaption></figure>'
+
+
+def thumb(grid: Grid | Sequence[Sequence[int]] | None, caption: str) -> str:
+    """A grid as a small figure in HTML."""
+    return figure(image(grid, caption), caption)
 
 
 def film(clip: Clip, truth: Picture | None = None) -> dict[str, Any]:

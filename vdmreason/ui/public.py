@@ -24,10 +24,15 @@ def on() -> bool:
     return os.environ.get("VDMREASON_PUBLIC", "1" if "SPACE_ID" in os.environ else "") not in ("", "0")
 
 
+def off(what: str = "") -> str:
+    """That something is not done on a public page, and where it is."""
+    return f"{f'{what} is off' if what else 'Off'} on this public page. On your own machine: pip install, then vdmreason app."
+
+
 def refuse(what: str) -> None:
     """Raises UserError on a public page: `what` ("Training", "Importing an adapter") is done on one's own machine."""
     if on():
-        raise UserError(f"{what} is off on this public page. On your own machine: pip install, then vdmreason app.")
+        raise UserError(off(what))
 
 
 def place(folder: Path) -> str:

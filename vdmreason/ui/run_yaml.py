@@ -93,10 +93,6 @@ def _over(tree: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def in_words(tree: Mapping[str, Any], path: str = "") -> list[str]:
+def in_words(tree: Mapping[str, Any]) -> list[str]:
     """A tree's leaves, one a line: "optim.lr: 0.001"."""
-    lines = []
-    for key, value in tree.items():
-        name = f"{path}.{key}" if path else str(key)
-        lines += in_words(value, name) if isinstance(value, Mapping) else [f"{name}: {value}"]
-    return lines
+    return [f"{name}: {value}" for name, value in config.flat(tree).items()]

@@ -76,7 +76,7 @@ class Adapter:
         return next((r for r in self.records.values() if r["i"] == index), None)
 
 
-_known: dict[Path, tuple[tuple[float, ...], Adapter]] = {}
+_known: dict[Path, tuple[tuple[store.Stamp, ...], Adapter]] = {}
 _listed: tuple[float, list[Adapter]] = (0.0, [])
 WEIGHTS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
@@ -100,7 +100,7 @@ def _look(folder: Path) -> Adapter | None:
         folder / name
         for name in ("config.yaml", "predictions.jsonl", "result.json", *(f"adapter/{w}" for w in WEIGHTS))
     ]
-    stamp = tuple(_changed(file) for file in files)
+    stamp = tuple(store.stamp(file) for file in files)
     if not stamp[0] or not (stamp[1] or any(stamp[3:])):
         return None
     if _known.get(folder, (None,))[0] != stamp:
@@ -109,13 +109,6 @@ def _look(folder: Path) -> Adapter | None:
         except (UserError, OSError, KeyError):
             return None
     return _known[folder][1]
-
-
-def _changed(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _read(folder: Path, live: bool) -> Adapter:

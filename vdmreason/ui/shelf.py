@@ -28,7 +28,6 @@ import yaml
 import adapters
 import tasks
 from tasks.base import UserError
-from tasks.render import STYLES, paint
 from vdmreason import config, jobs, library, store, trash
 from vdmreason.config import Run
 from vdmreason.ui import pictures, public, training
@@ -98,7 +97,7 @@ def look(folder: Path) -> Kept:
     weights = next(
         (path for base in (folder / "adapter", folder) for n in library.PREFIX if (path := base / n).is_file()), None
     )
-    now = tuple(stamp(path) for path in [*inside, *([weights] if weights else [])])
+    now = tuple(store.stamp(path) for path in [*inside, *([weights] if weights else [])])
     if folder not in _kept or _kept[folder][0] != now:
         result = store.read_json(inside[1]) or {}
         if not isinstance(result, dict):
@@ -107,14 +106,6 @@ def look(folder: Path) -> Kept:
         sha = library.sha256(weights) if weights else ""
         _kept[folder] = (now, Kept(folder, store.read_config(folder), result, weights, size, sha))
     return _kept[folder][1]
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-        return found.st_mtime_ns, found.st_size
-    except OSError:
-        return 0, 0
 
 
 def adapters_here() -> tuple[dict[str, Kept], list[str]]:
@@ -265,12 +256,12 @@ def answers(folder: Path) -> str:
     with contextlib.suppress(UserError, OSError, KeyError, TypeError, ValueError):
         if stages := training.previews([folder]):
             return f'<div class="lib-answers">{stages}</div>'
-        return _answers(folder, stamp(folder / "predictions.jsonl"))
+        return _answers(folder, store.stamp(folder / "predictions.jsonl"))
     return '<p class="note">What it answered cannot be read.</p>'
 
 
 @lru_cache(maxsize=64)
-def _answers(folder: Path, written: tuple[int, int]) -> str:
+def _answers(folder: Path, written: store.Stamp) -> str:
     records = store.read_lines(folder / "predictions.jsonl")
     if not records:
         place = html.escape(public.place(folder))
@@ -279,19 +270,11 @@ def _answers(folder: Path, written: tuple[int, int]) -> str:
     for record in records[:ANSWERS]:
         mark = "✓ right" if record["right"] else "✗ wrong"
         rows.append(
-            f'<div class="preview-row">{_thumb(record["question"], "input")}{_thumb(record["answer"], "truth")}'
-            f"{_thumb(record['proposed'], mark)}</div>"
+            f'<div class="preview-row">{pictures.thumb(record["question"], "input")}{pictures.thumb(record["answer"], "truth")}'
+            f"{pictures.thumb(record['proposed'], mark)}</div>"
         )
     count = f"The first {len(rows)} of {len(records)} test examples."
     return f'<div class="lib-answers">{"".join(rows)}</div><p class="note">{count}</p>'
-
-
-def _thumb(grid: Any, caption: str) -> str:
-    if grid is None:
-        return f'<figure class="thumb"><div class="unread">no grid</div><figcaption>{caption}</figcaption></figure>'
-    cells = np.asarray(grid, np.int8)
-    address = pictures.webp(paint(cells, STYLES["video-8"], (cells.shape[0], cells.shape[1])))
-    return f'<figure class="thumb"><img src="{address}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -420,8 +403,8 @@ def run_row(folder: Path) -> dict[str, Any] | None:
     """A row of the table of runs, with "when" (seconds since 1970) to sort by; None where the folder has just gone."""
     key = id_of(folder)
     state, kind, error, started, beat, progress = "damaged", "", "", None, None, ""
-    with contextlib.suppress(OSError):
-        beat = max(stamp(folder / n)[0] for n in ("state.json", "config.yaml")) / 1e9
+    with contextlib.suppress(ValueError):  # neither is there any more
+        beat = max(found[0] for n in ("state.json", "config.yaml") if (found := store.stamp(folder / n))) / 1e9
     try:
         status = jobs.status(folder)
         state, kind, error = status.state or "recorded", status.kind, status.error
@@ -474,13 +457,9 @@ def runs_table(rows: list[dict[str, Any]], more: int, picked: str | None) -> dic
     )  # fmt: skip
 
 
-def flat(tree: Mapping[str, Any], before: str = "") -> dict[str, str]:
+def flat(tree: Mapping[str, Any]) -> dict[str, str]:
     """{"optim": {"lr": 1}} -> {"optim.lr": "1"}."""
-    found: dict[str, str] = {}
-    for key, value in tree.items():
-        name = f"{before}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: json.dumps(value, default=str)}
-    return found
+    return {name: json.dumps(value, default=str) for name, value in config.flat(tree).items()}
 
 
 def settings(folder: Path) -> dict[str, str]:
@@ -724,7 +703,7 @@ _packed = tempfile.TemporaryDirectory(
 
 def pack(kept: Kept, with_answers: bool) -> Path:
     """The zip of `library.export`, made once for a state of the adapter's files."""
-    state = f"{kept.folder}{stamp(kept.folder / 'result.json')}{kept.sha}{with_answers}"
+    state = f"{kept.folder}{store.stamp(kept.folder / 'result.json')}{kept.sha}{with_answers}"
     place = Path(_packed.name) / hashlib.sha256(state.encode()).hexdigest()[:16]
     out = place / f"{config.slug(kept.folder.name)}.zip"
     return out if out.is_file() else library.export(kept.folder, out, answers=with_answers)

@@ -25,6 +25,7 @@ from vdmreason.launchers import devices_here
 from vdmreason.ui import matrix, public, training
 from vdmreason.ui.compare import problem, quiet
 from vdmreason.ui.frame import Frame
+from vdmreason.ui.inputs import said
 from vdmreason.ui.matrix import Look, Matrix, Report, Shelf
 
 PROTOCOLS = Path(__file__).resolve().parents[2] / "protocols"
@@ -600,7 +601,7 @@ class Tab:
         return view
 
     def _pick(self, name: Any, event: gr.EventData) -> dict[Any, Any]:
-        data = event._data if isinstance(event._data, dict) else {}
+        data = said(event)
         try:
             look = self.shelf.watched(name).look()
             if matrix.cell(look, data.get("row"), data.get("column")) is None:
@@ -611,7 +612,7 @@ class Tab:
         return {self.picked: picked, self.matrix: self._drawn(look, picked), self.watch_problem: ""}
 
     def _asked(self, event: gr.EventData) -> str:
-        data = event._data if isinstance(event._data, dict) else {}
+        data = said(event)
         return str(data.get("id", ""))[:64]
 
     def _trial(self, name: Any, trial: Any) -> tuple[Path, int]:

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 import adapters
 import tasks
 from adapters.base import Flavour
 from tasks.base import UserError
-from tasks.render import STYLES, paint
 from vdmreason import config, jobs, store
 from vdmreason.config import Run
 from vdmreason.ui import failures, inputs, needs, pictures, public, run_yaml
@@ -229,8 +227,8 @@ def forecast(runs: Sequence[Run]) -> str:
         seconds = (pace or GUESS) * run.optim.updates
         total += seconds
         basis = f"{pace:.2f} s an update here before" if pace else "a guess: not timed here yet"
-        parts.append(f"{run.family} about {_time(seconds)} ({basis})")
-    return f"Predicted: {'; '.join(parts)}." + (f" In all {_time(total)}." if len(runs) > 1 else "")
+        parts.append(f"{run.family} about {span(seconds)} ({basis})")
+    return f"Predicted: {'; '.join(parts)}." + (f" In all {span(total)}." if len(runs) > 1 else "")
 
 
 def timed(run: Run) -> float | None:
@@ -263,7 +261,7 @@ def foretold(runs: Sequence[tuple[str, Run]]) -> str:
     return f'<ul class="note needs">{"".join(rows)}</ul>' if rows else ""
 
 
-def _time(seconds: float) -> str:
+def span(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -394,36 +392,28 @@ def previews(folders: Sequence[Path]) -> str:
         by_step = {step: store.read_lines(step / "predictions.jsonl") for step in steps}
         first = next(iter(by_step.values()))
         for k, record in enumerate(first[:3]):
-            cells = [_thumb(record["question"], "input"), _thumb(record["answer"], "truth")]
+            cells = [pictures.thumb(record["question"], "input"), pictures.thumb(record["answer"], "truth")]
             for step, records in by_step.items():
                 if k < len(records):
                     mark = "✓" if records[k]["right"] else "✗"
                     caption = f"{mark} {int(step.name.removeprefix('step-'))}"
                     drawn = step / str(records[k]["raw"])
                     if drawn.suffix == ".webp" and drawn.is_file():
-                        cells.append(_figure(_moving(drawn, drawn.stat().st_mtime_ns), caption))
+                        cells.append(
+                            pictures.figure(
+                                f'<img src="{_moving(drawn, store.stamp(drawn))}" alt="{caption}">', caption
+                            )
+                        )
                     else:
-                        cells.append(_thumb(records[k]["proposed"], caption))
+                        cells.append(pictures.thumb(records[k]["proposed"], caption))
             name = f'<span class="preview-arm">{html.escape(label)}</span>'
             rows.append(f'<div class="preview-row">{name}{"".join(cells)}</div>')
     return "".join(rows)
 
 
-def _thumb(grid: Any, caption: str) -> str:
-    if grid is None:
-        return f'<figure class="thumb"><div class="unread">no grid</div><figcaption>{caption}</figcaption></figure>'
-    cells = np.asarray(grid, np.int8)
-    return _figure(pictures.webp(paint(cells, STYLES["video-8"], (cells.shape[0], cells.shape[1]))), caption)
-
-
-def _figure(address: str, caption: str) -> str:
-    image = f'<img src="{address}" alt="{caption}">'
-    return f'<figure class="thumb">{image}<figcaption>{caption}</figcaption></figure>'
-
-
 @functools.lru_cache(maxsize=128)
-def _moving(path: Path, written: int) -> str:
-    """A stored clip for the page, made once for every time it was written (ns)."""
+def _moving(path: Path, stamp: store.Stamp) -> str:
+    """A stored clip for the page, made once for every time it was written."""
     return pictures.moving(store.read_clip(path))
 
 
@@ -436,7 +426,7 @@ def progress(folders: Sequence[Path]) -> str:
         if status.updates:
             parts.append(f"update {status.step} of {status.updates}")
         if status.active and status.eta:
-            parts.append(f"{_time(status.eta)} left")
+            parts.append(f"{span(status.eta)} left")
         if status.state == "done":
             answers, wanted = len(store.read_lines(folder / "predictions.jsonl")), _tests(folder)
             parts.append(
@@ -622,9 +612,7 @@ class Tab:
             )
             self.look = gr.Button("Show the training examples", elem_id="show-samples", scale=1)
         if off:
-            gr.HTML(
-                '<p class="note">Training is off on this public page. On your own machine: pip install, then vdmreason app.</p>'
-            )
+            gr.HTML(f'<p class="note">{public.off("Training")}</p>')
         self.problem = gr.HTML(elem_id="train-problem")
         self.samples = gr.HTML(elem_id="samples")
         gr.HTML('<h2 class="step">3 · Live</h2>')
