@@ -82,6 +82,7 @@ def test_cancel_ends_an_answer_within_a_second(worker: Worker, tmp_path: Path, d
     """Also where the process does not listen, here because it is stopped."""
     folder = adapted(tmp_path, "causal_lm")
     list(worker.predict(folder, TASK, 0, 0))  # the arm is loaded
+    worker.forget_cancel("me")
     answers = worker.predict(folder, TASK, 1, 0, owner="me")
     next(answers)
     if deaf:
@@ -94,6 +95,17 @@ def test_cancel_ends_an_answer_within_a_second(worker: Worker, tmp_path: Path, d
         list(answers)
     assert time.monotonic() - began < GRACE + 0.5
     worker.ping()  # and it answers again
+
+
+def test_a_cancel_is_heard_before_the_answer_has_begun(worker: Worker, tmp_path: Path) -> None:
+    """The page shows the button a moment before it asks the worker."""
+    folder = adapted(tmp_path, "causal_lm")
+    worker.forget_cancel("quick")
+    worker.cancel("quick")
+    with pytest.raises(Stopped):
+        list(worker.predict(folder, TASK, 0, 0, owner="quick"))
+    worker.forget_cancel("quick")
+    assert [*worker.predict(folder, TASK, 0, 0, owner="quick")][-1]["done"]
 
 
 def test_a_waiting_answer_can_be_cancelled(worker: Worker, tmp_path: Path) -> None:

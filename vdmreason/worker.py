@@ -92,15 +92,15 @@ class Worker:
     ) -> Iterator[dict[str, Any]]:
         """Yields the answer as it forms, then the answer: a message with "done". Raises UserError and `Stopped`.
 
-        `owner` names who asked, for `cancel`. A `question` of one's own takes the place of the task's example.
+        `owner` names who asked, for `cancel`; whoever offers that calls `forget_cancel` before. A `question` of one's own takes
+        the place of the task's example.
         """
-        self._cancelled.discard(owner)
         with self._turn:
-            if owner in self._cancelled:
-                raise Stopped("Cancelled.")
             number = next(self._ids)
-            self._current = (owner, number)
+            self._current = (owner, number)  # first, so that no cancel falls between the question and the answer
             try:
+                if owner in self._cancelled:
+                    raise Stopped("Cancelled.")
                 own = None if question is None else question.tolist()
                 self._send(
                     id=number, verb="predict", folder=str(folder), task=task, index=index, seed=seed, question=own
@@ -115,6 +115,10 @@ class Worker:
                     yield message
             finally:
                 self._current = None
+
+    def forget_cancel(self, owner: str) -> None:
+        """What the owner cancelled before is over. Not part of `predict`: one who is quick cancels before it has begun."""
+        self._cancelled.discard(owner)
 
     def cancel(self, owner: str = "") -> None:
         """End the owner's answer, running or waiting, within a second."""

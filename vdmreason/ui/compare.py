@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import sys
 from collections.abc import Iterator, Mapping
@@ -223,6 +224,12 @@ class Tab:
             )
         return view
 
+    def first_view(self) -> None:
+        """Make once what a first visitor sees: it reads every adapter's files and a compiled task, half a second's work that is
+        kept for all who follow."""
+        with contextlib.suppress(UserError):  # the visitor is told
+            self.draw(opening(), Shown())
+
     def open_run(self, folder: Path, index: int, shown: Shown) -> dict[Any, Any]:
         """Everything the tab shows when another tab leads here: a run and, beside it, the partner that fits it best.
 
@@ -295,6 +302,7 @@ class Tab:
         except UserError as error:
             yield {self.problem: problem(error)}
             return
+        self.worker.forget_cancel(owner)
         able = {slot: a for slot, a in choice.slots().items() if a and a.live}
         waiting = {"state": "working", "badge": "live"}
         forming = {slot: {**waiting, "run": a.label, "note": "Waits for its turn."} for slot, a in able.items()}

@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import html
 import importlib.util
+import threading
 from typing import Any
 
 import gradio as gr
@@ -149,7 +150,7 @@ def build() -> gr.Blocks:
         seconds.tick(**compare.quiet(train.tick), inputs=train.ticking, outputs=train.ticked)
         frame.wind(tabs)
         api.publish(worker)
-    page.worker = worker
+    page.worker, page.first_view = worker, comparing.first_view
     return page
 
 
@@ -170,6 +171,7 @@ def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True,
         max_file_size="20mb", prevent_thread_lock=True, footer_links=["api"], run_history=False, ssr_mode=False,
         strict_cors=True, mcp_server=mcp, _frontend=False, theme=theme(), css="".join(script(f"{name}.css") for name in STYLES),
     )  # fmt: skip
+    threading.Thread(target=page.first_view, daemon=True).start()
     print(f"vdmreason is at {page.local_url}  (Ctrl+C ends it; jobs go on)", flush=True)
     if mcp:
         print(f"its tools for language models (MCP): {page.local_url}gradio_api/mcp/", flush=True)
