@@ -41,7 +41,8 @@ from vdmreason.config import Run, named_seed
 
 KEEP = 4  # loaded arms; the one used longest ago is let go
 PARTIALS_A_SECOND = 5.0
-GRACE = 0.7  # seconds between a polite cancel and the end of the process
+GLANCE = 0.1  # seconds between two looks whether an answer is still wanted
+GRACE = 3.0  # seconds between a polite cancel and the end of the process, which has to load its models again
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -59,15 +60,23 @@ class Turns:
         self._lock = threading.Lock()
         self._waiting: deque[threading.Event] = deque()
 
-    def __enter__(self) -> None:
+    def take(self, wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Wait for one's turn; False, without it, as soon as it is `wanted` no more."""
         mine = threading.Event()
         with self._lock:
             self._waiting.append(mine)
-            first = self._waiting[0] is mine
-        if not first:
-            mine.wait()
+            if self._waiting[0] is mine:
+                return True
+        while not mine.wait(GLANCE):
+            if not wanted():
+                with self._lock:
+                    if self._waiting[0] is not mine:
+                        self._waiting.remove(mine)
+                        return False
+        return True
 
-    def __exit__(self, *_: object) -> None:
+    def give(self) -> None:
+        """Let the next one in. The giver need not be the thread that took."""
         with self._lock:
             self._waiting.popleft()
             if self._waiting:
@@ -85,7 +94,7 @@ class Worker:
         self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._last_words: list[str] = []
         self._cancelled: set[str] = set()
-        self._current: tuple[str, int] | None = None  # (owner, id) of the running answer
+        self._unsettled: int | None = None  # the request that the process still works on
 
     def predict(
         self, folder: Path, task: str, index: int, seed: int, owner: str = "", question: Grid | None = None
@@ -95,49 +104,63 @@ class Worker:
         `owner` names who asked, for `cancel`; whoever offers that calls `forget_cancel` before. A `question` of one's own takes
         the place of the task's example.
         """
-        with self._turn:
-            number = next(self._ids)
-            self._current = (owner, number)  # first, so that no cancel falls between the question and the answer
-            try:
-                if owner in self._cancelled:
-                    raise Stopped("Cancelled.")
-                own = None if question is None else question.tolist()
-                self._send(
-                    id=number, verb="predict", folder=str(folder), task=task, index=index, seed=seed, question=own
-                )
-                for message in self._answers(number, owner):
-                    if "error" in message:
-                        raise UserError(message["error"])
-                    if "clip" in message:
-                        message["clip"] = unpack(message["clip"])
-                    if message.get("done"):
-                        self.seconds[str(folder)] = message["seconds"]
-                    yield message
-            finally:
-                self._current = None
+        if not self._turn.take(lambda: owner not in self._cancelled):
+            raise Stopped("Cancelled.")
+        number = next(self._ids)
+        try:
+            if owner in self._cancelled:
+                raise Stopped("Cancelled.")
+            own = None if question is None else question.tolist()
+            self._send(id=number, verb="predict", folder=str(folder), task=task, index=index, seed=seed, question=own)
+            self._unsettled = number
+            for message in self._answers(number, lambda: owner not in self._cancelled):
+                if "error" in message:
+                    raise UserError(message["error"])
+                if "clip" in message:
+                    message["clip"] = unpack(message["clip"])
+                if message.get("done"):
+                    self.seconds[str(folder)] = message["seconds"]
+                yield message
+        finally:
+            if self._unsettled == number:  # whoever asked goes on; the next one waits until the process is free
+                threading.Thread(target=self._settle, args=(number,), daemon=True).start()
+            else:
+                self._turn.give()
+
+    def _settle(self, number: int) -> None:
+        """Bring an answer that nobody wants any more to its end."""
+        process = self._process
+        deadline = threading.Timer(GRACE, lambda: process.kill() if process else None)
+        deadline.daemon = True
+        deadline.start()
+        try:
+            self._send(id=number, verb="cancel")
+            for _ in self._answers(number):
+                pass
+        except UserError:
+            pass  # it did not listen and was ended; the next answer starts a new one
+        finally:
+            deadline.cancel()
+            self._turn.give()
 
     def forget_cancel(self, owner: str) -> None:
         """What the owner cancelled before is over. Not part of `predict`: one who is quick cancels before it has begun."""
         self._cancelled.discard(owner)
 
     def cancel(self, owner: str = "") -> None:
-        """End the owner's answer, running or waiting, within a second."""
+        """End the owner's answer, running or waiting: `predict` raises `Stopped` within a fifth of a second."""
         self._cancelled.add(owner)
-        current = self._current
-        if current and current[0] == owner:
-            try:
-                self._send(id=current[1], verb="cancel")
-            except UserError:
-                return  # it is gone already
-            threading.Timer(GRACE, self._end_if, [current]).start()
 
     def ping(self) -> list[str]:
         """The run folders whose arms are loaded. Starts the process."""
-        with self._turn:
+        self._turn.take()
+        try:
             number = next(self._ids)
             self._send(id=number, verb="ping")
-            loaded: list[str] = [*self._answers(number, "")][-1]["loaded"]
+            loaded: list[str] = [*self._answers(number)][-1]["loaded"]
             return loaded
+        finally:
+            self._turn.give()
 
     def close(self) -> None:
         """End the process."""
@@ -145,10 +168,6 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._process = None
-
-    def _end_if(self, answer: tuple[str, int]) -> None:
-        if self._current == answer and self._process:
-            self._process.kill()  # it did not listen; the next answer starts a new one
 
     def _send(self, **message: Any) -> None:
         process = self._started()
@@ -175,15 +194,25 @@ class Worker:
         threading.Thread(target=_overhear, args=(process.stderr, words), daemon=True).start()
         return process
 
-    def _answers(self, number: int, owner: str) -> Iterator[dict[str, Any]]:
+    def _answers(self, number: int, wanted: Callable[[], bool] = lambda: True) -> Iterator[dict[str, Any]]:
+        """What the process says to a request until it is done. Raises `Stopped` as soon as it is `wanted` no more, which leaves
+        the request unsettled."""
         while True:
-            message = self._messages.get()
+            if not wanted():
+                raise Stopped("Cancelled.")
+            try:
+                message = self._messages.get(timeout=GLANCE)
+            except queue.Empty:
+                continue
             if message is None:
                 assert self._process
                 self._process.wait()  # its pipe closes a moment before it is gone
-                raise Stopped("Cancelled.") if owner in self._cancelled else UserError(self._obituary())
+                self._unsettled = None
+                raise UserError(self._obituary())
             if message["id"] != number:
-                continue  # the rest of a cancelled answer
+                continue
+            if message.get("done"):
+                self._unsettled = None
             if message.get("cancelled"):
                 raise Stopped("Cancelled.")
             yield message
