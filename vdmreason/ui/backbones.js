@@ -1,4 +1,4 @@
-// The table of backbones. `props.value`: {rows: [{key, cells: [{label, text, note}], state}], current}. A row's name is a button.
+// The table of backbones. the value: {rows: [{key, cells: [{label, text, note}], state}], current}. A row's name is a button.
 const body = element.querySelector("tbody");
 const rows = new Map();
 
@@ -21,7 +21,7 @@ function row(backbone) {
 }
 
 function show() {
-  const value = props.value || { rows: [] };
+  const value = given() || { rows: [] };
   for (const [key, line] of rows) if (!value.rows.some((r) => r.key === key)) { line.remove(); rows.delete(key); }
   value.rows.forEach((backbone, at) => {
     if (!rows.has(backbone.key)) rows.set(backbone.key, row(backbone));

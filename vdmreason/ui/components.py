@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import orjson
 
 from tasks.base import UserError
 from vdmreason.ui import pictures
@@ -34,7 +35,11 @@ def movie(asked: Any) -> dict[str, str]:
 
 class Part(gr.HTML):
     """A component of our own: a fixed template, and a script beside this file, with part.js in front, that draws what the value
-    says. What a browser sends back is never read, but for the data of its events."""
+    says. What a browser sends back is never read, but for the data of its events.
+
+    The value travels as JSON text: gradio's page copies every component's value whenever any listener answers, which for a
+    large object took most of the browser's time (benchmarks/page.py).
+    """
 
     def __init__(self, value: Any, template: str, js: str, kind: str, **kwargs: Any) -> None:
         super().__init__(
@@ -47,13 +52,13 @@ class Part(gr.HTML):
         )
 
     def postprocess(self, value: Any) -> Any:
-        return value
+        return None if value is None else orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
     def preprocess(self, payload: Any) -> Any:
         return None
 
     def api_info(self) -> dict[str, Any]:
-        return {"type": "object"}
+        return {"type": "string"}
 
 
 class Stage(Part):

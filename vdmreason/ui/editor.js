@@ -1,5 +1,5 @@
 // A whole ARC puzzle on one canvas. The drawing and its history live here, and in this browser's storage; Python is told what
-// is drawn when a stroke has ended: `props.value` = {train, test, family}, event "drawn". Python sends commands as the value:
+// is drawn when a stroke has ended: the value = {train, test, family}, event "drawn". Python sends commands as the value:
 // {load: {train, test, family, names}, note} opens a puzzle, {fill: [{i, output}], note} draws answers; both can be undone.
 // {rules: {family, names}} says which rules a puzzle follows.
 const { palette, names: ARC_NAMES, most, store: KEY } = props.facts;
@@ -60,7 +60,7 @@ function puzzle(withFamily = false) { // ARC JSON
 // ------------------------------------------------------------------------------------------------------------ history
 let telling = 0;
 function tell() { // one message for a burst of keys; the value is true at once
-  props.value = { ...puzzle(), family: state.family, named: Boolean(state.names) };
+  props.value = JSON.stringify({ ...puzzle(), family: state.family, named: Boolean(state.names) });
   clearTimeout(telling);
   telling = setTimeout(() => trigger("drawn"), 120);
 }
@@ -676,7 +676,7 @@ function restore() {
 }
 
 function command() {
-  const value = props.value;
+  const value = given();
   if (value && value.rules) { // which rules the puzzle of a link follows, and how they call the values
     state = { ...state, ...value.rules };
     keep();

@@ -36,7 +36,7 @@ function button(item, palette) {
 }
 
 function show() {
-  const value = props.value;
+  const value = given();
   if (!value) return;
   if (value.items) {
     items = value.items;

@@ -37,7 +37,7 @@ function update(item, job) {
 }
 
 function show() {
-  const jobs = props.value || [];
+  const jobs = given() || [];
   element.classList.toggle("idle", !jobs.length);
   for (const [name, item] of rows) if (!jobs.some((job) => job.name === name)) { item.remove(); rows.delete(name); }
   jobs.forEach((job, i) => {

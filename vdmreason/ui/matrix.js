@@ -128,7 +128,7 @@ function trials(cell) {
 }
 
 function show() {
-  const value = props.value;
+  const value = given();
   if (!value) {
     shape = told = "";
     box.replaceChildren();

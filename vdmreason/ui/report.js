@@ -23,7 +23,7 @@ function keep(name, kind, label) {
 }
 
 function show() {
-  const value = props.value;
+  const value = given();
   if (!value || !value.main) {
     drawn = "";
     head.replaceChildren();

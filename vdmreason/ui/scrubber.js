@@ -1,4 +1,4 @@
-// Aligned films under one slider. `props.value`: {title, note, films: [{name, frames, error, hidden}], sprite, width, height,
+// Aligned films under one slider. the value: {title, note, films: [{name, frames, error, hidden}], sprite, width, height,
 // frames, patch}; the sprite has a row a film and a column a frame. The first film is what the others are compared with.
 const slider = $("input[type=range]");
 let value = null, picture = null, frame = 0, timer = null, cards = [];
@@ -151,7 +151,7 @@ new MutationObserver(draw).observe(document.body, { attributes: true, attributeF
 
 function show() {
   pause();
-  value = props.value && props.value.films ? props.value : null;
+  value = given() && given().films ? given() : null;
   element.classList.toggle("none", !value);
   picture = null;
   if (!value) { $(".films").replaceChildren(); return; }

@@ -1,4 +1,4 @@
-// One puzzle and one to four answers. `props.value` is the scene that scenes.py builds; nothing in the template depends on it,
+// One puzzle and one to four answers. the value is the scene that scenes.py builds; nothing in the template depends on it,
 // so a new scene redraws canvases and texts and never replaces an element that has the focus.
 const LARGEST = 256; // pixels of a grid's longer side
 const CLIP_TEXT = 6000; // a longer text would slow the page; "show all" brings the rest
@@ -411,7 +411,7 @@ function further() { // cards for what stands beside the two main arms; one whos
 
 function show() {
   const before = scene;
-  scene = props.value;
+  scene = given();
   element.classList.toggle("empty", !scene);
   if (!scene) return;
   const fresh = !before || before.id !== scene.id;

@@ -4,7 +4,7 @@ const body = $("tbody"), rows = new Map(), chosen = {}, ticked = new Set();
 let sorted = null; // {key, down}
 
 function head() {
-  const { columns, ticks, actions } = props.value;
+  const { columns, ticks, actions } = given();
   const cells = columns.map((column) => {
     const th = make("th"), button = make("button", column.label);
     th.scope = "col";
@@ -26,8 +26,8 @@ function head() {
 }
 
 function filters() { // a menu for each column that has few values; made anew when the values change
-  for (const { key, label } of props.value.filters) {
-    const values = [...new Set(props.value.rows.map((row) => row.cells[key]))].filter(Boolean).sort();
+  for (const { key, label } of given().filters) {
+    const values = [...new Set(given().rows.map((row) => row.cells[key]))].filter(Boolean).sort();
     let select = $(`select[data-key="${key}"]`);
     if (!select) {
       const holder = make("label", label + " ");
@@ -46,7 +46,7 @@ function filters() { // a menu for each column that has few values; made anew wh
 }
 
 function fill(item, row) {
-  const { columns, ticks, actions, picks } = props.value;
+  const { columns, ticks, actions, picks } = given();
   const focus = item.contains(document.activeElement) ? document.activeElement.dataset.role : null;
   const cells = columns.map((column, i) => {
     const cell = make(i ? "td" : "th");
@@ -95,11 +95,11 @@ function fill(item, row) {
 }
 
 function action(row, how, label, question) { // one with a question asks it in its own place, and acts on the second press
-  const button = make("button", label), name = row.cells[props.value.columns[0].key];
+  const button = make("button", label), name = row.cells[given().columns[0].key];
   let asked = false;
   button.type = "button";
   button.dataset.role = how;
-  button.disabled = Boolean(props.value.off);
+  button.disabled = Boolean(given().off);
   const say = (text) => { button.textContent = text; button.setAttribute("aria-label", `${text}: ${name}`); button.classList.toggle("asks", asked); };
   say(label);
   button.addEventListener("blur", () => { if (asked) { asked = false; say(label); } });
@@ -112,7 +112,7 @@ function action(row, how, label, question) { // one with a question asks it in i
 }
 
 function limit() { // as many ticks as can be compared; the other boxes are off, with the reason
-  const { ticks } = props.value;
+  const { ticks } = given();
   if (!ticks) return;
   for (const box of body.querySelectorAll(".tick input")) {
     box.disabled = ticked.size >= ticks && !box.checked;
@@ -121,7 +121,7 @@ function limit() { // as many ticks as can be compared; the other boxes are off,
 }
 
 function order() {
-  const list = [...props.value.rows];
+  const list = [...given().rows];
   if (sorted) {
     const of = (row) => (row.order && row.order[sorted.key] !== undefined ? row.order[sorted.key] : (row.cells[sorted.key] ?? ""));
     list.sort((a, b) => {
@@ -141,22 +141,22 @@ function order() {
 function sift() {
   const words = $("input[type=search]").value.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0;
-  for (const row of props.value.rows) {
+  for (const row of given().rows) {
     const text = Object.values(row.cells).join(" ").toLowerCase();
     const fits = words.every((word) => text.includes(word)) && Object.entries(chosen).every(([key, value]) => !value || row.cells[key] === value);
     rows.get(row.id).hidden = !fits;
     shown += fits;
   }
-  const all = props.value.rows.length;
+  const all = given().rows.length;
   $(".count").textContent = !all ? "" : shown === all ? `${all}` : `${shown} of ${all}`;
-  $(".nothing").textContent = all ? "No row fits the search." : props.value.empty;
+  $(".nothing").textContent = all ? "No row fits the search." : given().empty;
   $(".nothing").hidden = shown > 0;
   $(".frame").hidden = shown === 0;
   $(".sieve").hidden = all === 0;
 }
 
 function show() {
-  const value = props.value;
+  const value = given();
   if (!value) return;
   const columns = JSON.stringify([value.columns, value.actions, value.off]);
   if (element.dataset.columns !== columns) {
@@ -175,7 +175,7 @@ function show() {
       item.setAttribute("role", "row");
       item.dataset.id = row.id;
       item.addEventListener("click", (event) => {
-        if (props.value.picks && !event.target.closest(".tick, .acts")) trigger("pick", { id: row.id });
+        if (given().picks && !event.target.closest(".tick, .acts")) trigger("pick", { id: row.id });
       });
       rows.set(row.id, item);
       body.append(item);
