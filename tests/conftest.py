@@ -1,8 +1,11 @@
-"""In what order the files run: those that take longest first, so that two processes end at about the same time."""
+"""In what order the files run: those that take longest first, so that two processes end at about the same time. And what the
+tests of the page share; a file that needs other runs has a `root` of its own."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,3 +30,28 @@ def browser() -> Iterator[Any]:
 
     with chromium() as browser:
         yield browser
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two arms on one task, made without a model."""
+    from fixture_runs import make_runs
+
+    root = tmp_path_factory.mktemp("runs")
+    make_runs(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def served_page(root: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The page over `root`: its address and its process."""
+    from visit import served
+
+    with served(root) as (url, process):
+        yield url, process
+
+
+@pytest.fixture(scope="module")
+def server(served_page: tuple[str, subprocess.Popen[bytes]]) -> str:
+    """The page's address."""
+    return served_page[0]

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixture_runs import make_runs
-from visit import TABS, Visit, expect, needs_browser, served
+from visit import TABS, Visit, expect, needs_browser
 
 from adapters import cogvideox
 
@@ -23,19 +22,6 @@ ARC = "arc1/evaluation/00576224"  # two demonstrations, one test: ARC-AGI-1, eva
 FLAVOUR = os.environ.get("VDMREASON_TEST_FLAVOUR", "tiny")
 SLACK = float(os.environ.get("VDMREASON_TEST_SLACK", "4"))  # how much slower than promised a busy machine may be
 pytestmark = needs_browser
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("runs")
-    make_runs(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[str]:
-    with served(root) as (url, _):
-        yield url
 
 
 @pytest.fixture

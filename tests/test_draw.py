@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from visit import Visit, expect, needs_browser, served
+from visit import Visit, expect, needs_browser
 
 import tasks
 from tasks.base import UserError
@@ -210,12 +210,6 @@ KEPT = "() => JSON.parse(localStorage.getItem('vdmreason-drawing'))"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[str]:
-    with served(root) as (url, _):
-        yield url
 
 
 @pytest.fixture

@@ -6,13 +6,11 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from fixture_runs import make_runs
 from visit import TABS, Visit, expect, needs_browser, served
 
 from vdmreason import jobs, store
@@ -20,19 +18,6 @@ from vdmreason.ui import training
 
 pytestmark = needs_browser
 SLACK = float(os.environ.get("VDMREASON_TEST_SLACK", "4"))  # how much slower than promised a busy machine may be
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("runs")
-    make_runs(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[tuple[str, int]]:
-    with served(root) as (url, process):
-        yield url, process.pid
 
 
 def test_up_in_six_seconds_and_a_comparison_two_seconds_later(root: Path, browser: Any) -> None:
@@ -50,11 +35,11 @@ def test_up_in_six_seconds_and_a_comparison_two_seconds_later(root: Path, browse
     assert up < 6 * SLACK and shown < 2 * SLACK, f"up after {up:.1f} s, a comparison {shown:.1f} s later"
 
 
-def test_axe_finds_no_serious_violation(browser: Any, server: tuple[str, int]) -> None:
+def test_axe_finds_no_serious_violation(browser: Any, server: str) -> None:
     """On no tab, light or dark."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    visit = Visit(browser, server[0])
-    visit.page.goto(f"{server[0]}?__theme=light")
+    visit = Visit(browser, server)
+    visit.page.goto(f"{server}?__theme=light")
     visit.shown()
     serious = []
     for tab in TABS:
@@ -71,9 +56,9 @@ def test_axe_finds_no_serious_violation(browser: Any, server: tuple[str, int]) -
     assert not serious, "\n".join(serious)
 
 
-def test_the_keyboard_alone_reaches_every_tab(browser: Any, server: tuple[str, int]) -> None:
-    visit = Visit(browser, server[0])
-    visit.page.goto(server[0])
+def test_the_keyboard_alone_reaches_every_tab(browser: Any, server: str) -> None:
+    visit = Visit(browser, server)
+    visit.page.goto(server)
     visit.shown()
     visit.page.get_by_role("tab", name="Compare", exact=True).focus()
     reached = set()
