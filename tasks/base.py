@@ -75,12 +75,15 @@ def _kind(x: Any) -> str:
     return text if len(text) <= 30 else text[:27] + "..."
 
 
+UNKNOWN: Grid = np.zeros((0, 0), np.int8)  # the answer that nobody knows
 _NO_FACTS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, eq=False, slots=True, init=False)
 class Example:
     """One puzzle with one right answer, which is not always the only one. Compare examples by `key`.
+
+    The answer to a puzzle that waits to be solved is `UNKNOWN`: see `open`.
 
     Its grids are made read-only, because lists of examples are cached and shared.
     """
@@ -110,6 +113,11 @@ class Example:
         _put_canvas(self, canvas)
         _put_frames(self, frames)
         _put_facts(self, facts)
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody knows the answer, so that an arm can be asked but not scored by it."""
+        return self.answer.size == 0
 
     @property
     def key(self) -> str:
@@ -254,7 +262,8 @@ class Task:
         measures = self.measures(proposed, example.question)
         fault = self.fault(proposed, example.question)
         if fault is None:
-            return Verdict(exact, exact, exact, cells, difference(proposed, example.answer), measures)
+            reason = "nobody knows the answer" if example.open else difference(proposed, example.answer)
+            return Verdict(exact, exact, exact, cells, reason, measures)
         if fault:
             return Verdict(exact, False, False, cells, fault, measures)
         optimal = self.optimal(proposed, example.question)

@@ -124,7 +124,7 @@ MALFORMED = {
     "train is no list": ({"train": {}, "test": GOOD["test"]}, "train is not a list of at least one pair"),
     "no demos": ({"train": [], "test": GOOD["test"]}, "train is not a list of at least one pair"),
     "a pair is no object": ({"train": [[[1]]], "test": GOOD["test"]}, "train pair 1 is not an object"),
-    "no output": ({"train": GOOD["train"], "test": [{"input": [[1]]}]}, "test pair 1 has no 'output'"),
+    "no output": ({"train": [{"input": [[1]]}], "test": GOOD["test"]}, "train pair 1 has no 'output'"),
     "ragged": (changed("train", "input", [[1, 2], [3]]), "train pair 2, input: row 2 has 1 values, row 1 has 2"),
     "float": (changed("train", "output", [[1.5]]), "train pair 2, output: row 1, column 1 is 1.5"),
     "31 rows": (changed("test", "output", [[1]] * 31), "test pair 1, output: 31 rows"),

@@ -134,11 +134,22 @@ def test_a_maze_needs_a_start_and_an_end() -> None:
         drawn.finished(drawn.Drawing(drawing.train, ((question, None),), "maze/7x7"))
 
 
-def test_without_a_rule_nothing_is_said_to_be_right() -> None:
+def test_without_a_rule_nothing_is_said_to_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path))
     drawing = drawn.checked(bad(test=[{"input": [[1, 2]]}]))
     text = draw_tab.said(drawing)
     assert draw_tab.FREE in text and "Test 1: open" in text and "✓" not in text and "✗" not in text
-    assert drawn.open_tests(drawn.finished(drawing)) == [1]
+    whole = drawn.finished(drawing)
+    assert drawn.open_tests(whole) == [1] and tasks.examples(drawn.keep(whole), "test", 1, 0)[0].open
+    unknown = {
+        "exact": False,
+        "proposed": [[2, 1]],
+        "question": [[1, 2]],
+        "answer": [],
+        "reason": "nobody knows the answer",
+    }
+    assert draw_tab.verdict_of(unknown, "") == (None, "nobody knows", "")
+    assert draw_tab.verdict_of({**unknown, "proposed": None, "reason": "no grid"}, "") == (False, "wrong", "no grid")
 
 
 def test_a_wrong_truth_and_an_answer_that_can_be_looked_up_are_refused() -> None:
@@ -189,6 +200,7 @@ def test_answers_are_judged_by_the_rules_where_there_are_some() -> None:
         "exact": False,
         "question": question.tolist(),
         "proposed": way.tolist(),
+        "answer": question.tolist(),
         "reason": "3 of 225 cells are wrong",
     }
     assert draw_tab.verdict_of(record, "shortest_path/15x15") == (True, "right by the rules", "")
@@ -277,8 +289,8 @@ def test_the_pointer_and_the_keys_draw_and_a_reload_loses_nothing(visit: Visit) 
     assert grid(visit)[1] == [0, 0, 0, 7, 3, 0, 0]
     expect(page.locator("#editor .dw-title")).to_have_text("Pair 1, input")
     expect(page.locator("#draw-said")).to_contain_text("No rule is known")
-    expect(page.locator("#draw-adapt-both")).to_be_disabled()
-    expect(page.locator("#draw-about")).to_contain_text("Draw the output of test 1 first")
+    expect(page.locator("#draw-said")).to_contain_text("Test 1: open. The arms will answer")
+    expect(page.locator("#draw-adapt-both")).to_be_enabled()
 
 
 @needs_browser

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fake_family
 import numpy as np
 import pytest
 
+import adapters
 import tasks
 from adapters.base import Answer
 from tasks import paths
 from tasks.augment import View
-from tasks.base import UserError
+from tasks.base import UNKNOWN, UserError
 from vdmreason import compare, config, evaluate, jobs, predict, store, train
 
 KEYS = {
@@ -280,6 +282,48 @@ def test_two_arms_on_the_same_examples(tmp_path) -> None:
     assert store.read_json(tmp_path / "compare.json") == {k: v for k, v in result.items() if k != "folder"}
     assert jobs.status(tmp_path).state == "done"
     assert len(store.find_runs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_an_open_puzzle_is_answered_and_never_scored(tmp_path, known: int) -> None:
+    """A test without an output, as in the files of a competition: asked as any other, counted nowhere."""
+    puzzle = {
+        "train": [
+            {"input": [[1, 2], [3, 4]], "output": [[2, 1], [4, 3]]},
+            {"input": [[5, 6], [1, 1]], "output": [[6, 5], [1, 1]]},
+        ],
+        "test": [*[{"input": [[7, 8], [1, 2]], "output": [[8, 7], [2, 1]]}][:known], {"input": [[3, 1], [2, 2]]}],
+    }
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(puzzle), encoding="utf-8")
+    overrides = (*SHORT, "votes=2", "preview_every=5")
+    result = compare.compare(f"arc:{path}", families=ARMS, overrides=overrides, folder=tmp_path / "out")
+    text = compare.report(result, colour=False)
+    for arm in result["arms"]:
+        answer = arm["answers"][-1]
+        assert answer["question"] == [[3, 1], [2, 2]] and answer["answer"] == [] and not answer["right"]
+        assert (arm["codec"] is None) == (not known)
+        scored = evaluate.evaluate(tmp_path / "out" / arm["folder"])
+        assert (
+            scored["complete"]
+            and scored["scores"].get("n", 0) == scored["baselines"].get("copy", {}).get("n", 0) == known
+        )
+        assert scored.get("votes", {"n": 0})["n"] == known
+        card = (tmp_path / "out" / arm["folder"] / "README.md").read_text(encoding="utf-8")
+        assert ("1 test examples" in card) if known else ("Not scored yet" in card)
+    assert ("truth" in text) == bool(known) and ("nobody knows" in text or "no grid" in text)
+    (asked,) = tasks.examples(f"arc:{path}", "test", known + 1, 0)[known:]
+    assert asked.open and not tasks.get(f"arc:{path}").check(asked.question, asked).right
+
+
+@pytest.mark.parametrize("family", [f for f in adapters.families() if not f.startswith("fake")])
+def test_every_family_asks_an_open_puzzle_as_any_other(family: str) -> None:
+    known = tasks.examples("arc1/evaluation/00576224", "test", 1, 0)[0]
+    run = config.resolve({"task": "arc1/evaluation/00576224", "family": family, "flavour": "tiny"})
+    frame, options = adapters.family(family).frame, run.arm_options()
+    asked, answered = frame(replace(known, answer=UNKNOWN), options), frame(known, options)
+    np.testing.assert_equal(vars(asked.given), vars(answered.given))
+    assert asked.key != answered.key and not isinstance(asked.wanted, np.ndarray)
 
 
 def test_what_is_adapted_is_not_adapted_again(tmp_path) -> None:

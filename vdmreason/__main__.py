@@ -143,7 +143,8 @@ def tasks_show(
     for key, value in task.card().items():
         print(f"  {key:<10} {value}")
     for i, example in enumerate(examples):
-        grids = [("question", ansi(example.question).splitlines()), ("answer", ansi(example.answer).splitlines())]
+        grids = [("question", ansi(example.question).splitlines())]
+        grids += [("answer", ansi(example.answer).splitlines())] if not example.open else []
         print(f"\n{split} {i}   seed {seed}   {example.key}\n{side_by_side(grids)}")
     if out:
         try:

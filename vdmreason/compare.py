@@ -136,7 +136,7 @@ def _one_arm(
         "folder": folder.name,
         "id": run.id,
         "data": result["provenance"]["data"],
-        "codec": result["codec"]["exact"]["value"],
+        "codec": result["codec"]["exact"]["value"] if result.get("codec") else None,
         "answers": [{key: record[key] for key in keys} for record in records],
     }
 
@@ -179,18 +179,23 @@ def report(result: Mapping[str, Any], colour: bool | None = None) -> str:
     for position, i in enumerate(result["indices"]):
         answers = [(arm, arm["answers"][position]) for arm in result["arms"]]
         first = answers[0][1]
-        truth = np.asarray(first["answer"], dtype=np.int8)
-        blocks = [("input", _paint(first["question"], None, colour)), ("truth", _paint(truth, None, colour))]
+        truth = np.asarray(first["answer"], dtype=np.int8) if first["answer"] else None
+        blocks = [("input", _paint(first["question"], None, colour))]
+        blocks += [("truth", _paint(truth, None, colour))] if truth is not None else []
         blocks += [(arm["family"], _paint(record["proposed"], truth, colour)) for arm, record in answers]
         lines += [f"test {i}", side_by_side(blocks), ""]
         for arm, record in answers:
             verdict = "EXACT" if record["exact"] else "right by the rules" if record["right"] else "wrong"
             reason = f"   {record['reason']}" if record["reason"] else ""
-            cells, seconds = f"{100 * record['cells']:5.1f} % of cells", f"{record['seconds']:.2f} s"
-            lines.append(f"  {arm['family']:<12} {verdict:<18} {cells}   {seconds}{reason}")
+            if truth is None and not record["right"]:
+                verdict = "no grid" if record["proposed"] is None else "nobody knows"
+            cells = f"{100 * record['cells']:5.1f} % of cells   " if truth is not None else ""
+            reason = reason if truth is not None or record["proposed"] is None else ""
+            lines.append(f"  {arm['family']:<12} {verdict:<18} {cells}{record['seconds']:.2f} s{reason}")
         lines.append("")
     for arm in result["arms"]:
-        lines.append(f"  {arm['family']:<12} codec ceiling {100 * arm['codec']:.0f} %   backbone {arm['flavour']}")
+        ceiling = f"codec ceiling {100 * arm['codec']:.0f} %   " if arm["codec"] is not None else ""
+        lines.append(f"  {arm['family']:<12} {ceiling}backbone {arm['flavour']}")
     return "\n".join(lines)
 
 

@@ -146,13 +146,13 @@ def begin(name: str) -> Drawing:
     finite = tasks.count(task, "train")
     train = tasks.examples(task, "train", min(finite or PLAIN, PAIRS))
     test = tasks.examples(task, "test", min(tasks.count(task, "test") or 1, TESTS))
-    highest = max(int(grid.max()) for e in [*train, *test] for grid in (e.question, e.answer))
+    highest = max(int(grid.max(initial=0)) for e in [*train, *test] for grid in (e.question, e.answer))
     if highest >= VALUES:
         raise UserError(f"{task.name} uses values up to {highest}; ARC JSON, and so this page, has 0 to {VALUES - 1}.")
     family = task.name if has_rules(task) else ""
 
     def answer(example: Example) -> Grid | None:
-        return None if family and truth(task, example.question) is not None else example.answer
+        return None if example.open or (family and truth(task, example.question) is not None) else example.answer
 
     return Drawing(tuple((e.question, e.answer) for e in train), tuple((e.question, answer(e)) for e in test), family)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import tasks
-from tasks.base import Example, Grid, Task, UserError, Verdict
+from tasks.base import UNKNOWN, Example, Grid, Task, UserError, Verdict
 from vdmreason import config, library, store
 
 DRAWS = 2000  # bootstrap samples
@@ -99,8 +99,14 @@ def as_record(verdict: Verdict, problem: str = "") -> dict[str, Any]:
 
 def example_of(record: Mapping[str, Any]) -> Example:
     """The test example that a prediction's line carries."""
-    question, answer = (np.asarray(record[key], dtype=np.int8) for key in ("question", "answer"))
+    question = np.asarray(record["question"], dtype=np.int8)
+    answer = np.asarray(record["answer"], dtype=np.int8) if record["answer"] else UNKNOWN
     return Example(question, answer, tuple(record["canvas"]))
+
+
+def scorable(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The predictions to whose questions somebody knows the answer."""
+    return [p for p in predictions if p["answer"]]
 
 
 def score_records(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -162,14 +168,15 @@ def evaluate(folder: str | Path) -> dict[str, Any]:
     task = tasks.get(run.tested)
     predictions = rescore(task, sorted(predictions, key=lambda p: p["i"]))
     train = config.train_examples(run)
+    known = scorable(predictions)
     result = store.read_json(folder / "result.json") or {}
     result |= {
         "id": run.id,
         "run": config.to_dict(run),
         "complete": len(predictions) >= run.test,
-        "scores": score_records(predictions),
-        "baselines": baselines(task, train, [example_of(p) for p in predictions]),
-        **votes(predictions),
+        "scores": score_records(known) if known else {},
+        "baselines": baselines(task, train, [example_of(p) for p in known]) if known else {},
+        **votes(known),
         "seconds_per_answer": float(np.mean([p["seconds"] for p in predictions])),
     }
     store.write_json(folder / "result.json", result)
@@ -201,8 +208,8 @@ def over_seeds(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
     trials: list[Trial] = []
     for folder in map(Path, folders):
         run, predictions = store.read_config(folder), store.read_lines(folder / "predictions.jsonl")
-        if predictions:
-            predictions = rescore(tasks.get(run.tested), predictions)
+        if known := scorable(predictions):
+            predictions = rescore(tasks.get(run.tested), known)
             trials.append((run, predictions, store.read_json(folder / "result.json") or {}))
     return rows(trials)
 

@@ -102,9 +102,9 @@ def _row(
         "index": index,
         "key": example.key,
         "question": example.question.tolist(),
-        "answer": example.answer.tolist(),
+        "answer": None if example.open else example.answer.tolist(),
         "question_json": write(example.question),
-        "answer_json": write(example.answer),
+        "answer_json": None if example.open else write(example.answer),
         "question_image": {"bytes": _png(question), "path": f"{split}-{index:06d}-question.png"},
         "answer_image": None if answer is None else {"bytes": _png(answer), "path": f"{split}-{index:06d}-answer.png"},
         "clip": moving,
@@ -113,8 +113,8 @@ def _row(
 
 
 def _painted(grid: Grid, style: Style, canvas: tuple[int, int]) -> np.ndarray | None:
-    """The picture, or None for an answer that is larger than the picture."""
-    fits = grid.shape[0] <= canvas[0] and grid.shape[1] <= canvas[1]
+    """The picture, or None for an answer that nobody knows or that is larger than the picture."""
+    fits = grid.size and grid.shape[0] <= canvas[0] and grid.shape[1] <= canvas[1]
     return paint(grid, style, canvas) if fits else None
 
 
@@ -124,10 +124,11 @@ def picture(task: Task, examples: Sequence[Example], across: int = 3) -> Image.I
 
     pairs = []
     for example in examples:
-        sides = [_for_people(task, grid) for grid in (example.question, example.answer)]
+        grids = [example.question, *([] if example.open else [example.answer])]
+        sides = [_for_people(task, grid) for grid in grids]
         height, widths = max(side.height for side in sides), [side.width for side in sides]
         pair = Image.new("RGB", (sum(widths) + ARROW, height), "white")
-        for side, left in zip(sides, (0, widths[0] + ARROW), strict=True):
+        for side, left in zip(sides, (0, widths[0] + ARROW), strict=False):  # behind an open one's arrow is nothing
             pair.paste(side, (left, (height - side.height) // 2))
         x, y, half = widths[0] + ARROW // 2, height // 2, ARROW // 4
         draw = ImageDraw.Draw(pair)

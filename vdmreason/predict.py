@@ -56,7 +56,7 @@ def predict(
                 raise UserError(f"{folder}: predictions.jsonl answers other examples. Delete it and predict again.")
         missing = [i for i in wanted if i not in known]
         ceiling = (store.read_json(folder / "result.json") or {}).get("codec") or {"n": 0}
-        measure = codec and ceiling["n"] < len(wanted)
+        measure = codec and ceiling["n"] < sum(not test[i].open for i in wanted)
         if missing or measure:
             arm = arm or load_adapted(run, folder)
         if missing:
@@ -186,7 +186,7 @@ def elect(
     back = [None if a.grid is None else view.undo(a.grid) for view, a in zip(views, answers, strict=True)]
     sure = [0.0 if a.certainty is None else float(np.mean(a.certainty)) for a in answers]
     votes = augment.vote(list(zip(back, sure, strict=True)))
-    right = (place for place, v in enumerate(votes, 1) if task.check(v.grid, example).right)
+    right = (place for place, v in enumerate(votes, 1) if task.check(v.grid, example).right)  # of an open one, none
     voted = {
         "views": len(views),
         "votes": [{"grid": store.plain(v.grid), "count": v.count, "certainty": round(v.certainty, 4)} for v in votes],
@@ -211,6 +211,7 @@ def _store_raw(given: Answer, i: int, folder: Path) -> str:
 def codec_ceiling(run: Run, arm: Arm, examples: Sequence[Example]) -> dict[str, Any]:
     """What the arm could score at best: the true answers, written and read back by its own codec."""
     task = tasks.get(run.tested)
+    examples = [example for example in examples if not example.open]
     verdicts, unreadable = [], 0
     for start in range(0, len(examples), BATCH):
         part = examples[start : start + BATCH]

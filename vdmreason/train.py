@@ -34,7 +34,7 @@ import adapters
 from adapters.base import Arm
 from tasks.base import Example, UserError, suggest
 from tasks.split import refuse_leak
-from vdmreason import config, jobs, library, predict, speed, store
+from vdmreason import config, evaluate, jobs, library, predict, speed, store
 from vdmreason.config import Optim, Run, named_seed
 from vdmreason.progress import progress
 
@@ -518,13 +518,16 @@ def cut_metrics(folder: Path, step: int) -> None:
 
 
 def preview(run: Run, folder: Path, arm: Arm, step: int) -> dict[str, float]:
-    """Answer the same few test examples as always into previews/step-000100/; their mean exact match and cells."""
+    """Answer the same few test examples as always into previews/step-000100/; their mean exact match and cells, {} where
+    nobody knows the answer to any of them."""
     examples = config.test_examples(run, min(run.previews, run.test))
     with store.new_folder(folder / "previews" / f"step-{step:06d}") as new:
         records = predict.answer(run, arm, list(enumerate(examples)), new)
         store.write_lines(new / "predictions.jsonl", records)
-    n = len(records)
-    exact, cells = sum(r["exact"] for r in records) / n, sum(r["cells"] for r in records) / n
+    known = evaluate.scorable(records)
+    if not known:
+        return {}
+    exact, cells = (sum(r[name] for r in known) / len(known) for name in ("exact", "cells"))
     return {"preview_exact": exact, "preview_cells": cells}
 
 

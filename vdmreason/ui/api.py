@@ -61,7 +61,8 @@ def get_example(task: str, index: int = 0, seed: int = 0, split: str = "test") -
     puzzle, example = _example(task, index, seed, split)
     return {
         **_told(puzzle), "index": index, "seed": seed, "split": split, "key": example.key,
-        "question": example.question.tolist(), "answer": example.answer.tolist(), "canvas": [*example.canvas],
+        "question": example.question.tolist(), "answer": None if example.open else example.answer.tolist(),
+        "canvas": [*example.canvas],
     }  # fmt: skip
 
 
@@ -204,6 +205,8 @@ def _told(task: Task) -> dict[str, Any]:
 
 
 def _verdict(task: Task, example: Example, grid: Any) -> dict[str, Any]:
+    if example.open:
+        return _by_the_rules(task, example.question, grid)
     verdict = task.check(grid, example)
     return {
         "exact": verdict.exact, "right": verdict.right, "valid": verdict.valid, "cells": verdict.cells,
@@ -223,7 +226,7 @@ def _by_the_rules(task: Task, question: Any, grid: Any) -> dict[str, Any]:
     if fault is None:
         return {
             "right": None,
-            "reason": "This puzzle's rule is told by its answer alone, and the question is your own.",
+            "reason": "This puzzle's rule is told by its answer alone, and nobody knows that.",
         }
     right = not fault and task.optimal(grid, question)
     return {"right": right, "valid": not fault, "reason": fault or ("" if right else "there is a better answer")}

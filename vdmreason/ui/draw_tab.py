@@ -52,7 +52,8 @@ def said(drawing: Drawing) -> str:
         scored = [i for i, (_, answer) in enumerate(drawing.test, 1) if answer is not None]
         lines = [(f"Test {i}: the answer you drew is the truth the arms are scored by.", None) for i in scored]
         lines += [
-            (f"Test {i}: open. Draw its output to have the arms scored.", None) for i in drawn.open_tests(drawing)
+            (f"Test {i}: open. The arms will answer; draw its output to have them scored.", None)
+            for i in drawn.open_tests(drawing)
         ]
         return _panel("Truth", FREE, lines)
     task = drawn.rules(drawing.family)
@@ -140,7 +141,7 @@ def answers(kept: Kept) -> str:
             right, verdict, reason = verdict_of(record, kept.family)
             why = f"<br><small>{html.escape(reason)}</small>" if reason else ""
             facts = [
-                f"{100 * record['cells']:.0f} % of cells",
+                *([f"{100 * record['cells']:.0f} % of cells"] if record["answer"] else []),
                 f"{record['seconds']:.1f} s",
                 arm["flavour"],
                 arm["folder"],
@@ -148,19 +149,20 @@ def answers(kept: Kept) -> str:
             figures.append(
                 f"<figure>{pictures.image(record['proposed'], alt)}<figcaption>"
                 f"{html.escape(arm['kind'].capitalize())}, test {number}"
-                f'<span class="verdict" data-right="{str(right).lower()}">{verdict}</span>{why}'
+                f'<span class="verdict" data-right="{"" if right is None else str(right).lower()}">{verdict}</span>{why}'
                 f"<br><small>{html.escape(' · '.join(facts))}</small></figcaption></figure>"
             )
     where = html.escape(public.place(compare.adapt_folder(kept.task)))
-    judge = f"the rules of {kept.family}" if kept.family else "the truth, cell by cell"
+    judge = f"the rules of {kept.family}" if kept.family else "the truth, cell by cell, where it is known"
     return (
         f'<div class="dw-box dw-answers">{"".join(figures)}<p class="quiet">Judged by {html.escape(judge)}. '
         f"From {where}/compare.json.</p></div>"
     )
 
 
-def verdict_of(record: dict[str, Any], family: str) -> tuple[bool, str, str]:
-    """Whether an answer is right, the word for it, and one line why not. The file knows one truth; rules may know more."""
+def verdict_of(record: dict[str, Any], family: str) -> tuple[bool | None, str, str]:
+    """Whether an answer is right, the word for it, and one line why not. The file knows one truth; rules may know more. None
+    where neither does: such an answer is never counted as right or wrong."""
     if record["exact"]:
         return True, "exact", ""
     if family and record["proposed"] is not None:
@@ -168,6 +170,8 @@ def verdict_of(record: dict[str, Any], family: str) -> tuple[bool, str, str]:
         fault = drawn.judged(drawn.rules(family), question, proposed).fault
         if fault is not None:
             return not fault, "wrong" if fault else "right by the rules", fault
+    if not record["answer"] and record["proposed"] is not None:
+        return None, "nobody knows", ""
     return False, "wrong", str(record["reason"])
 
 
@@ -301,12 +305,7 @@ class Tab:
         task, why = "", ""
         try:
             whole = drawn.finished(drawing)
-            if missing := drawn.open_tests(whole):
-                why = (
-                    f"Draw the output of test {missing[0]} first: without a truth the arms' answers could not be scored, and "
-                    "an answer that nobody can check is never counted as right or wrong."
-                )
-            elif drawn.file_of(whole).is_file():
+            if drawn.file_of(whole).is_file():
                 task = f"arc:{drawn.file_of(whole)}"
         except UserError as error:
             why = str(error)
@@ -363,8 +362,6 @@ class Tab:
             public.refuse("Adapting to a drawing")
             count = updates_of(flavour, updates)
             whole = drawn.finished(drawn.checked(payload))
-            if missing := drawn.open_tests(whole):
-                raise UserError(f"Draw the output of test {missing[0]} first.")
             compare.adapt(drawn.keep(whole), flavour, count)
             return self._view(drawn.checked(payload)) | {self.problem: ""}
         except UserError as error:

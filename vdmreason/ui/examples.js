@@ -13,8 +13,9 @@ function paint(canvas, grid, palette) {
   canvas.style.height = `${Math.round(rows * scale)}px`;
 }
 
-const word = (right) => (right === undefined ? "no answer" : right ? "right" : "wrong");
-const mark = (right) => (right === undefined ? "–" : right ? "✓" : "✗");
+// Right or wrong; null where nobody knows the answer, undefined where the arm gave none.
+const word = (right) => (right === undefined ? "no answer" : right === null ? "answered" : right ? "right" : "wrong");
+const mark = (right) => (right === undefined ? "–" : right === null ? "?" : right ? "✓" : "✗");
 
 function button(item, palette) {
   const place = document.createElement("li"), node = document.createElement("button");
@@ -24,7 +25,7 @@ function button(item, palette) {
   node.setAttribute("aria-label", `Example ${item.i}: video ${word(item.video)}, language ${word(item.language)}`);
   for (const [arm, letter] of [["video", "V"], ["language", "L"]]) {
     const flag = document.createElement("b");
-    flag.dataset.right = item[arm] === undefined ? "" : item[arm];
+    flag.dataset.right = item[arm] ?? "";
     flag.textContent = `${letter} ${mark(item[arm])}`;
     label.append(flag);
   }

@@ -33,9 +33,9 @@ def cells(grid: Grid | Sequence[Sequence[int]] | None) -> list[list[int]] | None
 
 def image(grid: Grid | Sequence[Sequence[int]] | None, alt: str) -> str:
     """A grid as a small image in HTML, a pixel a cell; "no grid" in a box where there is none."""
-    if grid is None:
+    values = np.asarray([] if grid is None else grid, np.int8)
+    if not values.size:
         return '<div class="unread">no grid</div>'
-    values = np.asarray(grid, np.int8)
     return f'<img src="{webp(paint(values, STYLES["video-8"], (values.shape[0], values.shape[1])))}" alt="{alt}">'
 
 

@@ -213,7 +213,7 @@ def recorded(choice: Choice) -> list[int]:
     for adapter in choice.answered():
         for record in adapter.records.values():
             row = flags.setdefault(record["i"], {})
-            if str(adapter.folder) in main:
+            if str(adapter.folder) in main and record["answer"]:
                 row[adapter.arm] = bool(record["right"])
     wanted = {
         "video only right": (True, False), "language only right": (False, True),
@@ -232,7 +232,7 @@ def example_row(choice: Choice) -> dict[str, Any]:
         for record in adapter.records.values():
             row = rows.setdefault(record["i"], {"i": record["i"], "question": pictures.cells(record["question"])})
             if main:
-                row[main] = bool(record["right"])
+                row[main] = bool(record["right"]) if record["answer"] else None
     return {"palette": pictures.palette(), "items": [rows[i] for i in recorded(choice)], "current": choice.index}
 
 
@@ -331,7 +331,7 @@ def scene(choice: Choice, shown: Shown, forming: Mapping[str, dict[str, Any]] | 
         "names": {str(value): name for value, name in task.colours.items()},
         "canvas": list(puzzle.canvas),
         "question": pictures.cells(puzzle.question),
-        "answer": pictures.cells(puzzle.answer),
+        "answer": None if puzzle.open else pictures.cells(puzzle.answer),
         "demos": demos,
         "demos_label": label,
         **{arm: parts[arm] for arm in ARMS},
@@ -401,6 +401,7 @@ def as_shown(
     part = {
         "grid": pictures.cells(proposed), "certainty": certainty, "problem": problem, "seconds": seconds,
         "exact": verdict.exact, "right": verdict.right, "cells": verdict.cells, "reason": verdict.reason,
+        "open": puzzle.open and not verdict.right,
     }  # fmt: skip
     return part | drawn(adapter, puzzle, raw, final=True)
 
@@ -414,6 +415,8 @@ def drawn(adapter: Adapter, puzzle: Example, raw: Any, final: bool = False) -> d
 
 def truth_picture(adapter: Adapter, puzzle: Example, clip: np.ndarray) -> np.ndarray | None:
     """The true answer as the arm would have to draw it, in the clip's size; None where it cannot be painted so."""
+    if puzzle.open:
+        return None
     options = adapter.run.arm_options()
     canvas = tuple(getattr(options, "canvas", None) or puzzle.canvas)
     try:
@@ -449,7 +452,10 @@ def scores(choice: Choice, view: Mapping[str, Any]) -> str:
         ("this answer is", lambda a, s: s.get("badge") or "–"),
         ("exact match", lambda a, s: _yes(s, "exact")),
         ("right by the rules", lambda a, s: _yes(s, "right")),
-        ("cells right", lambda a, s: f"{100 * s['cells']:.1f} %" if s.get("state") == "answer" else "–"),
+        (
+            "cells right",
+            lambda a, s: f"{100 * s['cells']:.1f} %" if s.get("state") == "answer" and not s["open"] else "–",
+        ),
         ("seconds", lambda a, s: f"{s['seconds']:.2f}" if s.get("state") == "answer" else "–"),
         ("exact match, all its test examples", lambda a, s: _rate(a, "exact")),
         ("right by the rules, all its test examples", lambda a, s: _rate(a, "right")),
@@ -475,12 +481,14 @@ def scores(choice: Choice, view: Mapping[str, Any]) -> str:
 
 
 def _yes(part: Mapping[str, Any], key: str) -> str:
-    return ("✓ yes" if part[key] else "✗ no") if part.get("state") == "answer" else "–"
+    if part.get("state") != "answer":
+        return "–"
+    return "nobody knows" if part.get("open") else "✓ yes" if part[key] else "✗ no"
 
 
 def _rate(adapter: Adapter, name: str) -> str:
     result = adapter.result.get("scores") or (
-        evaluate.score_records([*adapter.records.values()]) if adapter.records else None
+        evaluate.score_records(known) if (known := evaluate.scorable([*adapter.records.values()])) else None
     )
     if not result:
         return "not measured yet"

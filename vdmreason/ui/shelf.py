@@ -268,7 +268,7 @@ def _answers(folder: Path, written: store.Stamp) -> str:
         return f'<p class="note">No answers were recorded. Make them with: vdmreason predict {place}</p>'
     rows = []
     for record in records[:ANSWERS]:
-        mark = "✓ right" if record["right"] else "✗ wrong"
+        mark = "? nobody knows" if not record["answer"] else "✓ right" if record["right"] else "✗ wrong"
         rows.append(
             f'<div class="preview-row">{pictures.thumb(record["question"], "input")}{pictures.thumb(record["answer"], "truth")}'
             f"{pictures.thumb(record['proposed'], mark)}</div>"

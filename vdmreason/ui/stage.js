@@ -108,12 +108,13 @@ function readout() {
     line.textContent = "Point at a cell, or tab to a grid and use the arrow keys, to compare it everywhere.";
     return;
   }
-  const parts = [`row ${cell.r + 1}, column ${cell.c + 1}`, `input ${meaning(at(scene.question))}`, `truth ${meaning(at(scene.answer))}`];
+  const parts = [`row ${cell.r + 1}, column ${cell.c + 1}`, `input ${meaning(at(scene.question))}`];
+  if (scene.answer) parts.push(`truth ${meaning(at(scene.answer))}`);
   for (const card of Object.values(cards)) {
     const answer = card.answer;
     if (!answer || !answer.grid) continue;
     const sure = answer.certainty && answer.certainty[cell.r] && answer.certainty[cell.r][cell.c];
-    const wrong = at(answer.grid) !== at(scene.answer) ? " ✗" : "";
+    const wrong = scene.answer && at(answer.grid) !== at(scene.answer) ? " ✗" : "";
     parts.push(`${card.name} ${meaning(at(answer.grid))}${sure === undefined || sure === null ? "" : ` (${Math.round(100 * sure)} % sure)`}${wrong}`);
   }
   line.textContent = parts.join("  ·  ");
@@ -294,8 +295,9 @@ class Card {
     badge.dataset.badge = answer ? answer.badge : "";
     const solved = state === "answer" && answer.right;
     chip.hidden = state !== "answer";
-    chip.dataset.right = solved;
-    chip.textContent = state !== "answer" ? "" : solved ? (answer.exact ? "✓ solved" : "✓ right by the rules") : "✗ wrong";
+    const unknown = state === "answer" && answer.open && answer.grid; // nobody knows the answer
+    chip.dataset.right = unknown ? "" : solved;
+    chip.textContent = state !== "answer" ? "" : unknown ? "? nobody knows" : solved ? (answer.exact ? "✓ solved" : "✓ right by the rules") : "✗ wrong";
     this.$(".reason").textContent = !answer ? "" : state !== "answer" ? answer.note || "" : words(answer);
     this.$(".decoded .size").textContent = answer && answer.grid ? shape(answer.grid) : "";
     this.$(".decoded").hidden = !(answer && answer.grid);
@@ -356,6 +358,7 @@ function save(address, name) {
 
 function words(answer) {
   if (answer.error) return "The text is no grid. The place where it stops being one is marked.";
+  if (answer.open && answer.grid) return "The puzzle is open: there is no truth to compare this with.";
   if (answer.problem || answer.reason) return answer.problem || answer.reason;
   return answer.exact ? "Every cell agrees with the truth." : "Another right answer than the stored one.";
 }
@@ -421,7 +424,7 @@ function show() {
   setGrid("question", "", scene.question);
   setGrid("answer", "", scene.answer);
   $(".given .size").textContent = shape(scene.question);
-  $(".truth .size").textContent = shape(scene.answer);
+  $(".truth .size").textContent = scene.answer ? shape(scene.answer) : "nobody knows it";
   further();
   for (const [slot, card] of Object.entries(cards)) card.show(slot.startsWith("more") ? scene.more[Number(slot.slice(4))] : scene[slot], fresh);
   showDemos();

@@ -395,7 +395,7 @@ def previews(folders: Sequence[Path]) -> str:
             cells = [pictures.thumb(record["question"], "input"), pictures.thumb(record["answer"], "truth")]
             for step, records in by_step.items():
                 if k < len(records):
-                    mark = "✓" if records[k]["right"] else "✗"
+                    mark = "?" if not records[k]["answer"] else "✓" if records[k]["right"] else "✗"
                     caption = f"{mark} {int(step.name.removeprefix('step-'))}"
                     drawn = step / str(records[k]["raw"])
                     if drawn.suffix == ".webp" and drawn.is_file():
