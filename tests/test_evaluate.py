@@ -12,7 +12,7 @@ import pytest
 
 import tasks
 from tasks.base import Example, UserError, Verdict
-from vdmreason import config, evaluate, store
+from vdmreason import config, evaluate, statistics, store
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -27,12 +27,12 @@ def _families():
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson_against_the_published_table(hits: int, n: int, low: float, high: float) -> None:
-    assert evaluate.wilson(hits, n) == pytest.approx((low, high), abs=5e-5)
-    assert evaluate.wilson(n - hits, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+    assert statistics.wilson(hits, n) == pytest.approx((low, high), abs=5e-5)
+    assert statistics.wilson(n - hits, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
 
 
 def test_wilson_of_nothing() -> None:
-    assert evaluate.wilson(0, 0) == (0.0, 1.0)
+    assert statistics.wilson(0, 0) == (0.0, 1.0)
 
 
 def test_bootstrap_of_one_group_is_near_the_normal_interval() -> None:
@@ -135,7 +135,7 @@ def test_seeds_are_averaged_and_other_differences_are_not(tmp_path) -> None:
     # 0, 1 and 2 of 6 wrong; the verdicts stored in predictions.jsonl are not believed
     assert rows[0]["exact"]["value"] == pytest.approx(1 - 3 / 18) and rows[0]["n_test"] == 18
     assert rows[0]["exact"]["low"] < rows[0]["exact"]["value"] < rows[0]["exact"]["high"]
-    assert rows[1]["exact"]["low"] == pytest.approx(evaluate.wilson(5, 5)[0])
+    assert rows[1]["exact"]["low"] == pytest.approx(statistics.wilson(5, 5)[0])
 
 
 def test_seeds_that_all_agree_are_not_beyond_doubt(tmp_path) -> None:
@@ -144,7 +144,7 @@ def test_seeds_that_all_agree_are_not_beyond_doubt(tmp_path) -> None:
     for folder in folders:
         evaluate.evaluate(folder)
     (row,) = evaluate.over_seeds(folders)
-    assert row["exact"] == {"value": 1.0, "low": pytest.approx(evaluate.wilson(18, 18)[0]), "high": 1.0}
+    assert row["exact"] == {"value": 1.0, "low": pytest.approx(statistics.wilson(18, 18)[0]), "high": 1.0}
     assert row["baselines"]["copy"] == 0.0
 
 

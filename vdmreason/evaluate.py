@@ -11,7 +11,6 @@ bootstrap in two stages, seeds and then examples, because examples of one seed s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,10 @@ import numpy as np
 import tasks
 from tasks.base import UNKNOWN, Example, Grid, Task, UserError, Verdict
 from vdmreason import config, library, store
+from vdmreason.statistics import wilson
 
 DRAWS = 2000  # bootstrap samples
-Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 RATES = ("exact", "valid", "right", "unreadable")
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a rate: `hits` of `n`. (0, 1) where nothing was counted.
-
-    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
-    """
-    if n == 0:
-        return 0.0, 1.0
-    rate, z2 = hits / n, Z95 * Z95
-    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
-    # At 0 and n hits the exact bound is 0 and 1; rounding must not say otherwise.
-    return (0.0 if hits == 0 else centre - half), (1.0 if hits == n else centre + half)
 
 
 def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:

@@ -201,10 +201,16 @@ def _sets(curves: Sequence[Curve]) -> list[list[Array]]:
 
 
 def wilson(hits: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a rate, `hits` of `n` answers (E. B. Wilson, JASA 22, 1927)."""
+    """Wilson's 95 % score interval of a rate: `hits` of `n`. (0, 1) where nothing was counted.
+
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
+    """
+    if n == 0:
+        return 0.0, 1.0
     rate, z2 = hits / n, Z95 * Z95
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 / (1 + z2 / n) * math.sqrt(max(0.0, rate * (1 - rate)) / n + z2 / (4 * n * n))
+    # At 0 and n hits the exact bound is 0 and 1; rounding must not say otherwise.
     return (0.0 if rate <= 0 else centre - half), (1.0 if rate >= 1 else centre + half)
 
 
