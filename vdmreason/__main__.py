@@ -352,7 +352,7 @@ def _print_scores(folders: list[Path]) -> None:
     from vdmreason import evaluate as scores
 
     results = {folder: scores.evaluate(folder) for folder in folders}
-    table = Table(caption="95 % intervals: Wilson for one seed, bootstrap over seeds and examples for more")
+    table = Table(caption="95 % intervals: Wilson for one seed, over seeds and answers for more")
     for column, width in (("task", 12), ("arm", 12), ("n", 3), ("seeds", 5), ("tests", 5)):
         table.add_column(column, min_width=width, justify="left" if width == 12 else "right")
     for column in ("exact %", "by rules %", "cells %", "unreadable %", "codec %"):

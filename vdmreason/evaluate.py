@@ -5,13 +5,15 @@ obeys the rules: a path that leads from start to end) and `right` (and nothing i
 the share of cells equal, 0 where the size differs. An answer that could not be read is wrong, and `unreadable` says how
 often that was.
 
-Intervals are 95 %. A rate of one run has Wilson's interval over its test examples. A mean of several seeds has a
-bootstrap in two stages, seeds and then examples, because examples of one seed share one trained adapter.
+Intervals are 95 %. A rate of one run has Wilson's interval over its test examples. A mean of several seeds has that of
+`statistics`, over seeds and over answers, because the answers of one seed share one trained adapter.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +21,22 @@ import numpy as np
 
 import tasks
 from tasks.base import UNKNOWN, Example, Grid, Task, UserError, Verdict
-from vdmreason import config, library, store
+from vdmreason import config, library, statistics, store
 from vdmreason.statistics import wilson
 
-DRAWS = 2000  # bootstrap samples
 RATES = ("exact", "valid", "right", "unreadable")
 
 
-def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of the groups' means.
+def mean_of(by_seed: Mapping[int, Sequence[float]], within: tuple[float, float] = (0.0, 1.0)) -> dict[str, float]:
+    """{"value", "low", "high"} of a mean over seeds and their test examples. Nothing: 0, and anything is possible."""
+    if not any(len(values) for values in by_seed.values()):
+        return {"value": 0.0, "low": within[0], "high": within[1]}
+    return asdict(statistics.means(statistics.curve("", {0: by_seed}, within))[0])
 
-    `groups` holds one sequence a training seed. Each draw takes seeds with replacement, then examples within each.
-    One group: the plain bootstrap over its examples. Same numbers, same interval: `seed` fixes the draws.
-    """
-    arrays = [np.asarray(group, dtype=float) for group in groups if len(group)]
-    if not arrays:
-        return 0.0, 1.0
-    rng = np.random.default_rng(seed)
-    total = np.zeros(DRAWS)
-    for _ in arrays:  # one place in the resampled list of seeds; each place draws its examples anew
-        chosen = rng.integers(len(arrays), size=DRAWS)
-        inner = np.stack([a[rng.integers(len(a), size=(DRAWS, len(a)))].mean(axis=1) for a in arrays], axis=1)
-        total += inner[np.arange(DRAWS), chosen]
-    low, high = np.quantile(total / len(arrays), [0.025, 0.975])
-    return float(low), float(high)
+
+def rate_of(by_seed: Mapping[int, Sequence[float]]) -> dict[str, float]:
+    """The same of a rate; of one seed its Wilson interval."""
+    return asdict(statistics.accuracy(statistics.curve("", {0: by_seed}))[0])
 
 
 def score(verdicts: Sequence[Verdict], unreadable: int = 0) -> dict[str, Any]:
@@ -54,13 +48,10 @@ def score(verdicts: Sequence[Verdict], unreadable: int = 0) -> dict[str, Any]:
     for name, hits in {**counts, "unreadable": unreadable}.items():
         low, high = wilson(hits, n)
         result[name] = {"value": hits / n if n else 0.0, "low": low, "high": high}
-    cells = [v.cells for v in verdicts]
-    low, high = bootstrap([cells])
-    result["cells"] = {"value": float(np.mean(cells)) if cells else 0.0, "low": low, "high": high}
+    result["cells"] = mean_of({0: [v.cells for v in verdicts]})
     for name in sorted({name for v in verdicts for name in v.measures}):
         values = [v.measures[name] for v in verdicts if name in v.measures]
-        low, high = bootstrap([values])
-        result[name] = {"value": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+        result[name] = {**mean_of({0: values}, (-math.inf, math.inf)), "n": len(values)}
     return result
 
 
@@ -200,7 +191,7 @@ def over_seeds(folders: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 def rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """One row an experiment: runs that differ in nothing but the seed, averaged, with two-stage intervals.
+    """One row an experiment: runs that differ in nothing but the seed, averaged, with intervals over seeds and answers.
 
     A row is {"run": the config without seed, "seeds": [...], "n_test", "exact", "right", "cells", "unreadable":
     {"value", "low", "high"}, "codec": mean exact of the codec ceiling or None, "baselines": {"copy", "nearest": mean exact},
@@ -224,15 +215,8 @@ def _row(group: list[Trial]) -> dict[str, Any]:
     row: dict[str, Any] = {"run": {k: v for k, v in config.to_dict(run).items() if k not in ("seed", "note")}}
     row |= {"seeds": sorted(by_seed), "n_test": sum(len(p) for p, _ in by_seed.values())}
     for name in (*RATES, "cells"):
-        values = [[_value(p, name) for p in predictions] for predictions, _ in by_seed.values()]
-        mean = float(np.mean([np.mean(v) for v in values]))
-        together = [v for seed in values for v in seed]
-        # Where all answers are alike, resampling them says that there is no doubt; a count says how much.
-        if name in RATES and (len(values) == 1 or min(together) == max(together)):
-            low, high = wilson(int(sum(together)), len(together))
-        else:
-            low, high = bootstrap(values)
-        row[name] = {"value": mean, "low": low, "high": high}
+        of_seed = {seed: [_value(p, name) for p in predictions] for seed, (predictions, _) in by_seed.items()}
+        row[name] = mean_of(of_seed) if name == "cells" else rate_of(of_seed)
     ceilings = [r["codec"]["exact"]["value"] for _, r in by_seed.values() if r.get("codec")]
     row["codec"] = float(np.mean(ceilings)) if ceilings else None
     trivial = [r["baselines"] for _, r in by_seed.values() if r.get("baselines")]
