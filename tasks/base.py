@@ -202,6 +202,11 @@ class Task:
         """How many different questions there are, in training and test together; None where nobody has counted."""
         return None
 
+    @property
+    def within_reach(self) -> int:
+        """How many of its examples may be asked for by number where somebody waits: all that come before are drawn, too."""
+        return 1000
+
     def card(self) -> dict[str, str]:
         """What a person may want to know of the task, by keyword."""
         colours = ", any names" if self.free_colours else ""

@@ -56,6 +56,10 @@ class Chess(Task):
     def apart(self) -> Apart:
         return Apart("answer", 0.01)
 
+    @property
+    def within_reach(self) -> int:
+        return 30  # a third of a second each
+
     def make(self, rng: random.Random) -> Example:
         while True:
             board = _played(rng) if rng.random() < 0.5 else _put_down(rng)

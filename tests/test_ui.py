@@ -83,6 +83,11 @@ def test_walking_stays_within_the_filter_and_wraps(maze: Choice) -> None:
     assert scenes.step(Choice().with_task("maze/13x13"), 1).index == 1  # nothing recorded: by number
     arc = Choice().with_task("arc1/evaluation/00576224")
     assert scenes.step(arc, 1).index == 0  # it has one test
+    for task, last in (("maze/13x13", 999), ("chess/mate-in-1", 29)):
+        far = replace(Choice().with_task(task), index=last)
+        assert scenes.step(far, 1).index == last and scenes.step(far, "random").index < last
+        with pytest.raises(UserError, match=f"has test examples 0 to {last} here, not 2000000000"):
+            scenes.example(replace(far, index=2_000_000_000))  # or the page would draw so many
 
 
 def test_a_scene_is_json_and_scores_are_the_tasks_own(maze: Choice) -> None:

@@ -30,7 +30,6 @@ from vdmreason.ui.inputs import text, whole_number
 from vdmreason.ui.strip import row
 from vdmreason.worker import Worker
 
-MOST = 1000  # examples of a task that may be asked for by number
 LISTED = 500  # rows of an answer
 
 
@@ -186,7 +185,7 @@ def _example(task: Any, index: Any, seed: Any, split: Any) -> tuple[Task, Exampl
     if split not in ("train", "test"):
         raise UserError(f"split: {str(split)[:40]!r} is neither 'train' nor 'test'.")
     number = whole_number(index)
-    end = tasks.count(puzzle, split) or MOST
+    end = tasks.count(puzzle, split) or puzzle.within_reach
     if number >= end:
         raise UserError(f"{puzzle.name} is asked for by numbers 0 to {end - 1} here, not {number}.")
     return puzzle, tasks.examples(puzzle, split, number + 1, whole_number(seed))[number]

@@ -200,7 +200,7 @@ class Choice:
 
     def answered(self) -> list[Adapter]:
         """The chosen adapters whose recorded answers are to this task's test examples under this seed."""
-        finite = limit(self.task) is not None  # a finite task has the same test examples under every seed
+        finite = tasks.count(self.task, "test") is not None  # a finite task has the same test examples under every seed
         chosen = [a for a in self.slots().values() if a and a.run.tested == self.task]
         chosen = [a for a in chosen if finite or a.run.seed == self.seed]
         return [a for a in chosen if a.run.far_from == chosen[0].run.far_from]  # other distances, other examples
@@ -258,9 +258,9 @@ def opening() -> Choice:
     return Choice().with_task(tasks.variants("maze")[0])
 
 
-def limit(task: str) -> int | None:
-    """How many test examples the task has; None for as many as one likes."""
-    return tasks.count(task, "test")
+def limit(task: str) -> int:
+    """How many test examples of the task can be asked for by number."""
+    return tasks.count(task, "test") or tasks.get(task).within_reach
 
 
 def step(choice: Choice, by: int | str) -> Choice:
@@ -268,7 +268,7 @@ def step(choice: Choice, by: int | str) -> Choice:
     places = recorded(choice)
     end = limit(choice.task)
     if by == "random":
-        others = [i for i in places if i != choice.index] or [i for i in range(end or 1000) if i != choice.index]
+        others = [i for i in places if i != choice.index] or [i for i in range(end) if i != choice.index]
         return replace(choice, index=random.choice(others)) if others else choice
     assert isinstance(by, int)
     if places:
@@ -277,7 +277,7 @@ def step(choice: Choice, by: int | str) -> Choice:
         index = (ahead[0] if by > 0 else ahead[-1]) if ahead else wrapped
     else:
         index = choice.index + by
-        index = index % end if end else max(0, index)
+        index = index % end if tasks.count(choice.task, "test") else min(max(0, index), end - 1)
     return replace(choice, index=index)
 
 
@@ -287,8 +287,8 @@ def example(choice: Choice) -> Example:
         if record := adapter.record_at(choice.index):
             return evaluate.example_of(record)
     end = limit(choice.task)
-    if choice.index < 0 or (end is not None and choice.index >= end):
-        raise UserError(f"{choice.task} has test examples 0 to {(end or 1) - 1}, not {choice.index}.")
+    if not 0 <= choice.index < end:
+        raise UserError(f"{choice.task} has test examples 0 to {end - 1} here, not {choice.index}.")
     return tasks.examples(choice.task, "test", choice.index + 1, choice.seed)[choice.index]
 
 
