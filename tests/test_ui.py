@@ -320,7 +320,25 @@ def test_a_bad_address_says_what_is_wrong(changes: dict[str, str], words: str) -
 
 def test_an_address_names_what_is_not_here(maze: Choice) -> None:
     choice, missing = compare.asked_for({"task": "maze/7x7", "video": "../../etc", "more": "gone--1,gone--2,gone--3"})
-    assert missing == ["../../etc", "gone--1", "gone--2"] and choice == maze
+    assert missing == ["../../etc", "gone--1", "gone--2"]
+    assert choice == replace(maze, video="")  # an empty place, and no other adapter in it
+
+
+def test_a_sweeps_run_is_opened_beside_its_partner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one from the same examples, not the best there is."""
+    monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path))
+    make_run(tmp_path, "maze/7x7", "causal_lm", [True] * 4, n=300)
+    trials = {
+        (family, seed): make_run(tmp_path / "sweeps" / "one" / "trials", "maze/7x7", family, [True] * 4, n=3, seed=seed)
+        for family in ("cogvideox", "causal_lm")
+        for seed in (0, 1)
+    }
+    with gr.Blocks():
+        tab = compare.Tab(Worker())
+    for seed in (0, 1):
+        view = tab.open_run(trials["cogvideox", seed], 0, Shown())
+        assert view[tab.choice].language == str(trials["causal_lm", seed])
+        assert scenes.twin(scenes.by_folder(str(trials["causal_lm", seed]))).folder == trials["cogvideox", seed]
 
 
 @pytest.mark.parametrize("folder", ["/etc", "..", "\0", "x" * 5000, "maze--7x7/../.."])

@@ -58,7 +58,10 @@ def shelf(backbones: Sequence[Backbone], current: str) -> dict[str, Any]:
         cells = [
             (b.name, " · ".join(part for part in (b.state, b.size) if part)),
             (b.title, follows),
-            (millions(sum(b.parameters.values())).removesuffix(" parameters") if b.parameters else "–", ""),
+            (
+                millions(sum(b.parameters.values())).removesuffix(" parameters") if b.parameters else "–",
+                "its VAE among them" if "vae" in b.parameters else "",
+            ),
             (b.data, ""),
             (updates, ""),
             (span(60 * b.minutes) if b.minutes else "–", ""),

@@ -166,6 +166,8 @@ class Tab:
             def listener(choice: Choice, shown: Shown, shelf: Any, *values: Any) -> dict[Any, Any]:
                 try:
                     fresh = change(choice, *values)
+                    if not fresh.task:  # a field was left before the page had its first view
+                        return {self.problem: ""}
                     # A field that loses the focus says its value again; drawn anew, it could overtake a later choice.
                     return {self.problem: ""} if fresh == choice else self.draw(fresh, shown, shelf)
                 except UserError as error:
@@ -222,6 +224,8 @@ class Tab:
             view[self.problem] = problem(
                 f"Not on this machine: {', '.join(missing)}. Import or pull it in the Library."
             )
+            address = view[self.stage]["address"]  # it goes on asking for them: a reload after the import finds them
+            address |= {arm: wanted[arm] for arm in ARMS if wanted.get(arm) in missing}
         return view
 
     def first_view(self) -> None:
@@ -240,6 +244,8 @@ class Tab:
             raise UserError(f"{folder.name} has no answers and no adapter to show yet.")
         choice = Choice().with_task(adapter.run.tested)
         fields: dict[str, Any] = {adapter.arm: str(adapter.folder), "index": index, "seed": adapter.run.seed}
+        if twin := scenes.twin(adapter):
+            fields[twin.arm] = str(twin.folder)
         return self.draw(replace(choice, **fields), shown)
 
     def draw(self, choice: Choice, shown: Shown, sent: Mapping[str, Any] | None = None) -> dict[Any, Any]:
@@ -373,13 +379,20 @@ class Tab:
         if not choice.task:
             return {self.seen: seen}
         known = catalogue(scenes.FRESH)
-        here = {a.arm for a in known if a.run.tested == choice.task}
+        here = {str(a.folder): a.arm for a in known if a.run.tested == choice.task}
         before = choice
-        if any(choice.adapter(arm) is None and arm in here for arm in ARMS):
+        # Only what has come since the last look fills an empty place: a visitor may have chosen "none".
+        new = (
+            {arm for folder, arm in here.items() if folder not in seen[2]}
+            if seen and seen[0].task == choice.task
+            else ()
+        )
+        if any(choice.adapter(arm) is None and arm in new for arm in ARMS):
             choice = replace(choice.with_task(choice.task), index=choice.index, filter=choice.filter)
         answered = [a.arm for a in choice.answered() if a.record_at(choice.index)]
         status = adapting(choice.task)
-        now = (choice, answered, adapt_text(status) if status else "", len(known), sum(len(a.records) for a in known))
+        told = adapt_text(status) if status else ""
+        now = (choice, answered, [*here], told, len(known), sum(len(a.records) for a in known))
         if now == seen:
             return {self.seen: seen}
         # An adapter is there some seconds before its answers are: then the stage is drawn once more.
@@ -440,7 +453,7 @@ def asked_for(wanted: Mapping[str, str]) -> tuple[Choice, list[str]]:
 
     for arm in ARMS:
         if wanted.get(arm):
-            fields[arm] = folder(wanted[arm], arm) or getattr(choice, arm)
+            fields[arm] = folder(wanted[arm], arm)
     if wanted.get("more"):
         found = [folder(name) for name in wanted["more"].split(",")[:MORE]]
         fields["more"] = tuple(f for f in found if f)

@@ -106,7 +106,7 @@ def build() -> gr.Blocks:
     for name, words in texts.items():
         head = head.replace(name, html.escape(words))
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
-        gr.HTML(html_template=head, js_on_load=THEME_SWITCH, apply_default_css=False)
+        gr.HTML(html_template=head, js_on_load=THEME_SWITCH + script("tabs.js"), apply_default_css=False)
         with gr.Tabs(overflow_behavior="wrap") as row_of_tabs:  # on a phone all six stay in sight
             tabs = {}
             with gr.Tab("Compare", id="compare") as tabs["compare"]:

@@ -139,6 +139,15 @@ def by_folder(folder: str) -> Adapter | None:
     return _look(path) if inside else None
 
 
+def twin(adapter: Adapter) -> Adapter | None:
+    """The other arm's adapter from the same examples that lies beside this one: a sweep's, a comparison's."""
+    same = ("task", "n", "seed", "init", "test_task", "far_from")
+    beside = [a for folder in store.find_runs(adapter.folder.parent) if (a := _look(folder)) and a.arm != adapter.arm]
+    alike = [a for a in beside if all(getattr(a.run, k) == getattr(adapter.run, k) for k in same)]
+    budget = ("optim", "lora", "flavour")
+    return max(alike, key=lambda a: [getattr(a.run, k) == getattr(adapter.run, k) for k in budget], default=None)
+
+
 def by_name(name: str) -> Adapter | None:
     """An adapter by what an address calls it; the newest where a run and a shipped adapter share a name."""
     return next((a for a in catalogue() if a.name == name), None) if name else None
@@ -460,6 +469,8 @@ def scores(choice: Choice, view: Mapping[str, Any]) -> str:
         ("exact match, all its test examples", lambda a, s: _rate(a, "exact")),
         ("right by the rules, all its test examples", lambda a, s: _rate(a, "right")),
         ("codec ceiling", lambda a, s: _ceiling(a)),
+        ("copying the input", lambda a, s: _baseline(a, "copy")),
+        ("the nearest training example", lambda a, s: _baseline(a, "nearest")),
         ("training examples n", lambda a, s: str(a.run.n)),
         ("seed", lambda a, s: str(a.run.seed)),
         ("updates × batch", lambda a, s: f"{a.run.optim.updates} × {a.run.optim.batch}"),
@@ -499,6 +510,12 @@ def _rate(adapter: Adapter, name: str) -> str:
 def _ceiling(adapter: Adapter) -> str:
     ceiling = adapter.result.get("codec")
     return f"{100 * ceiling['exact']['value']:.0f} %" if ceiling else "not measured yet"
+
+
+def _baseline(adapter: Adapter, name: str) -> str:
+    """What needs no model would score on the same test examples."""
+    found = (adapter.result.get("baselines") or {}).get(name)
+    return f"{100 * found['exact']['value']:.0f} %" if found else "not measured yet"
 
 
 def _backbone(adapter: Adapter) -> str:

@@ -410,7 +410,7 @@ def run_row(folder: Path) -> dict[str, Any] | None:
         state, kind, error = status.state or "recorded", status.kind, status.error
         started, beat = status.started, status.beat or beat
         if status.updates and state not in ("done", "recorded"):
-            progress = f"update {status.step} of {status.updates}"
+            progress = f"{'trial' if kind == 'sweep' else 'update'} {status.step} of {status.updates}"
     except UserError as fault:
         error = str(fault)
     except (OSError, AttributeError, TypeError):

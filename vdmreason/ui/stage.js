@@ -428,6 +428,7 @@ function show() {
   further();
   for (const [slot, card] of Object.entries(cards)) card.show(slot.startsWith("more") ? scene.more[Number(slot.slice(4))] : scene[slot], fresh);
   showDemos();
+  legend();
   readout();
   element.dataset.scene = scene.id;
   const address = new URL(location.href); // so that the address can be sent to someone
@@ -436,6 +437,19 @@ function show() {
     else address.searchParams.set(key, value);
   }
   if (fresh) history.replaceState(history.state, "", address);
+}
+
+// What the colours of this puzzle's grids mean, where they have a meaning.
+function legend() {
+  const grids = [scene.question, scene.answer, ...scene.demos.flatMap((demo) => [demo.question, demo.answer])].filter(Boolean);
+  const values = [...new Set(grids.flat(2))].sort((a, b) => a - b).filter((value) => scene.names[value] && scene.names[value] !== String(value));
+  $(".legend").replaceChildren(...values.map((value) => {
+    const item = make("li"), patch = make("i");
+    patch.style.background = scene.palette[value];
+    patch.setAttribute("aria-hidden", "true");
+    item.append(patch, scene.names[value]);
+    return item;
+  }));
 }
 
 function showDemos() {

@@ -482,6 +482,7 @@ class Tab:
         self.scale.input(self._plan, form, foreseen, show_progress_on=self.planned, **heavy)
         self.workers.submit(self._plan, form, foreseen, show_progress_on=self.planned, **heavy)
         self.plan.click(self._plan, form, foreseen, show_progress_on=self.planned, **heavy)
+        self.code.input(**quiet(self._edited), outputs=[self.planned, self.command])
         watching = [self.chosen, self.source, self.picked, *self.live]
         self.start.click(self._start, form, [*foreseen, *watching], show_progress_on=self.planned, **heavy)
         self.chosen.input(**quiet(self._turn), inputs=[self.chosen], outputs=[self.picked, *self.live])
@@ -499,7 +500,7 @@ class Tab:
         self.write.click(**quiet(self._write), inputs=[self.chosen, self.reporting], outputs=reporting)
         clock = self.frame.clock("sweeps")
         state = [self.chosen, self.picked, self.seen]
-        clock.tick(**quiet(self.tick), inputs=state, outputs=[self.chosen, self.source, *self.live])
+        clock.tick(**quiet(self.tick), inputs=state, outputs=watching)
         clock.tick(**quiet(self.report_tick), inputs=[self.chosen, self.reporting, self.reported], outputs=reporting)
         self.frame.opens("sweeps", self.opened, [], watching)
 
@@ -515,6 +516,13 @@ class Tab:
         scale = chosen.scale if chosen.scale in names else names[0] if names else ""
         view = self._plan(key, text, scale, workers)
         return {**view, self.code: text, self.scale: gr.update(choices=names, value=scale or None, visible=bool(names))}
+
+    def _edited(self) -> dict[Any, Any]:
+        """The plan that is shown is another file's now."""
+        return {
+            self.planned: '<p class="note">The file has changed. Plan shows what it means now; Start plans it too.</p>',
+            self.command: gr.update(visible=False),
+        }
 
     def _plan(self, key: Any, text: Any, scale: Any, workers: Any) -> dict[Any, Any]:
         names = scales(text) if isinstance(text, str) and len(text) <= LONGEST else []
@@ -544,7 +552,8 @@ class Tab:
         except UserError as error:
             return {self.problem: problem(error)}
         name = str(folder.relative_to(store.runs_root()))
-        return {**self._plan(key, text, scale, workers), **self.opened(name)}
+        started = '<p class="note" role="status">Started. How far it is stands below.</p>'
+        return {**self._plan(key, text, scale, workers), self.planned: started, **self.opened(name)}
 
     # --- watch
 

@@ -191,6 +191,15 @@ def command(run: Run) -> str:
     return shlex.join(["accelerate", "launch", "-m", "vdmreason.train", *_arguments(run)])
 
 
+def script(run: Run) -> str:
+    """What to paste into a shell: the command, after its config where that is not written yet."""
+    file = folder_of(run) / "config.yaml"
+    if file.is_file():
+        return command(run)
+    folder = shlex.quote(str(file.parent))
+    return f"mkdir -p {folder} && cat > {folder}/config.yaml <<'EOF'\n{config.to_yaml(run)}EOF\n{command(run)}"
+
+
 def _arguments(run: Run) -> list[str]:
     return ["--config", str(folder_of(run) / "config.yaml"), "--folder", str(folder_of(run))]
 
@@ -343,7 +352,8 @@ def curves(folders: Sequence[Path]) -> tuple[Any, Any]:
     """Two tables for the plots, or None where there is nothing yet: loss (raw and smoothed), exact match on previews."""
     import pandas as pd
 
-    loss, exact = [], []
+    loss: list[tuple[float, float | None, str]] = []
+    exact: list[tuple[float, float | None, str]] = []
     for folder, name in zip(folders, names_of(folders), strict=True):
         lines = store.read_lines(folder / "metrics.jsonl")
         steps = [line["step"] for line in lines]
@@ -351,6 +361,10 @@ def curves(folders: Sequence[Path]) -> tuple[Any, Any]:
         for series, ys in ((f"{name} raw", values), (f"{name}", smooth(values))):
             loss += [(s, y, series) for s, y in thin(steps, ys)]
         exact += [(line["step"], 100 * line["preview_exact"], name) for line in lines if "preview_exact" in line]
+    # A plot keeps the curves that it was first drawn with; one that begins later must have a place from the start.
+    for rows, wanted in ((loss, colour_map(folders)), (exact, names_of(folders))):
+        there = {series for _, _, series in rows}
+        rows += [(1, None, series) for series in wanted if rows and series not in there]
     tables = [
         pd.DataFrame(rows, columns=["update", y, "run"]) if rows else None
         for rows, y in ((loss, "loss"), (exact, "exact match, %"))
@@ -422,16 +436,15 @@ def progress(folders: Sequence[Path]) -> str:
     lines = []
     for folder, name in zip(folders, names_of(folders), strict=True):
         status = jobs.status(folder)
-        parts = [f"<b>{html.escape(name)}</b>", status.state or "not started"]
+        answers, wanted = len(store.read_lines(folder / "predictions.jsonl")), _tests(folder)
+        answering = status.state == "done" and answers < wanted
+        parts = [f"<b>{html.escape(name)}</b>", "answering" if answering else status.state or "not started"]
         if status.updates:
             parts.append(f"update {status.step} of {status.updates}")
         if status.active and status.eta:
             parts.append(f"{span(status.eta)} left")
         if status.state == "done":
-            answers, wanted = len(store.read_lines(folder / "predictions.jsonl")), _tests(folder)
-            parts.append(
-                "answers are in Compare" if answers >= wanted else f"answering its tests, {answers} of {wanted}"
-            )
+            parts.append(f"test {answers} of {wanted}" if answering else "answers are in Compare")
         for wish, words in ((jobs.SAVE, "a checkpoint is asked for"), (jobs.PREVIEW, "previews are asked for")):
             if status.active and (folder / wish).exists():
                 parts.append(f"{words}, heard after this update")
@@ -693,7 +706,7 @@ class Tab:
         self.start.click(
             **quiet(self._start), inputs=[*self.form, self.order], outputs=[self.problem, self.watched, *self.live]
         )
-        self.watched.input(**quiet(self.follow), inputs=[self.watched], outputs=self.live)
+        self.watched.input(**quiet(self._watch), inputs=[self.watched], outputs=[self.acted, *self.live])
         buttons = {"save": self.save, "preview": self.look_now, "stop": self.stop, "kill": self.kill}
         for how, button in buttons.items():
             button.click(**quiet(self._acting(how)), inputs=[self.watched], outputs=[self.acted])
@@ -732,7 +745,7 @@ class Tab:
         try:
             runs = self._runs(*form)
         except UserError as error:
-            nothing: dict[Any, Any] = {self.needs: "", self.asked: ([], "")}
+            nothing: dict[Any, Any] = {self.needs: "", self.asked: ([], ""), self.forecast: "", self.command: ""}
             return {**always, **nothing, self.problem: problem(error), self.start: gr.update(interactive=False)}
         hashes = {run.name: sample_hash(run)[:12] for run in runs}
         same = len(set(hashes.values())) == 1
@@ -745,7 +758,7 @@ class Tab:
         told = foretold(asked)
         return {
             **always, self.forecast: f'<p class="note">{html.escape(forecast(runs))} {examples}</p>',
-            self.command: "\n".join(command(run) for run in runs),
+            self.command: "\n".join(script(run) for run in runs),
             self.start: gr.update(interactive=not public.on()), self.problem: "",
             self.needs: told, self.asked: (asked, told),
         }  # fmt: skip
@@ -825,6 +838,9 @@ class Tab:
         groups = trained()
         key = next(iter(groups), None)
         return {self.watched: gr.update(choices=[*groups], value=key, visible=bool(groups)), **self.follow(key)}
+
+    def _watch(self, key: Any) -> dict[Any, Any]:
+        return {self.acted: "", **self.follow(key)}
 
     def follow(self, key: str | None) -> dict[Any, Any]:
         """Everything that is shown of the watched runs."""
