@@ -121,3 +121,25 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
         strip_says(url, "done", seconds=240)
     steps = [line["step"] for line in store.read_lines(folder / "metrics.jsonl")]
     assert steps == [*range(1, 501)], "every step is there once"
+
+
+def test_a_tab_has_an_address_and_back_leads_to_the_one_before(browser: Any, server: str) -> None:
+    visit = Visit(browser, server)
+    visit.page.goto(server)
+    visit.shown()
+
+    def looked_at(name: str) -> None:
+        expect(visit.page.get_by_role("tab", name=name, exact=True)).to_have_attribute("aria-selected", "true")
+
+    for name in ("Draw", "Library"):
+        visit.tab(name)
+        visit.until(f"() => new URLSearchParams(location.search).get('tab') === '{name.lower()}'")
+    visit.page.go_back()
+    looked_at("Draw")
+    visit.page.go_back()
+    looked_at("Compare")
+    assert "tab=" not in visit.page.url and "task=" in visit.page.url
+    visit.page.goto(f"{server}?tab=backbones")
+    looked_at("Backbones")
+    visit.complaints.clear()  # a page that is left complains that its streams end
+    visit.close()
