@@ -62,7 +62,7 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         return {"vdmreason", "tasks", "adapters"}, {"torch", "peft", "psutil", "huggingface_hub"}
     if name in ("config", "store", "evaluate", "jobs"):
         # torch-free; PIL only for stored clips, psutil only to know a process again
-        reads = {"vdmreason.config", "vdmreason.store", "vdmreason.library", "tasks", "adapters"}
+        reads = {f"vdmreason.{part}" for part in ("config", "store", "library", "statistics")} | {"tasks", "adapters"}
         return reads, {"numpy", "yaml", "PIL", "psutil"}
     if name in ("library", "library_cli"):
         # torch-free; the hub's own client writes cards and carries folders
@@ -80,7 +80,7 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         # torch only to let go of a GPU's memory
         return {"vdmreason", "tasks"}, {"typer", "yaml", "torch"}
     if name == "ui":
-        drawing = {"numpy", "PIL", "av", "pandas", "markdown_it"}
+        drawing = {"numpy", "PIL", "av", "pandas", "markdown_it", "orjson", "safetensors"}
         return {"vdmreason", "tasks", "adapters", "pretrain"}, {"gradio", "psutil", "yaml", *drawing}
     if name == "export":
         return {"vdmreason", "tasks"}, {"numpy", "PIL", "pyarrow"}

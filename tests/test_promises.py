@@ -97,8 +97,10 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
 
     def reached(step: int) -> None:
         deadline = time.monotonic() + 120
-        while jobs.status(folder).step < step:
-            assert time.monotonic() < deadline and jobs.status(folder).active, jobs.log_tail(folder)
+        while not (
+            (status := jobs.status(folder)).active and status.step >= step
+        ):  # resumed, its process may not be there yet
+            assert time.monotonic() < deadline and status.state not in ("done", "failed"), jobs.log_tail(folder)
             time.sleep(0.1)
 
     with served(tmp_path, tidy=False) as (url, page):
