@@ -108,6 +108,17 @@ def test_an_answer_that_nobody_waits_for_is_given_up(worker: Worker, tmp_path: P
     assert str(folder) in worker.ping()
 
 
+def test_a_process_that_died_as_its_asker_left_holds_nobody_up(worker: Worker, tmp_path: Path) -> None:
+    folder = adapted(tmp_path, "causal_lm")
+    answers = worker.predict(folder, TASK, 0, 0)
+    next(answers)
+    assert worker._process
+    worker._process.kill()
+    worker._process.wait()
+    answers.close()
+    assert worker.ping() == []  # the next one is a new process's
+
+
 def test_a_cancel_is_heard_before_the_answer_has_begun(worker: Worker, tmp_path: Path) -> None:
     """The page shows the button a moment before it asks the worker."""
     folder = adapted(tmp_path, "causal_lm")

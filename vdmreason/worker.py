@@ -130,11 +130,12 @@ class Worker:
     def _settle(self, number: int) -> None:
         """Bring an answer that nobody wants any more to its end."""
         process = self._process
-        deadline = threading.Timer(GRACE, lambda: process.kill() if process else None)
+        assert process
+        deadline = threading.Timer(GRACE, process.kill)
         deadline.daemon = True
         deadline.start()
         try:
-            self._send(id=number, verb="cancel")
+            self._write(process, id=number, verb="cancel")  # never to a new one, which would have no answer to this
             for _ in self._answers(number):
                 pass
         except UserError:
@@ -170,7 +171,9 @@ class Worker:
         self._process = None
 
     def _send(self, **message: Any) -> None:
-        process = self._started()
+        self._write(self._started(), **message)
+
+    def _write(self, process: subprocess.Popen[str], **message: Any) -> None:
         assert process.stdin
         try:
             process.stdin.write(json.dumps(message) + "\n")

@@ -1,4 +1,4 @@
-// The table of backbones. the value: {rows: [{key, cells: [{label, text, note}], state}], current}. A row's name is a button.
+// The table of backbones. The value: {rows: [{key, cells: [{label, text, note}], state}], current}. A row's name is a button.
 const body = element.querySelector("tbody");
 const rows = new Map();
 

@@ -1,4 +1,4 @@
-// Aligned films under one slider. the value: {title, note, films: [{name, frames, error, hidden}], sprite, width, height,
+// Aligned films under one slider. The value: {title, note, films: [{name, frames, error, hidden}], sprite, width, height,
 // frames, patch}; the sprite has a row a film and a column a frame. The first film is what the others are compared with.
 const slider = $("input[type=range]");
 let value = null, picture = null, frame = 0, timer = null, cards = [];

@@ -1,4 +1,4 @@
-// One puzzle and one to four answers. the value is the scene that scenes.py builds; nothing in the template depends on it,
+// One puzzle and one to four answers. The value is the scene that scenes.py builds; nothing in the template depends on it,
 // so a new scene redraws canvases and texts and never replaces an element that has the focus.
 const LARGEST = 256; // pixels of a grid's longer side
 const CLIP_TEXT = 6000; // a longer text would slow the page; "show all" brings the rest

@@ -436,8 +436,10 @@ def progress(folders: Sequence[Path]) -> str:
     lines = []
     for folder, name in zip(folders, names_of(folders), strict=True):
         status = jobs.status(folder)
-        answers, wanted = len(store.read_lines(folder / "predictions.jsonl")), _tests(folder)
-        answering = status.state == "done" and answers < wanted
+        answers = wanted = 0
+        if status.state == "done":
+            answers, wanted = len(store.read_lines(folder / "predictions.jsonl")), _tests(folder)
+        answering = answers < wanted
         parts = [f"<b>{html.escape(name)}</b>", "answering" if answering else status.state or "not started"]
         if status.updates:
             parts.append(f"update {status.step} of {status.updates}")
