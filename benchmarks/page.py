@@ -30,9 +30,14 @@ from visit import TABS, Visit, chromium, served  # noqa: E402
 from vdmreason import store  # noqa: E402
 
 PROMISES = {
-    "page up after the command": 6.0, "first comparison after the page's load": 2.0, "another example": 0.3,
-    "a 30 x 30 puzzle with eight pairs drawn": 0.5, "adapter from three drawn pairs": 120.0, "cancel of a live answer": 1.0, **{f"tab {t}": 1.0 for t in TABS[1:]},
-}  # fmt: skip
+    "page up after the command": 6.0,
+    "first comparison after the page's load": 2.0,
+    "another example": 0.3,
+    **{f"tab {tab}": 1.0 for tab in TABS[1:]},
+    "a 30 x 30 puzzle with eight pairs drawn": 0.5,
+    "cancel of a live answer": 1.0,
+    "adapter from three drawn pairs": 120.0,
+}
 ZOO = str(ROOT / "adapters" / "zoo")
 NEXT = """async () => { const title = document.querySelector('#stage .title'), before = title.textContent;
   const began = performance.now(); document.querySelector('#next-example').click();
