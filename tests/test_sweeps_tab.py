@@ -68,9 +68,17 @@ def test_files_to_start_from(root: Path) -> None:
     assert found["sweep sweeps/mazes"].folder == root / "sweeps" / "mazes"
     (root / "sweeps" / "mine.yaml").write_text(written())
     assert sweeps_tab.sheets()["own mine"].path == root / "sweeps" / "mine.yaml"
-    for key in ("protocol ../../etc/passwd", "own nothing", None, 3, ["protocol structured"]):
-        with pytest.raises(UserError, match="Choose a protocol"):
+    for key in ("protocol ../../etc/passwd", "own nothing", 3, ["protocol structured"]):
+        with pytest.raises(UserError, match="not here any more"):
             sweeps_tab.sheet(key)
+
+
+def test_a_file_may_be_written_from_nothing(root: Path) -> None:
+    found, file, folder, _ = sweeps_tab.plan(None, written("ranks"), "", 1)
+    assert (file, folder) == (root / "sweeps" / "ranks.yaml", root / "sweeps" / "ranks") and found.trials
+    store.write_text(file, written("ranks", n=[10]))
+    with pytest.raises(UserError, match="ranks is taken"):
+        sweeps_tab.plan(None, written("ranks"), "", 1)
 
 
 def test_a_plan_is_what_the_command_line_says(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,9 +386,23 @@ def test_a_protocol_is_planned_edited_and_refused_in_its_place(visit: Visit) -> 
     editor.click()
     page.keyboard.press("Control+End")
     page.keyboard.insert_text("\ntaks: [maze/7x7]\n")
+    expect(page.get_by_text("The file has changed.")).to_be_visible()
     page.locator("#plan-sweep").click()
     expect(page.locator("#sweep-problem [role=alert]")).to_contain_text("taks: unknown key. Did you mean 'tasks'?")
     expect(page.locator("#sweep-command")).to_be_hidden()
+
+
+@needs_browser
+def test_a_sheet_is_written_from_nothing(visit: Visit) -> None:
+    page = visit.page
+    page.locator("#sweep-file button").first.click()
+    page.locator("#plan-sweep").click()
+    expect(page.locator("#sweep-problem [role=alert]")).to_contain_text("Choose a protocol, or write one.")
+    page.locator("#sweep-code .cm-content").click()
+    page.keyboard.insert_text(written("from nothing"))
+    page.locator("#plan-sweep").click()
+    expect(page.locator("#sweep-plan")).to_contain_text("sweeps/from-nothing.yaml")
+    expect(page.locator("#sweep-problem [role=alert]")).to_have_count(0)
 
 
 @needs_browser

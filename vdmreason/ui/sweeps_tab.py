@@ -62,6 +62,9 @@ class Sheet:
         return self.path.parent == PROTOCOLS
 
 
+WRITTEN = Sheet("written here", Path())  # a text that no file was chosen for
+
+
 def sheets() -> dict[str, Sheet]:
     """Every file to start from, by the key that the menu sends."""
     found = {f"protocol {path.stem}": Sheet(f"{path.stem} (ships)", path) for path in sorted(PROTOCOLS.glob("*.yaml"))}
@@ -78,9 +81,11 @@ def sheets() -> dict[str, Sheet]:
 
 
 def sheet(key: object) -> Sheet:
+    if key is None or key == "":
+        return WRITTEN
     found = sheets().get(key) if isinstance(key, str) else None
     if found is None:
-        raise UserError("Choose a protocol to start from.")
+        raise UserError("That file is not here any more. Choose another to start from.")
     return found
 
 
@@ -507,6 +512,8 @@ class Tab:
     # --- define
 
     def _choose(self, key: Any, workers: Any) -> dict[Any, Any]:
+        if not key:  # the field was emptied; what stands in the editor stays
+            return {self.problem: ""}
         try:
             chosen = sheet(key)
             text = chosen.path.read_text(encoding="utf-8")
@@ -525,23 +532,26 @@ class Tab:
         }
 
     def _plan(self, key: Any, text: Any, scale: Any, workers: Any) -> dict[Any, Any]:
-        names = scales(text) if isinstance(text, str) and len(text) <= LONGEST else []
-        scale = scale if scale in names else names[0] if names else ""
-        view: dict[Any, Any] = {self.scale: gr.update(choices=names, value=scale or None, visible=bool(names))}
+        scale, view = self._scaled(text, scale)
         try:
             found, file, folder, count = plan(key, text, scale, workers)
-            words = command(file, found.scale, count, folder if folder != found.folder else None)
             told = described(found, file, folder, count)
-            return {
-                **view,
-                self.problem: "",
-                self.planned: told,
-                self.command: gr.update(value=shown(words), visible=True),
-            }
+            return {**view, self.problem: "", self.planned: told, self.command: self._shell(found, file, folder, count)}
         except UserError as error:
             return {**view, self.problem: problem(error), self.planned: "", self.command: gr.update(visible=False)}
 
+    def _scaled(self, text: Any, scale: Any) -> tuple[str, dict[Any, Any]]:
+        """The scale that is meant, the file's first where none of its own is chosen, and the menu of the file's scales."""
+        names = scales(text) if isinstance(text, str) and len(text) <= LONGEST else []
+        scale = scale if scale in names else names[0] if names else ""
+        return scale, {self.scale: gr.update(choices=names, value=scale or None, visible=bool(names))}
+
+    def _shell(self, found: sweep.Sweep, file: Path, folder: Path, workers: int) -> dict[str, Any]:
+        words = command(file, found.scale, workers, folder if folder != found.folder else None)
+        return gr.update(value=shown(words), visible=True)
+
     def _start(self, key: Any, text: Any, scale: Any, workers: Any) -> dict[Any, Any]:
+        scale, view = self._scaled(text, scale)
         try:
             public.refuse("Starting a sweep")
             found, file, folder, count = plan(key, text, scale, workers)
@@ -550,10 +560,14 @@ class Tab:
             sweep.write_plan(folder, found)  # so that it can be watched before its driver has read the file
             begin(file, found.scale, count, folder)
         except UserError as error:
-            return {self.problem: problem(error)}
+            return {**view, self.problem: problem(error)}
         name = str(folder.relative_to(store.runs_root()))
         started = '<p class="note" role="status">Started. How far it is stands below.</p>'
-        return {**self._plan(key, text, scale, workers), self.planned: started, **self.opened(name)}
+        told = {self.problem: "", self.planned: started, self.command: self._shell(found, file, folder, count)}
+        view |= {**told, **self.opened(name)}
+        if not key:  # the next edit is one of this file
+            view[self.source]["value"] = f"own {file.stem}"
+        return view
 
     # --- watch
 
