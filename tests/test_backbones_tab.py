@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,10 @@ from vdmreason.ui import backbone_files as files
 from vdmreason.ui import backbones_tab as tab
 from vdmreason.ui import scrubber
 from vdmreason.ui.backbone_files import RECIPES, View
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import ship
 
 CHECKOUT = pytest.mark.skipif(not files.RESULTS.exists(), reason="the exam's first table is in a checkout alone")
 SCORE = {"value": 0.4, "low": 0.35, "high": 0.45, "seeds": 3}
@@ -115,6 +120,27 @@ def test_what_ships_is_told_from_its_files(root: Path) -> None:
     cells = {c["label"]: c["text"] for c in tab.shelf([*found.values()], "")["rows"][0]["cells"]}
     assert cells["Updates"] == "3,000" and cells["Weights"] == "017a9193" and cells["Time"] == "2.5 h"
     assert "#### A NExT-Vid" in tab.card(ours)
+
+
+@CHECKOUT
+def test_a_curve_that_ships_ends_where_its_record_does(root: Path) -> None:
+    found = {b.key: b for b in files.found()}
+    for name in ("tokenizer", "image_teacher"):
+        ours = found[f"zoo/{name}"]
+        (lines,) = files.numbers(ours).values()
+        record = json.loads((files.ZOO / name / "pretrain.json").read_text())["log"]
+        assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+        assert lines[-1]["step"] == ours.updates and lines[-1]["loss"] == record["loss"]
+        assert len(lines) <= 202 and len(tab.curve(ours, "|loss")) > 100
+    assert files.progress(ours) is None or not files.progress(ours).left
+
+
+def test_a_short_curve_keeps_the_means(tmp_path: Path) -> None:
+    lines = [{"step": k + 1, "loss": float(k), **({"rank": k} if k % 50 == 0 else {})} for k in range(1001)]
+    short = ship.thinned(lines)
+    assert [line["step"] for line in short[:2]] == [6, 12] and short[0]["loss"] == 2.5 and short[-1] == lines[-1]
+    assert [line["rank"] for line in short if "rank" in line] == [k for k in range(0, 1001, 50)]
+    assert len(ship.thinned(lines[:5])) == 5 and len(ship.thinned(lines[:1])) == 1
 
 
 @CHECKOUT

@@ -260,15 +260,20 @@ def _sum(files: tuple[Path, ...], stamps: tuple[store.Stamp, ...]) -> str:
 
 
 def metrics_files(backbone: Backbone) -> dict[str, Path]:
-    """The stages that left numbers for every update: stage -> file."""
-    files = [*backbone.folder.glob("work/metrics.jsonl"), *sorted(backbone.folder.glob("work/*/metrics.jsonl"))]
-    return {"" if file.parent.name == "work" else file.parent.name: file for file in files}
+    """The stages that left numbers of their updates, in the order in which they were trained: stage -> file. Those that ship have
+    short ones, `curve.jsonl` or `curve.<stage>.jsonl` (scripts/ship.py)."""
+    found = [*backbone.folder.glob("work/metrics.jsonl"), *backbone.folder.glob("work/*/metrics.jsonl")]
+    if found:
+        found.sort(key=lambda file: file.stat().st_mtime)
+        return {"" if file.parent.name == "work" else file.parent.name: file for file in found}
+    curves = sorted(backbone.folder.glob("curve*.jsonl"))
+    return {file.stem.removeprefix("curve").removeprefix("."): file for file in curves}
 
 
 def numbers(backbone: Backbone) -> dict[str, list[dict[str, Any]]]:
     """stage -> its lines of metrics, in the order in which the stages were trained."""
-    files = sorted(metrics_files(backbone).items(), key=lambda item: item[1].stat().st_mtime)
-    return {stage: lines for stage, file in files if (lines := _lines(file, store.stamp(file)))}
+    files = metrics_files(backbone)
+    return {stage: lines for stage, file in files.items() if (lines := _lines(file, store.stamp(file)))}
 
 
 @functools.lru_cache(maxsize=16)
