@@ -74,24 +74,29 @@ def measure(model: Tokenizer, count: int) -> dict[str, Any]:
             moving = patchify(seen, model.config.tubelet, model.config.patch)[0].mean(-1) >= COVERED
             total, places = len(moving), math.prod(model.grid(pixels)[1:])
             values.setdefault("tokens that move", []).append(moving.float().mean().item())
-            values.setdefault("psnr, all tokens", []).append(error(model, pixels, None))
+            kept = {"psnr, all tokens": torch.ones(total)}  # what is rebuilt from which tokens, in one batch
             for name, scores in scorers.items():
                 best = scores(video)[0].argsort(descending=True)
                 recall = moving[best[: round(BEST * total)]].sum() / moving.sum()
                 values.setdefault(f"recall, {name}", []).append(recall.item())
                 if name in ("learned scorer", "pixel difference", "chance"):
                     for share in SHARES:
-                        stays = torch.zeros(1, total)
-                        stays[0, best[: round(share * total)]] = 1
-                        for window in stays.view(1, -1, model.config.window // model.config.tubelet, places).unbind(1):
-                            window[:, 0] = 1  # its first frame always stays, as in training
-                        values.setdefault(f"psnr, {name}, {share:.0%}", []).append(error(model, pixels, stays))
+                        stays = torch.zeros(total)
+                        stays[best[: round(share * total)]] = 1
+                        for window in stays.view(-1, model.config.window // model.config.tubelet, places):
+                            window[0] = 1  # its first frame always stays, as in training
+                        kept[f"psnr, {name}, {share:.0%}"] = stays
+            for name, value in zip(kept, errors(model, pixels, torch.stack([*kept.values()])), strict=True):
+                values.setdefault(name, []).append(value)
         found[background] = {name: interval(some) for name, some in values.items()}
     return found
 
 
-def error(model: Tokenizer, pixels: Tensor, stays: Tensor | None) -> float:
-    return psnr((model.rebuilt(pixels, stays).clamp(-1, 1) - pixels).square().mean()).item()
+def errors(model: Tokenizer, pixels: Tensor, stays: Tensor) -> list[float]:
+    """PSNR of what is rebuilt of one clip (1, 3, F, H, W) from each set of tokens, `stays` (K, N). A batch: convolutions of a
+    single clip are several times slower on a CPU."""
+    rebuilt = model.rebuilt(pixels.expand(len(stays), -1, -1, -1, -1), stays).clamp(-1, 1)
+    return [psnr(loss).item() for loss in (rebuilt - pixels).square().mean((1, 2, 3, 4))]
 
 
 def interval(values: list[float]) -> dict[str, float]:

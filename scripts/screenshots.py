@@ -40,8 +40,11 @@ def main() -> None:
                 visit.tab(tab)
                 if tab == "Draw":
                     visit.page.locator("#draw-begin").click()  # a puzzle and not an empty sheet
-                if tab == "Backbones" and not visit.page.locator("#films canvas").count():
-                    visit.page.locator("#look-draw").click()  # once: the other views find it drawn
+                if tab == "Backbones":
+                    asked = visit.page.locator("#look-draw")
+                    visit.page.wait_for_timeout(2500)
+                    if asked.is_enabled():  # the first view: the others find it drawn
+                        asked.click()
                     visit.page.locator("#films canvas").first.wait_for(timeout=120_000)
                 visit.page.wait_for_timeout(2500)  # for films that play once and for plots that draw themselves
                 with Image.open(io.BytesIO(visit.page.screenshot(full_page=True))) as picture:
