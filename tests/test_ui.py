@@ -426,6 +426,9 @@ def test_the_forecast_learns_from_earlier_runs(runs: dict[str, Path]) -> None:
     )
     assert "0.05 s an update here before" in training.forecast(planned)
     assert "about 5 s" in training.forecast(planned)
+    result = runs["maze-causal_lm"] / "result.json"
+    store.write_json(result, {**(store.read_json(result) or {}), "seconds_per_answer": 2.5})
+    assert training.forecast(planned).endswith("and 10 s for its 4 answers.")
 
 
 def test_previews_of_the_video_arm_move(runs: dict[str, Path]) -> None:

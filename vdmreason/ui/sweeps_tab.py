@@ -197,18 +197,20 @@ def guess(found: sweep.Sweep, folder: Path, workers: int) -> str:
     for trial in found.trials:
         if forecast.seconds(config.to_dict(trial.run)) is None:
             by_kind.setdefault(f"{trial.run.family} {Path(trial.run.flavour).name}", []).append(trial)
-    parts, total = [], 0.0
+    parts, total, silent = [], 0.0, False
     for kind, trials in by_kind.items():
         if pace := training.timed(trials[0].run):
-            seconds = sum(pace * trial.run.optim.updates for trial in trials)
+            seconds = sum(pace.update * t.run.optim.updates + (pace.answer or 0.0) * t.run.test for t in trials)
             total += seconds
-            parts.append(f"{kind} {sweep.duration(seconds)} ({pace:.2f} s an update)")
+            silent |= not pace.answer
+            parts.append(f"{kind} {sweep.duration(seconds)} ({pace.update:.2f} s an update)")
     if not parts:
         return ""
     missing = len(by_kind) - len(parts)
     return (
-        f"about {sweep.duration(total / workers)} of training with {workers} worker{'s' * (workers > 1)}, from other runs on "
-        f"this machine: {', '.join(parts)}; answers are not counted"
+        f"about {sweep.duration(total / workers)} with {workers} worker{'s' * (workers > 1)}, from other runs on "
+        f"this machine: {', '.join(parts)}"
+        + ("; answers are not all counted" if silent else "")
         + (f", nor are {missing} backbones that were never timed here" if missing else "")
     )
 

@@ -229,33 +229,53 @@ def sample_hash(run: Run) -> str:
 
 
 def forecast(runs: Sequence[Run]) -> str:
-    """How long the training will take, and what that is based on."""
-    parts, total = [], 0.0
+    """How long training and answers will take, and what that is based on."""
+    parts, total, counted = [], 0.0, True
     for run in runs:
         pace = timed(run)
-        seconds = (pace or GUESS) * run.optim.updates
+        seconds = (pace.update if pace else GUESS) * run.optim.updates
+        basis = f"{pace.update:.2f} s an update here before" if pace else "a guess: not timed here yet"
+        part = f"{run.family} about {span(seconds)} ({basis})"
+        if pace and pace.answer:
+            answers = pace.answer * run.test
+            part += f" and {span(answers)} for its {run.test} answers"
+            seconds += answers
+        else:
+            counted = False
+        parts.append(part)
         total += seconds
-        basis = f"{pace:.2f} s an update here before" if pace else "a guess: not timed here yet"
-        parts.append(f"{run.family} about {span(seconds)} ({basis})")
-    return f"Predicted: {'; '.join(parts)}." + (f" In all {span(total)}." if len(runs) > 1 else "")
+    whole = f" In all {span(total)}" + ("." if counted else ", answers not counted.")
+    return f"Predicted: {'; '.join(parts)}." + (whole if len(runs) > 1 or not counted else "")
 
 
-def timed(run: Run) -> float | None:
-    """Seconds an update of earlier runs like this one: same backbone, batch and task if there are any, else same backbone."""
-    same: list[float] = []
-    near: list[float] = []
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a run here: an update's, and an answer's where one was counted."""
+
+    update: float
+    answer: float | None = None
+
+
+def timed(run: Run) -> Pace | None:
+    """The pace of earlier runs like this one: same backbone, batch and task if there are any, else same backbone."""
+    updates: dict[bool, list[float]] = {True: [], False: []}  # whether of the same task
+    answers: dict[bool, list[float]] = {True: [], False: []}
     for folder in store.find_runs(store.runs_root())[:200]:
         try:
             other = store.read_config(folder)
             if (other.family, other.flavour, other.optim.batch) != (run.family, run.flavour, run.optim.batch):
                 continue
             seconds = [line["seconds"] for line in store.read_lines(folder / "metrics.jsonl")[-50:]]
+            answer = (store.read_json(folder / "result.json") or {}).get("seconds_per_answer")
         except (UserError, KeyError):
             continue
+        same = other.task == run.task
         if seconds:
-            (same if other.task == run.task else near).append(statistics.median(seconds))
-    found = same or near
-    return statistics.median(found) if found else None
+            updates[same].append(statistics.median(seconds))
+        if answer:
+            answers[same].append(answer)
+    update, spoken = updates[True] or updates[False], answers[True] or answers[False]
+    return Pace(statistics.median(update), statistics.median(spoken) if spoken else None) if update else None
 
 
 def foretold(runs: Sequence[tuple[str, Run]]) -> str:
