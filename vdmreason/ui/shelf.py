@@ -407,9 +407,11 @@ def run_row(folder: Path) -> dict[str, Any] | None:
         beat = max(found[0] for n in ("state.json", "config.yaml") if (found := store.stamp(folder / n))) / 1e9
     try:
         status = jobs.status(folder)
-        state, kind, error = status.state or "recorded", status.kind, status.error
+        # A trial of a sweep has no job of its own: until its adapter or result is there a worker is at it, or was.
+        recorded = "recorded" if any((folder / n).exists() for n in ("result.json", "adapter")) else "unfinished"
+        state, kind, error = status.state or recorded, status.kind, status.error
         started, beat = status.started, status.beat or beat
-        if status.updates and state not in ("done", "recorded"):
+        if status.updates and state not in ("done", "recorded", "unfinished"):
             progress = f"{'trial' if kind == 'sweep' else 'update'} {status.step} of {status.updates}"
     except UserError as fault:
         error = str(fault)
@@ -425,7 +427,7 @@ def run_row(folder: Path) -> dict[str, Any] | None:
                 result = f"{score[0]:.0f} % [{score[1]:.0f}, {score[2]:.0f}] of {score[3]}"
     except (UserError, OSError, KeyError, TypeError, ValueError) as fault:
         error = error or str(fault)
-    if error and state not in ("done", "recorded", "running", "starting", "queued"):
+    if error and state not in ("done", "recorded", "unfinished", "running", "starting", "queued"):
         result = " · ".join(part for part in (progress, clean(error)[:200]) if part)
     took = None
     if started and beat:
