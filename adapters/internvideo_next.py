@@ -23,6 +23,7 @@ UNUSED = (
     "latent",
     "reference",
 )  # at the exam: alignment, latents of the first stage
+CODEC = ("decoder.out",)  # from features to a patch's pixels
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def load(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> NextFrameArm:
-    """A folder that `vdmreason pretrain internvideo-next` wrote. `init="random"` draws its weights anew from `seed` (`draw`)."""
+    """A folder that `vdmreason pretrain internvideo-next` wrote. `init="random"` draws its weights anew from `seed` (`draw`), but
+    for the last layer, which makes pixels of features."""
     from pretrain import internvideo_next
 
     def made(random: bool) -> Any:
@@ -50,7 +52,7 @@ def load(
             return internvideo_next.load(flavour.base, random_weights=random)
         return internvideo_next.InternVideoNext(replace(internvideo_next.FLAVOURS["tiny"], patch=8))
 
-    return ready(flavour, options, made, UNUSED, draw, init=init, seed=seed, device=device, dtype=dtype)
+    return ready(flavour, options, made, UNUSED, draw, codec=CODEC, init=init, seed=seed, device=device, dtype=dtype)
 
 
 def draw(model: Any) -> None:

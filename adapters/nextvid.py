@@ -25,6 +25,9 @@ FLAVOURS = {
     "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 70_000, False, SMALL),
 }
 UNUSED = ("teacher",)  # at the exam: alignment is pretraining's
+# From features to a patch's pixels. NExT-Vid's has 128 features for 384 numbers: with random weights 61 % of what a flat patch is
+# lies where no features lead, and no LoRA helps (docs/log.md, 2026-11-26).
+CODEC = ("decoder.out",)
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ def load(
     device: str = "cpu",
     dtype: str = "float32",
 ) -> NextFrameArm:
-    """A folder that `vdmreason pretrain nextvid` wrote. `init="random"` draws its weights anew from `seed` (`draw`)."""
+    """A folder that `vdmreason pretrain nextvid` wrote. `init="random"` draws its weights anew from `seed` (`draw`), but for
+    the last layer, which makes pixels of features."""
     from pretrain import nextvid
 
     def made(random: bool) -> Any:
@@ -49,7 +53,7 @@ def load(
             return nextvid.load(flavour.base, random_weights=random)
         return nextvid.NextVid(replace(nextvid.FLAVOURS["tiny"], patch=8))
 
-    return ready(flavour, options, made, UNUSED, draw, init=init, seed=seed, device=device, dtype=dtype)
+    return ready(flavour, options, made, UNUSED, draw, codec=CODEC, init=init, seed=seed, device=device, dtype=dtype)
 
 
 def draw(model: Any) -> None:

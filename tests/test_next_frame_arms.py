@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import tasks
+from adapters import nextvid as nextvid_arm
 from adapters.base import Cancelled, Flavour, Lora
 from adapters.next_frame import NextFrameArm
 from adapters.pictures import style_of
@@ -277,6 +278,29 @@ def test_random_weights_follow_the_seed_and_leave_a_lora_something_to_work_with(
     one.loss(one.collate(samples(family), [1, 2, 3])).backward()
     gradients = {n: p.grad.abs().max().item() for n, p in one.trainable().items() if "lora_B" in n}
     assert all(g > 0 for g in gradients.values()), [n for n, g in gradients.items() if not g]
+
+
+def test_a_random_backbone_can_still_write_an_answer(family: ModuleType, folder: Path) -> None:
+    """What makes pixels of features is kept, as CogVideoX's VAE and LVMAE's tokenizer are: the control is of what was learnt
+    about videos, not of whether random features can be a flat patch."""
+    trained, drawn = arm(family, str(folder)).model, arm(family, str(folder), init="random").model
+    for part in getattr(family, "CODEC", ("tokenizer",)):
+        for one, two in zip(
+            trained.get_submodule(part).parameters(), drawn.get_submodule(part).parameters(), strict=True
+        ):
+            assert torch.equal(one, two)
+
+
+@pytest.mark.skipif(not (nextvid_arm.ZOO / "model.safetensors").exists(), reason="it ships with a checkout")
+def test_the_shipped_nextvid_has_every_flat_patch_in_its_range() -> None:
+    model = nextvid.load(nextvid_arm.ZOO)
+    out = model.decoder.out
+    colours = torch.linspace(-1, 1, 5)
+    flat = torch.cartesian_prod(colours, colours, colours)[:, :, None, None, None].expand(-1, 3, 2, 8, 8)
+    wanted = model.encoded(flat).flatten(1) - out.bias
+    range_, _ = torch.linalg.qr(out.weight)  # (channels, width), orthonormal
+    reached = wanted @ range_ @ range_.T
+    assert (wanted - reached).square().sum() < 1e-3 * wanted.square().sum()
 
 
 @pytest.mark.parametrize(
