@@ -399,6 +399,15 @@ def runs_here() -> tuple[dict[str, Path], list[dict[str, Any]], int]:
     return {row["id"]: folder for _, folder, row in shown}, [row for _, _, row in shown], len(rows) - len(shown)
 
 
+QUIET = ("done", "recorded", "unfinished")  # states that need no word on how far, or why
+
+
+def jobless(folder: Path) -> str:
+    """The state of a run without a job of its own, as a sweep's trial is: until its adapter or result is there a worker is at it,
+    or was."""
+    return "recorded" if any((folder / n).exists() for n in ("result.json", "adapter")) else "unfinished"
+
+
 def run_row(folder: Path) -> dict[str, Any] | None:
     """A row of the table of runs, with "when" (seconds since 1970) to sort by; None where the folder has just gone."""
     key = id_of(folder)
@@ -407,11 +416,9 @@ def run_row(folder: Path) -> dict[str, Any] | None:
         beat = max(found[0] for n in ("state.json", "config.yaml") if (found := store.stamp(folder / n))) / 1e9
     try:
         status = jobs.status(folder)
-        # A trial of a sweep has no job of its own: until its adapter or result is there a worker is at it, or was.
-        recorded = "recorded" if any((folder / n).exists() for n in ("result.json", "adapter")) else "unfinished"
-        state, kind, error = status.state or recorded, status.kind, status.error
+        state, kind, error = status.state or jobless(folder), status.kind, status.error
         started, beat = status.started, status.beat or beat
-        if status.updates and state not in ("done", "recorded", "unfinished"):
+        if status.updates and state not in QUIET:
             progress = f"{'trial' if kind == 'sweep' else 'update'} {status.step} of {status.updates}"
     except UserError as fault:
         error = str(fault)
@@ -427,7 +434,7 @@ def run_row(folder: Path) -> dict[str, Any] | None:
                 result = f"{score[0]:.0f} % [{score[1]:.0f}, {score[2]:.0f}] of {score[3]}"
     except (UserError, OSError, KeyError, TypeError, ValueError) as fault:
         error = error or str(fault)
-    if error and state not in ("done", "recorded", "unfinished", "running", "starting", "queued"):
+    if error and state not in (*QUIET, "running", "starting", "queued"):
         result = " · ".join(part for part in (progress, clean(error)[:200]) if part)
     took = None
     if started and beat:
