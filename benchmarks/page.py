@@ -138,11 +138,14 @@ def main() -> None:
     adapted(1, told)
     out = ROOT / "benchmarks" / "results" / "page"
     ran = f"python benchmarks/page.py --times {given.times}" + (f" --only {given.only}" if given.only else "")
+    made = {
+        "command": ran, "commit": commit(), "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    }  # fmt: skip
     rows: dict[str, Any] = store.read_json(out.with_suffix(".json"))["seconds"] if given.only else {}
     for name, some in found.items():
         rows[name] = {
             "median": statistics.median(some), "worst": max(some), "tries": len(some), "promised": PROMISES[name],
-            "command": ran, "commit": commit(), "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            **made,
         }  # fmt: skip
     store.write_json(out.with_suffix(".json"), {"seconds": rows})
     lines = [

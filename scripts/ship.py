@@ -9,13 +9,18 @@ windows, so that its curves can be looked at. Checkpoints and the optimiser stay
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
+import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from vdmreason import store  # noqa: E402
+
+ZOO = ROOT / "pretrain" / "zoo"
 FILES = ("README.md", "config.json", "pretrain.json", "model.safetensors")
 WINDOWS = 200
 
@@ -46,10 +51,10 @@ def main() -> None:
     for name in FILES:
         shutil.copyfile(given.folder / name, to / name)
     for file in (given.folder / "work").glob("**/metrics.jsonl"):
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        lines = store.read_lines(file)
         stage = "" if file.parent.name == "work" else f".{file.parent.name}"
         short = to / f"curve{stage}.jsonl"
-        short.write_text("".join(json.dumps(line) + "\n" for line in thinned(lines)))
+        store.write_lines(short, thinned(lines))
         print(f"{short.relative_to(ZOO.parent)}: {len(lines)} updates in {WINDOWS} windows")
 
 
