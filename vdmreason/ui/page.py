@@ -6,6 +6,9 @@ import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported: no request leaves the machine
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# gradio asks matplotlib for its backend within every call, on the thread that serves all visitors. Named, it is an answer;
+# unnamed, the first visitor waits half a second for the import of all of pyplot.
+os.environ.setdefault("MPLBACKEND", "agg")
 
 import html
 import importlib.util
@@ -163,6 +166,8 @@ def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True,
     if mcp and importlib.util.find_spec("mcp") is None:
         raise UserError("--mcp needs one more package: pip install 'vdmreason[mcp]'")
     page = build()
+    warm = threading.Thread(target=page.first_view, daemon=True)  # beside the server's start, which mostly waits
+    warm.start()
     page.queue(max_size=512, default_concurrency_limit=8)
     # `_frontend` is gradio's question to itself, with three seconds of patience, whether it is there: on a busy machine it gave
     # up on a page that was about to answer.
@@ -171,7 +176,7 @@ def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True,
         max_file_size="20mb", prevent_thread_lock=True, footer_links=["api"], run_history=False, ssr_mode=False,
         strict_cors=True, mcp_server=mcp, _frontend=False, theme=theme(), css="".join(script(f"{name}.css") for name in STYLES),
     )  # fmt: skip
-    threading.Thread(target=page.first_view, daemon=True).start()
+    warm.join()
     print(f"vdmreason is at {page.local_url}  (Ctrl+C ends it; jobs go on)", flush=True)
     if mcp:
         print(f"its tools for language models (MCP): {page.local_url}gradio_api/mcp/", flush=True)
