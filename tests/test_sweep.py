@@ -366,6 +366,66 @@ def test_a_warm_worker_gives_what_a_cold_run_gives(tmp_path) -> None:
     assert answers(alone) == answers(folder / entry["folder"])
 
 
+def test_trials_that_only_ask_otherwise_share_one_training(tmp_path, monkeypatch) -> None:
+    """And have the answers of a training of their own."""
+    asked = {**ONE, "seeds": [0, 1], "axes": {"votes": [1, 2], "test": [2, 3]}}
+    folder = planned(tmp_path, **asked)
+    assert sweep.work(folder) == 8 and states(folder) == {"done": 8}
+    entries = sweep.read_plan(folder)["trials"]
+    assert len({entry["training"] for entry in entries}) == 2
+    trained = [entry for entry in entries if (folder / entry["folder"] / "metrics.jsonl").exists()]
+    assert sorted(entry["seed"] for entry in trained) == [0, 1]
+    shared = outcome(folder)
+    monkeypatch.setattr(sweep, "_borrow", lambda *given: None)
+    alone = planned(tmp_path / "alone", **asked)
+    sweep.work(alone)
+    for name, (answers, result, losses) in outcome(alone).items():
+        assert losses and answers == shared[name][0] and result["scores"] == shared[name][1]["scores"]
+
+
+def test_what_belongs_to_a_training_parts_it() -> None:
+    def training(**changes) -> str:
+        return config.resolve({"task": "life/B3S23", "n": 3, "family": "cogvideox", **changes}).training_id
+
+    assert training() == training(votes=4, test=7, far_from=30, options={"steps": 1})
+    assert (
+        training(augment=2) == training(augment=2, votes=4) != training(augment=2, test=7)
+    )  # views that are tests are left out
+    for changes in ({"n": 4}, {"seed": 1}, {"init": "random"}, {"lora": {"rank": 2}}, {"options": {"shift": 2.0}}):
+        assert training(**changes) != training()
+
+
+def test_nobody_trains_what_another_is_training(tmp_path, monkeypatch) -> None:
+    """The second of two workers waits for the adapter; where the first is lost, it trains."""
+    folder = planned(tmp_path, **ONE, axes={"votes": [1, 2]})
+    first, second = sweep.read_plan(folder)["trials"]
+    theirs = sweep.claim(folder / first["folder"], "other")
+    waits = []
+
+    def lost(seconds: float, wish: sweep.Wish) -> None:
+        waits.append(states(folder))
+        theirs.release()
+
+    monkeypatch.setattr(sweep, "_pause", lost)
+    ids = started(monkeypatch)
+    assert sweep.work(folder) == 2 and waits == [{"running": 1, "waiting": 1}]
+    assert ids == [first["id"], second["id"]] and not (folder / second["folder"] / "metrics.jsonl").exists()
+
+
+def test_a_lent_adapter_says_nothing_of_how_long_training_takes(tmp_path) -> None:
+    folder = planned(tmp_path, **{**ONE, "n": [3, 6]}, axes={"votes": [1, 2]})
+    sweep.work(folder)
+    now = sweep.look(folder)
+    every, ones = sweep.Forecast(folder), sweep.Forecast(folder)
+    every.learn(now)
+    ones.learn(s for s in now if s.entry["set"] == {"votes": 1})
+    run = now[0].entry["config"]
+    learning = [f.seconds(run) - f.seconds(run, trained=False) for f in (every, ones)]
+    assert learning[0] == pytest.approx(learning[1]) and learning[0] > 0
+    new = {**now[0].entry, "training": "another"}
+    assert every.total([new, new])[0] == pytest.approx(every.seconds(run) + every.seconds(run, trained=False))
+
+
 def test_one_folder_one_sweep(tmp_path) -> None:
     folder = planned(tmp_path)
     with pytest.raises(UserError, match="holds the sweep little"):

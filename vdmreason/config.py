@@ -130,6 +130,21 @@ class Run:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
+    @cached_property
+    def training_id(self) -> str:
+        """12 hex digits over what a training is made of: runs with equal ones end in the same adapter and ask it otherwise."""
+        plain: dict[str, Any] = {"votes": 1, "test": 1, "test_task": "", "far_from": 0}
+        options = {key: value for key, value in self.options.items() if f"options.{key}" not in self.asked}
+        fixed = {key: value for key, value in plain.items() if key in self.asked}
+        return dataclasses.replace(self, options=options, **fixed).id
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The keys that may change after training: how and what an adapter is asked. A family's `Options.asked` names its own."""
+        own = (f"options.{name}" for name in getattr(adapters.family(self.family).Options, "asked", ()))
+        # Of several views a training leaves out those that are tests, so that what is tested is part of it.
+        return ("votes", *(() if self.augment > 1 else ("test", "test_task", "far_from")), *own)
+
     @property
     def tested(self) -> str:
         """The task that test examples come from and are scored by."""

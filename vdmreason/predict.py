@@ -86,35 +86,39 @@ def predict(
     return [known[i] for i in wanted]
 
 
-#: What may change after training: how and what an adapter is asked. A family's `Options.asked` names its own.
-ASKED = ("test", "votes", "test_task", "far_from")
-
-
 def asked_otherwise(folder: str | Path, overrides: Sequence[str], out: str | Path | None = None) -> Path:
     """A folder for the same adapter asked otherwise: "votes=8", "test_task=maze/21x21". Its answers are `predict`'s to make.
 
     Raises UserError where an override would need another training, or where a test example was learned from.
     """
-    folder = Path(folder)
-    require_adapter(folder)
+    require_adapter(Path(folder))
     run = store.read_config(folder)
     asked = config.resolve(config.to_dict(run), overrides)
-    free = [*ASKED, *(f"options.{name}" for name in getattr(type(run.arm_options()), "asked", ()))]
-    fixed = sorted({line.partition(":")[0] for line in config.differences(run, asked)} - set(free))
+    fixed = sorted({line.partition(":")[0] for line in config.differences(run, asked)} - set(run.asked))
     if fixed:
-        raise UserError(f"{', '.join(fixed)}: belongs to the training. After it may change: {', '.join(free)}.")
-    refuse_leak(config.learned_examples(run), config.test_examples(asked))
+        raise UserError(f"{', '.join(fixed)}: belongs to the training. After it may change: {', '.join(run.asked)}.")
     out = Path(out) if out else store.runs_root() / asked.name
     if (out / "config.yaml").is_file() and store.read_config(out).id != asked.id:
         raise UserError(f"{out}: holds another run. Take another --out.")
-    if not store.whole_folder(out / "adapter"):
-        store.write_config(out, asked)  # first: the next call knows the folder again, wherever this one ends
-        made = (store.read_json(folder / "result.json") or {}).get("provenance", {})
-        store.write_json(out / "result.json", {"provenance": made | {"run": asked.id, "adapter_of": run.id}})
-        with store.new_folder(out / "adapter") as new:
-            shutil.copytree(folder / "adapter", new, dirs_exist_ok=True)
-        store.write_state(out, state="done", step=run.optim.updates, updates=run.optim.updates, eta=None)
+    share_adapter(Path(folder), asked, out)
     return out
+
+
+def share_adapter(folder: Path, asked: Run, out: Path) -> None:
+    """Give `out`, the folder of `asked`, the adapter of another run with the same `training_id`; nothing where it has one.
+
+    Raises UserError where a test example was learned from.
+    """
+    run = store.read_config(folder)
+    refuse_leak(config.learned_examples(run), config.test_examples(asked))
+    if store.whole_folder(out / "adapter"):
+        return
+    store.write_config(out, asked)  # first: the next call knows the folder again, wherever this one ends
+    made = (store.read_json(folder / "result.json") or {}).get("provenance", {})
+    store.write_json(out / "result.json", {"provenance": made | {"run": asked.id, "adapter_of": run.id}})
+    with store.new_folder(out / "adapter") as new:
+        shutil.copytree(folder / "adapter", new, dirs_exist_ok=True)
+    store.write_state(out, state="done", step=run.optim.updates, updates=run.optim.updates, eta=None)
 
 
 def load_adapted(run: Run, folder: str | Path) -> Arm:

@@ -19,11 +19,14 @@ Trials are ordinary runs, named by the hash of their full resolved config (`conf
 
     sweep.yaml        the file as it was given
     plan.json         {"name", "scale", "created", "commit", "trials": [{"id", "folder", "task", "arm", "control", "n", "seed",
-                      "set", "config"}], "dropped": [ids that an earlier version of the file had]}
+                      "set", "config", "training"}], "dropped": [ids that an earlier version of the file had]}
     trials/<name>/    a run's folder, and beside it claim.json (who works on it; its time of change is the heartbeat),
                       done.json (written last: sha256 of what counts), failed.json (error, end of the log, attempts)
     workers/          what the workers printed
     STOP              while it is there, no worker goes on
+
+Trials that differ only in how and what the adapter is asked (`Run.training_id`: votes, denoising steps, another test) have one
+training: the first that is done lends the others its adapter.
 
 Workers pull: each takes the first trial that nobody has claimed, so it matters to nobody where they run, how many there are or
 who started them. A trial is done when its done.json says so and what it vouches for is still there. Needs no torch but to work.
@@ -52,7 +55,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
@@ -101,7 +104,7 @@ class Trial:
         run = self.run
         return {
             "id": run.id, "folder": self.folder, "task": run.task, "arm": self.arm, "control": self.control,
-            "n": run.n, "seed": run.seed, "set": dict(self.set), "config": config.to_dict(run),
+            "n": run.n, "seed": run.seed, "set": dict(self.set), "config": config.to_dict(run), "training": run.training_id,
         }  # fmt: skip
 
 
@@ -624,6 +627,9 @@ def work(folder: str | Path, driver: str = "") -> int:
             found = _next(folder, settled, loaded, driver)
             if found is None:
                 return finished
+            if found == "wait":
+                _pause(PAUSE, wish)
+                continue
             entry, mine = found
             try:
                 with mine.beating():
@@ -646,16 +652,26 @@ def work(folder: str | Path, driver: str = "") -> int:
     raise jobs.Stopped
 
 
-def _next(folder: Path, settled: set[str], loaded: str, driver: str) -> tuple[Mapping[str, Any], Claim] | None:
-    """The next trial, claimed; None where there is none. The plan is read anew: its file may have changed."""
-    left = [entry for entry in read_plan(folder)["trials"] if entry["id"] not in settled]
+def _next(
+    folder: Path, settled: set[str], loaded: str, driver: str
+) -> tuple[Mapping[str, Any], Claim] | Literal["wait"] | None:
+    """The next trial, claimed; None where there is none, "wait" where all that are left want an adapter that another worker is
+    training. The plan is read anew: its file may have changed."""
+    plan = read_plan(folder)["trials"]
+    left = [entry for entry in plan if entry["id"] not in settled]
+    twins, wait = _by_training(plan), False
     for _, tied in itertools.groupby(left, key=lambda entry: tier(entry["config"])):
         for entry in sorted(tied, key=lambda entry: backbone_of(entry["config"]) != loaded):  # stable
             place = folder / entry["folder"]
             now = standing(folder, entry)
             if now.settled:
                 settled.add(entry["id"])
-            if now.settled or now.state == "running" or (mine := claim(place, driver)) is None:
+            if now.settled or now.state == "running":
+                continue
+            if any(standing(folder, twin, check=False).state == "running" for twin in twins[_training(entry)]):
+                wait = True
+                continue
+            if (mine := claim(place, driver)) is None:
                 continue
             # Between the look and the claim another worker may have finished it, or given it up.
             now = standing(folder, entry)
@@ -673,7 +689,28 @@ def _next(folder: Path, settled: set[str], loaded: str, driver: str) -> tuple[Ma
             else:
                 return entry, mine
             mine.release()
-    return None
+    return "wait" if wait else None
+
+
+def _training(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("training", entry["id"]))  # a plan of an earlier version says nothing of it
+
+
+def _by_training(plan: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in plan:
+        found.setdefault(_training(entry), []).append(entry)
+    return found
+
+
+def _borrow(folder: Path, entry: Mapping[str, Any], run: Run) -> None:
+    """Take the adapter of a trial that the same training serves, where one is done."""
+    from vdmreason.predict import share_adapter
+
+    for twin in _by_training(read_plan(folder)["trials"])[_training(entry)]:
+        lender = folder / twin["folder"]
+        if lender.name != run.name and is_done(lender) and store.whole_folder(lender / "adapter"):
+            return share_adapter(lender, run, folder / entry["folder"])
 
 
 def _attempt(
@@ -697,6 +734,7 @@ def _attempt(
             if "provenance" not in (store.read_json(place / "result.json") or {}):
                 # Damaged or gone: where it came from is written by the end of a training, which its last checkpoint repeats.
                 shutil.rmtree(place / "adapter", ignore_errors=True)
+            _borrow(folder, entry, run)
             arm = train(run, place, stop=stop, resident=resident)
             if store.read_state(place).get("state") != "done":
                 wish.signalled |= not mine.lost  # a signal during the training was the training's to hear
@@ -849,6 +887,7 @@ class Forecast:
         self.folder, self.bytes, self.sizes = folder, 0.0, sizes
         self._known: dict[str, dict[str, float]] = {}
         self._seen: set[str] = set()
+        self._trained: set[str] = set()  # trainings whose adapter is there: it will be lent
         self._sizes: list[int] = []
 
     def learn(self, standings: Iterable[Standing]) -> None:
@@ -864,8 +903,10 @@ class Forecast:
             except (UserError, KeyError):  # it cannot be read, or it vouches for its files and says no times
                 continue
             self._seen.add(now.entry["id"])
+            self._trained.add(_training(now.entry))
             sums = self._known.setdefault(_kind(run), Counter())  # type: ignore[arg-type]
-            spent |= {"samples": samples_of(run), "answers": answers_of(run)}
+            # where the adapter was lent, nothing is learned about how long learning takes
+            spent |= {"samples": samples_of(run) if spent["training"] else 0, "answers": answers_of(run)}
             for key, value in spent.items():
                 sums[key] = sums.get(key, 0.0) + value
             if not self.sizes:
@@ -874,20 +915,21 @@ class Forecast:
                 self._sizes.append(sum(path.stat().st_size for path in place.rglob("*") if path.is_file()))
         self.bytes = sum(self._sizes) / len(self._sizes) if self._sizes else 0.0
 
-    def seconds(self, run: Mapping[str, Any]) -> float | None:
-        """How long a trial takes; None where none of its kind is finished."""
+    def seconds(self, run: Mapping[str, Any], trained: bool = True) -> float | None:
+        """How long a trial takes, its training too where it is `trained`; None where none of its kind is finished."""
         known = self._known.get(_kind(run))
-        if known is None:
+        if known is None or not known["samples"]:
             return None
-        learning = known["training"] / known["samples"] * samples_of(run)
+        learning = known["training"] / known["samples"] * samples_of(run) if trained else 0.0
         answering = known["answering"] / known["answers"] * answers_of(run)
         return learning + answering + known["rest"] / known["trials"]
 
     def total(self, entries: Iterable[Mapping[str, Any]]) -> tuple[float, set[str]]:
         """Seconds of work that can be told, and the kinds of which no trial is finished."""
-        seconds, unknown = 0.0, set()
+        seconds, unknown, trained = 0.0, set(), set(self._trained)
         for entry in entries:
-            known = self.seconds(entry["config"])
+            known = self.seconds(entry["config"], _training(entry) not in trained)
+            trained.add(_training(entry))
             if known is None:
                 unknown.add(_kind(entry["config"]))
             seconds += known or 0.0
