@@ -4,6 +4,7 @@ predictor says what is there, the diffusion decoder draws it patch by patch; LoR
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from adapters import next_frame
@@ -13,7 +14,11 @@ from adapters.next_frame import SMALL, NextFrameArm, frame, ready, redraw
 __all__ = ["ARM", "FLAVOURS", "Options", "frame", "load"]
 
 ARM = "video"
+ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "internvideo_next"
 FLAVOURS = {
+    "small": Flavour(
+        "small", str(ZOO), "ships with the project; pretrained by us on procedural video", 4_200_000, False, SMALL
+    ),
     "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 70_000, False, SMALL),
 }
 UNUSED = (

@@ -54,7 +54,7 @@ def test_a_flat_grid_comes_back_through_the_shipped_vae(value: int) -> None:
     assert np.array_equal(codec([grid])[0], grid)
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid"])
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid", "internvideo_next"])
 @pytest.mark.parametrize(
     "name", ["maze/7x7", "life/B3S23", "eca/110", "colour_moves/mirror", "arc1/evaluation/00576224"]
 )
@@ -68,7 +68,7 @@ def test_the_true_answer_survives_each_arms_codec(family: str, name: str) -> Non
 
 def test_backbones_and_adapters_stay_small() -> None:
     weights = [p for folder in ("pretrain", "adapters") for p in (ROOT / folder / "zoo").rglob("*.safetensors")]
-    assert 2 <= len(weights) and sum(p.stat().st_size for p in weights) < 40e6
+    assert 2 <= len(weights) and sum(p.stat().st_size for p in weights) < 60e6
     assert not [
         p
         for folder in ("pretrain", "adapters")
@@ -77,7 +77,7 @@ def test_backbones_and_adapters_stay_small() -> None:
     ]
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid"])
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid", "internvideo_next"])
 def test_cards_say_what_a_backbone_is(family: str) -> None:
     text = (ROOT / "pretrain" / "zoo" / family / "README.md").read_text()
     for word in ("pretrained by us", "Command", "minutes", "Machine", "sha256"):
