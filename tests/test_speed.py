@@ -326,6 +326,19 @@ def test_what_cannot_be_sharded_is_one_line() -> None:
             train.refuse_impossible(real("causal_lm", speed={"shard": True}, **changes), sharded=True)
 
 
+def test_attention_in_bf16_on_a_cpu_is_attention() -> None:
+    """The kernel that is taken there has the gradients of fp32, as near as bf16 comes."""
+    exact = torch.randn(3, 2, 4, 17, 8, generator=torch.Generator().manual_seed(0))
+    grads = []
+    for dtype in (torch.float32, torch.bfloat16):
+        given = exact.to(dtype).requires_grad_()
+        with speed.best_attention(torch.device("cpu"), dtype):
+            nn.functional.scaled_dot_product_attention(*given, is_causal=True).float().square().sum().backward()
+        assert given.grad is not None
+        grads.append(given.grad.float())
+    assert torch.allclose(*grads, atol=0.05 * grads[0].abs().max().item())
+
+
 @pytest.mark.parametrize("family", sorted(set(adapters.families()) - {"fake", "fake_video"}))
 def test_every_family_learns_in_bf16_without_autocast(tmp_path: Path, family: str) -> None:
     """As its library runs it. Autocast would keep the norms' outputs in fp32 for the way back."""

@@ -195,14 +195,18 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
 
 
 @contextlib.contextmanager
-def best_attention(device: torch.device) -> Iterator[None]:
-    """On a GPU, attention by the fastest kernel that can do it."""
-    if device.type != "cuda":
-        yield
-        return
+def best_attention(device: torch.device, precision: torch.dtype | None = None) -> Iterator[None]:
+    """Attention by the fastest kernel that can do it: on a GPU, and on a CPU in bf16, where the way back through torch's fused
+    kernel takes three times as long as in fp32 (2.13)."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with sdpa_kernel([getattr(SDPBackend, name) for name in ATTENTION], set_priority=True):
+    if device.type == "cuda":
+        with sdpa_kernel([getattr(SDPBackend, name) for name in ATTENTION], set_priority=True):
+            yield
+    elif precision == torch.bfloat16:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
         yield
 
 

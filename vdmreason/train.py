@@ -199,7 +199,7 @@ def _loop(
     model.train()
     done = first
     metrics = store.Lines(folder / "metrics.jsonl") if main else nullcontext()
-    attention = speed.best_attention(device)
+    attention = speed.best_attention(device, precision)
     with metrics as lines, attention, progress(f"{run.name}: training", optim.updates, first, main) as show:
         pace = Pace()
         for step in range(first, optim.updates):

@@ -1,0 +1,88 @@
+"""What bf16 brings on a CPU that has it (avx512_bf16, AMX): seconds of an update and of an answer, for the backbones that ship.
+
+    python benchmarks/cpu_precision.py        # results/cpu_precision.{json,md}
+
+One thread, Life at n = 30, batch 16, rank 32. The ways take turns, so that what else the machine does meets all of them; told is
+each one's median as a share of fp32's. "Fused" is torch's own attention in bf16, whose way back is slow on a CPU: why
+`speed.best_attention` takes another there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import platform
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import torch  # noqa: E402
+from effects import commit  # noqa: E402
+
+from vdmreason import config, speed, store  # noqa: E402
+from vdmreason.predict import predict  # noqa: E402
+from vdmreason.train import Resident, train  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "cpu_precision.json"
+FAMILIES = ("cogvideox", "causal_lm", "nextvid", "internvideo_next")
+WAYS = {"fp32": "fp32", "bf16": "bf16", "bf16, fused": "bf16"}
+WARM = 2  # updates that are not counted
+
+
+def measured(family: str, way: str, updates: int, resident: Resident) -> tuple[list[float], list[float]]:
+    """(seconds of each update, seconds of each answer)."""
+    keys: dict[str, Any] = {"task": "life/B3S23", "n": 30, "test": 16, "family": family, "flavour": "small"}
+    keys |= {"precision": WAYS[way], "optim": {"updates": updates, "batch": 16}, "lora": {"rank": 32, "alpha": 32}}
+    fused = way.endswith("fused")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        if fused:
+            stack.enter_context(mock.patch.object(speed, "best_attention", lambda *given: contextlib.nullcontext()))
+        arm = train(config.resolve(keys), folder, resident=resident)
+        records = predict(folder, arm, codec=False)
+        updates_ = [line["seconds"] for line in store.read_lines(Path(folder) / "metrics.jsonl")]
+        return updates_[WARM:], [record["seconds"] for record in records]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for family in FAMILIES:
+        seen: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in WAYS}
+        residents = {way: Resident() for way in WAYS}
+        for _ in range(given.rounds):
+            for way in WAYS:
+                found = measured(family, way, given.updates, residents[way])
+                for kept, new in zip(seen[way], found, strict=True):
+                    kept.extend(new)
+        base = [statistics.median(values) for values in seen["fp32"]]
+        for way, values in seen.items():
+            shares = [statistics.median(v) / b for v, b in zip(values, base, strict=True)]
+            rows.append({"family": family, "way": way, "update": shares[0], "answer": shares[1]})
+            print(f"{family:<18} {way:<12} update {shares[0]:.2f}  answer {shares[1]:.2f}", flush=True)
+    native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    store.write_json(
+        RESULTS,
+        {
+            "command": f"python benchmarks/cpu_precision.py --updates {given.updates} --rounds {given.rounds}",
+            "commit": commit(), "machine": f"{platform.system()} {platform.machine()}, 1 thread", "native bf16": native,
+            "torch": torch.__version__, "rows": rows,
+        },
+    )  # fmt: skip
+    lines = ["Seconds of an update and of an answer, as shares of fp32's (`cpu_precision.json`).", ""]
+    lines += ["| backbone | way | update | answer |", "|---|---|---|---|"]
+    lines += [f"| {r['family']} | {r['way']} | {r['update']:.2f} | {r['answer']:.2f} |" for r in rows]
+    RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
