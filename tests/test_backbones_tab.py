@@ -120,6 +120,8 @@ def test_what_ships_is_told_from_its_files(root: Path) -> None:
     cells = {c["label"]: c["text"] for c in tab.shelf([*found.values()], "")["rows"][0]["cells"]}
     assert cells["Updates"] == "3,000" and cells["Weights"] == "017a9193" and cells["Time"] == "2.5 h"
     assert "#### A NExT-Vid" in tab.card(ours)
+    two = found["zoo/internvideo_next"]  # in two stages, and the table says what they come to
+    assert two.updates == sum(lines[-1]["step"] for lines in files.numbers(two).values()) == 3000
 
 
 @CHECKOUT

@@ -160,11 +160,11 @@ def _look(key: str, folder: Path, shipped: bool) -> Backbone:
     status = None if shipped else jobs.status(folder)
     log = stages(record)
     seconds = sum(stage.get("seconds", 0.0) for stage in log.values())
-    main = log.get("transformer") or log.get("") or next(iter(log.values()), {})  # not the VAE before it
+    counted = [log["transformer"]] if "transformer" in log else log.values()  # not the VAE before it
     return Backbone(
         key=key, folder=folder, recipe=recipe, state="ships" if status is None else (status.state or "done"),
         size=str(record.get("size") or _after(argv, "--size")), seed=record.get("seed"),
-        parameters=parameters(folder), data=_data(record, recipe), updates=int(main.get("updates", 0)),
+        parameters=parameters(folder), data=_data(record, recipe), updates=int(sum(stage.get("updates", 0) for stage in counted)),
         minutes=seconds / 60 if seconds else record.get("minutes"), machine=str(record.get("machine", "")),
         command=str(record.get("command", "")), log=log, weights=weights(folder),
         error=status.error if status else "",
