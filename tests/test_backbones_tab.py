@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import json
 import os
@@ -120,6 +121,12 @@ def test_what_ships_is_told_from_its_files(root: Path) -> None:
     cells = {c["label"]: c["text"] for c in tab.shelf([*found.values()], "")["rows"][0]["cells"]}
     assert cells["Updates"] == "3,000" and cells["Weights"] == "017a9193" and cells["Time"] == "2.5 h"
     assert "#### A NExT-Vid" in tab.card(ours)
+    for name in ("nextvid", "internvideo_next"):  # differences beside the paper's, in the study's own words
+        told = json.loads((files.RESULTS / f"{name}_effects.json").read_text())
+        shown = tab.study(found[f"zoo/{name}"])
+        assert all(html.escape(row["paper"]) in shown for row in told["effects"].values())
+        assert all(html.escape(name) in shown for name in (*told["rows"], *told["effects"]))
+    assert tab.study(found["zoo/causal_lm"]) == ""
     two = found["zoo/internvideo_next"]  # in two stages, and the table says what they come to
     assert two.updates == sum(lines[-1]["step"] for lines in files.numbers(two).values()) == 3000
 

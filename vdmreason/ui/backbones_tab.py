@@ -8,7 +8,7 @@ import hashlib
 import html
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,33 +215,47 @@ def probe_table(b: Backbone) -> str:
     )
 
 
-def _score(score: Any) -> str:
+def _score(score: Any, sign: str = "") -> str:
+    """In %; with `sign` "+" a difference."""
     if not isinstance(score, dict):
         return "–"
     value, low, high = (100 * float(score[k]) for k in ("value", "low", "high"))
-    return f"{value:.1f} <small>[{low:.0f}, {high:.0f}]</small>" if high > low else f"{value:.1f}"
+    shown = format(value, f"{sign}.1f")
+    return f"{shown} <small>[{low:.0f}, {high:.0f}]</small>" if high > low else shown
 
 
 def study(b: Backbone) -> str:
-    """What each part of NExT-Vid is good for: a study of smaller encoders, as far as it has come."""
-    file = files.RESULTS / "nextvid_effects.json"
-    found = store.read_json(file) if b.recipe == "nextvid" else None
+    """What each part of the recipe is good for, where it has a study: smaller encoders, as far as it has come. First the
+    differences beside the paper's, then what each variant has."""
+    file = files.RESULTS / f"{b.recipe}_effects.json"
+    found = store.read_json(file)
     if not found:
         return ""
     columns = [c for c in next(iter(found["rows"].values())) if "," in c]
-    head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
+    done = f"{found['trials']} of {found['of']} trials are done"
+    told = f"{found['updates']:,} updates each: {done}. From {html.escape(where(file))}."
+    return _study_table(
+        "what for what", found["effects"], columns,
+        f"Differences in points, paired by seed [95 %], of smaller encoders with one part changed; {told}",
+    ) + _study_table("variant", found["rows"], columns, f"Accuracy in % of each variant; {told}")  # fmt: skip
+
+
+def _study_table(first: str, rows: Mapping[str, Any], columns: Sequence[str], caption: str) -> str:
+    """A row each. Differences have what the paper found behind them."""
+    papers = any("paper" in row for row in rows.values())
+    heads = [first, "seeds", *columns, *(["the paper's"] if papers else [])]
     lines = []
-    for name, row in found["rows"].items():
-        cells = "".join(f"<td>{_score(row.get(c))}</td>" for c in columns)
-        seeds = max((int(v.get("seeds", 0)) for v in row.values()), default=0)
-        lines.append(f'<tr><th scope="row">{html.escape(name)}</th><td>{seeds}</td>{cells}</tr>')
-    caption = (
-        f"Smaller encoders, one part changed at a time, {found['updates']:,} updates each: {found['trials']} of {found['of']} "
-        f"trials are done. Accuracy in %. From {html.escape(where(file))}."
-    )
+    for name, row in rows.items():
+        seeds = max((int(v.get("seeds", 0)) for v in row.values() if isinstance(v, dict)), default=0)
+        scores = [_score(row.get(c), "+" if papers else "") for c in columns]
+        cells = [str(seeds), *scores, *([html.escape(row.get("paper", ""))] if papers else [])]
+        lines.append(
+            f'<tr><th scope="row">{html.escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        )
+    head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in heads)
     return (
-        f'<div class="scores"><table><caption>{caption}</caption><thead><tr><th scope="col">objective</th>'
-        f'<th scope="col">seeds</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        f'<div class="scores"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
