@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import subprocess
@@ -230,6 +231,26 @@ def test_an_answer_is_drawn_however_long_after_its_adapter_it_lands(
         *[(none, none), None, (answer, none), None],
         *[(answer, none), None, (answer, answer), None],
     ]
+
+
+def test_of_two_quick_clicks_the_second_knows_of_the_first() -> None:
+    """gradio hands both the choice as it was before either; a field's blur with an old value changes nothing."""
+    with gr.Blocks() as page:
+        tab = compare.Tab(Worker())
+    listeners = {target: f.fn for f in page.fns.values() for target in f.targets}
+    click = listeners[tab.next._id, "click"]
+    choice, shown = Choice().with_task("maze/7x7"), Shown()
+    first, second = (click(choice, shown, {}) for _ in range(2))
+    places = [choice.index, first[tab.choice].index, second[tab.choice].index]
+    assert places == scenes.recorded(choice)[:3] and second[tab.choice] == shown.newest
+    assert set(second[tab.examples]) > {"current"}  # the row that the first sent was not known to the second
+    again = click(second[tab.choice], shown, second[tab.shelf])
+    assert set(again[tab.examples]) == {"current"}
+    tick = tab.tick(choice, shown, ())
+    assert tick[tab.seen][0] == again[tab.choice]
+    copied = copy.deepcopy(shown)
+    with shown.turn, copied.turn:  # each browser tab waits for itself alone
+        assert copied.newest == shown.newest
 
 
 def test_text_from_a_model_is_never_markup(tmp_path: Path) -> None:

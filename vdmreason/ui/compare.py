@@ -164,22 +164,29 @@ class Tab:
             """Every control makes a new choice from the old one and its own value, and the tab is drawn from it."""
 
             def listener(choice: Choice, shown: Shown, shelf: Any, *values: Any) -> dict[Any, Any]:
-                try:
-                    fresh = change(choice, *values)
-                    if not fresh.task:  # a field was left before the page had its first view
-                        return {self.problem: ""}
-                    # A field that loses the focus says its value again; drawn anew, it could overtake a later choice.
-                    return {self.problem: ""} if fresh == choice else self.draw(fresh, shown, shelf)
-                except UserError as error:
-                    return {self.problem: problem(error)}
+                with shown.turn:
+                    now = shown.newest or choice
+                    try:
+                        fresh = change(now, *values)
+                        if not fresh.task:  # a field was left before the page had its first view
+                            return {self.problem: ""}
+                        # A field that loses the focus says its value again; drawn anew, it could overtake a later choice.
+                        # Where an earlier event was not yet known, neither is the row of examples that it sent.
+                        known = shelf if now == choice else None
+                        return {self.problem: ""} if fresh == now else self.draw(fresh, shown, known)
+                    except UserError as error:
+                        return {self.problem: problem(error)}
 
             event(**quiet(listener), inputs=[self.choice, self.shown, self.shelf, *inputs], outputs=self.outputs)
 
         def picked(choice: Choice, shown: Shown, shelf: Any, event: gr.EventData) -> dict[Any, Any]:
-            try:
-                return self.draw(replace(choice, index=whole_number(said(event).get("i"))), shown, shelf)
-            except UserError as error:
-                return {self.problem: problem(error)}
+            with shown.turn:
+                now = shown.newest or choice
+                try:
+                    known = shelf if now == choice else None
+                    return self.draw(replace(now, index=whole_number(said(event).get("i"))), shown, known)
+                except UserError as error:
+                    return {self.problem: problem(error)}
 
         self.examples.pick(**quiet(picked), inputs=[self.choice, self.shown, self.shelf], outputs=self.outputs)
 
@@ -251,6 +258,7 @@ class Tab:
     def draw(self, choice: Choice, shown: Shown, sent: Mapping[str, Any] | None = None) -> dict[Any, Any]:
         """Everything the tab shows for a choice. `sent` is the row of examples as the browser has it."""
         view = scene(choice, shown)
+        shown.newest = choice
         row, shelf = example_row(choice), shelf_of(choice.task)
         kept = sent is not None and sent == {**row, "current": sent.get("current")}  # then only the place has moved
         empty = choice.filter != "all" and not recorded(choice)
@@ -376,6 +384,10 @@ class Tab:
 
     def tick(self, choice: Choice, shown: Shown, seen: tuple[Any, ...]) -> dict[Any, Any] | Any:
         """Follow the adapting job of the shown puzzle: when an adapter or an answer to it has appeared, show it."""
+        with shown.turn:
+            return self._follow(shown.newest or choice, shown, seen)
+
+    def _follow(self, choice: Choice, shown: Shown, seen: tuple[Any, ...]) -> dict[Any, Any] | Any:
         if not choice.task:
             return {self.seen: seen}
         known = catalogue(scenes.FRESH)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import random
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -305,11 +306,33 @@ def example(choice: Choice) -> Example:
 # From a choice to what is shown
 
 
+class Turn:
+    """A lock that is copied as a new one: each browser tab has its own copy of what gradio keeps for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __deepcopy__(self, memo: Any) -> Turn:
+        return Turn()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+
 @dataclass
 class Shown:
-    """Live answers of this browser tab, kept so that going back and forth does not lose them."""
+    """What this browser tab has: its live answers, so that going back and forth does not lose them, and what it chose last.
+
+    gradio hands a listener the choice as it was when the event came. Of two quick clicks the second would not know of the first,
+    so that listeners take turns and begin from `newest`.
+    """
 
     live: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # (folder, example key) -> answer
+    newest: Choice | None = None
+    turn: Turn = field(default_factory=Turn)
 
 
 def scene(choice: Choice, shown: Shown, forming: Mapping[str, dict[str, Any]] | None = None) -> dict[str, Any]:
