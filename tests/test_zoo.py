@@ -42,10 +42,11 @@ def codec(grids: list[np.ndarray]) -> list[np.ndarray | None]:
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 3), (5, 17), (8, 8), (13, 13), (21, 21), (30, 30)])
 def test_every_colour_comes_back_through_the_shipped_vae(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(size)
-    for read in (grids := [rng.integers(0, 16, size).astype(np.int8) for _ in range(2)]) and zip(
-        grids, codec(grids), strict=True
-    ):
-        assert np.array_equal(*read)
+    grids = [
+        rng.integers(0, 16, size).astype(np.int8) for _ in range(2 if max(size) < 20 else 1)
+    ]  # large ones take long
+    for grid, read in zip(grids, codec(grids), strict=True):
+        assert np.array_equal(grid, read)
 
 
 @pytest.mark.parametrize("value", range(16))
