@@ -707,6 +707,8 @@ def _borrow(folder: Path, entry: Mapping[str, Any], run: Run) -> None:
     """Take the adapter of a trial that the same training serves, where one is done."""
     from vdmreason.predict import share_adapter
 
+    if store.whole_folder(folder / entry["folder"] / "adapter"):
+        return  # trained or lent in an earlier sitting: what the lender learned from need not be drawn again
     for twin in _by_training(read_plan(folder)["trials"])[_training(entry)]:
         lender = folder / twin["folder"]
         if lender.name != run.name and is_done(lender) and store.whole_folder(lender / "adapter"):
