@@ -14,15 +14,21 @@ Show = Callable[[int, float | None, str], None]
 """Called as `show(done, seconds left, text)`; None: as long as it took so far, by the piece."""
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best: "95 s", "12 min", "5.2 h"."""
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
+
+
 @contextmanager
 def progress(name: str, total: int, first: int = 0, shown: bool = True) -> Iterator[Show]:
     """Shows how many of `total` are done, beginning at `first`; nothing unless `shown`."""
     began = time.monotonic()
 
     def left(done: int, seconds: float | None) -> str:
-        if seconds is None:
-            seconds = (time.monotonic() - began) / max(1, done - first) * (total - done)
-        return f"{int(seconds) // 60}m{int(seconds) % 60:02d}s left"
+        if seconds is None and first < done:
+            seconds = (time.monotonic() - began) / (done - first) * (total - done)
+        return "time left not known yet" if seconds is None else f"{duration(seconds)} left"
 
     if not shown:
         yield lambda done, seconds, text: None

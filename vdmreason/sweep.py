@@ -65,7 +65,7 @@ from tasks.base import UserError, suggest
 from vdmreason import config, jobs, store
 from vdmreason.config import Run, merge, nested
 from vdmreason.launchers import HOPELESS, LAUNCHERS, PARENT, Launcher, Local, Ray, Slurm, devices_here
-from vdmreason.progress import progress
+from vdmreason.progress import duration, progress
 
 try:
     import fcntl
@@ -1011,11 +1011,6 @@ def _time_line(forecast: Forecast, left: Sequence[Mapping[str, Any]], workers: i
     if unknown:
         parts.append(f"{', '.join(sorted(unknown))}: no finished trial yet; the first one is timed")
     return "; ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import adapters
 import tasks
 from tasks.base import UserError
 from vdmreason import jobs, report_page, store, sweep
+from vdmreason.progress import duration
 from vdmreason.ui import public
 from vdmreason.ui.components import Part, script
 
@@ -270,7 +271,7 @@ def _told(folder: Path, trial: Seen) -> dict[str, Any]:
         note = "" if trial.state == "running" and not trial.updates else note
     return {
         "id": entry["id"], "task": entry["task"], "seed": entry["seed"], "n": entry["n"], "state": trial.state,
-        "exact": trial.exact, "right": trial.right, "time": sweep.duration(trial.seconds) if trial.seconds else "",
+        "exact": trial.exact, "right": trial.right, "time": duration(trial.seconds) if trial.seconds else "",
         "host": host, "commit": trial.commit[:9], "note": note, "log": log,
     }  # fmt: skip
 

@@ -22,6 +22,7 @@ import yaml
 from tasks.base import UserError
 from vdmreason import config, jobs, store, sweep
 from vdmreason.launchers import devices_here
+from vdmreason.progress import duration
 from vdmreason.ui import matrix, public, training
 from vdmreason.ui.compare import problem, quiet
 from vdmreason.ui.frame import Frame
@@ -203,12 +204,12 @@ def guess(found: sweep.Sweep, folder: Path, workers: int) -> str:
             seconds = sum(pace.update * t.run.optim.updates + (pace.answer or 0.0) * t.run.test for t in trials)
             total += seconds
             silent |= not pace.answer
-            parts.append(f"{kind} {sweep.duration(seconds)} ({pace.update:.2f} s an update)")
+            parts.append(f"{kind} {duration(seconds)} ({pace.update:.2f} s an update)")
     if not parts:
         return ""
     missing = len(by_kind) - len(parts)
     return (
-        f"about {sweep.duration(total / workers)} with {workers} worker{'s' * (workers > 1)}, from other runs on "
+        f"about {duration(total / workers)} with {workers} worker{'s' * (workers > 1)}, from other runs on "
         f"this machine: {', '.join(parts)}"
         + ("; answers are not all counted" if silent else "")
         + (f", nor are {missing} backbones that were never timed here" if missing else "")
@@ -335,7 +336,7 @@ def shown_report(name: str, look: Look, made: Made | None, busy: bool) -> dict[s
     inside = inside.replace(str(look.folder), html.escape(public.place(look.folder)))
     done, planned = look.counts["done"], len(look.trials)
     stale = made.results != look.results
-    words = f"made in {sweep.duration(made.seconds)} from the files of {public.place(look.folder)}"
+    words = f"made in {duration(made.seconds)} from the files of {public.place(look.folder)}"
     words += " · newer results are being added" if busy else " · newer results will be added" if stale else ""
     finished = done == planned
     badge = f"finished: {planned} of {planned} trials" if finished else f"unfinished: {done} of {planned} trials"
@@ -362,7 +363,7 @@ def headline(look: Look) -> str:
             told = "the first trial of each backbone is timed"
         else:
             workers = max(1, running)
-            told = f"about {sweep.duration(look.left / workers)}" + ("" if running else " of work for one worker")
+            told = f"about {duration(look.left / workers)}" + ("" if running else " of work for one worker")
         facts.append(("time left", told))
     now = time.time()
     recent = [t.finished for t in look.trials if t.state == "done" and now - t.finished < matrix.HOUR]
