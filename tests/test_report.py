@@ -348,6 +348,75 @@ def test_configs_that_differ_are_not_averaged(tmp_path) -> None:
     assert [(t["first"], t["second"]) for t in found["tests"]] == [("video (rank 4)", "video (rank 8)")]
 
 
+def test_configs_that_differ_over_n_are_not_one_curve(tmp_path) -> None:
+    """300 updates at 10 examples and 800 at 30 are no learning curve, and each is compared with a rival of its own."""
+    sweep = tmp_path / "mixed"
+    entries = [
+        add_trial(sweep, arm, n, s, 0.5, **({"lora": {"rank": rank}} if arm == "video" or n == 30 else {"lora": {"rank": 4}}))
+        for arm in ARMS for n, rank in ((10, 4), (30, 8)) for s in (0, 1)
+    ]  # fmt: skip
+    for entry in entries:  # the language arm has rank 4 at 10 and rank 8 at 30 as the video arm has
+        assert entry["config"]["lora"]["rank"] == (4 if entry["n"] == 10 else 8)
+    found = report.findings(report.gather([plan(sweep, entries)]))
+    assert {(row["series"], tuple(row["n"])) for row in found["needed"]} == {
+        (f"{arm} (rank {rank})", (n,)) for arm in ARMS for n, rank in ((10, 4), (30, 8))
+    }
+    assert {(row["video"], row["language"]) for row in found["ratio"]} == {
+        (f"video (rank {rank})", f"language (rank {rank})") for rank in (4, 8)
+    }
+
+
+def test_unequal_budgets_are_called_out(tmp_path) -> None:
+    sweep = tmp_path / "unequal"
+    same = [add_trial(sweep, arm, 10, 0, 0.5) for arm in ARMS]
+    assert report.gather([plan(sweep, same)]).notes == []
+    other = add_trial(sweep, "language", 10, 0, 0.5, "eca/110", optim={"updates": 7})
+    other["set"] = {}
+    video = add_trial(sweep, "video", 10, 0, 0.5, "eca/110", lora={"targets": ["attention"]})
+    notes = report.gather([plan(sweep, [*same, other, video])]).notes
+    assert [n for n in notes if "optim.updates" in n and "7 (language)" in n]
+    assert [n for n in notes if "lora.targets" in n and "attention (video)" in n and "attention + mlp (language)" in n]
+    assert len(notes) == 2
+
+
+def test_clear_is_clear_for_other_seeds_too(tmp_path) -> None:
+    """One lucky seed of three makes the answers differ beyond doubt; an arm's other seeds need not."""
+    sweep = tmp_path / "lucky"
+    entries = [add_trial(sweep, "video", 10, s, rate, test=200) for s, rate in enumerate((1.0, 0.52, 0.52))]
+    entries += [add_trial(sweep, "language", 10, s, 0.5, test=200) for s in range(3)]
+    (row,) = report.findings(report.gather([plan(sweep, entries)]))["tests"]
+    assert row["p_holm"] < 0.01 and row["difference"].low < 0 and not row["clear"]
+    every = tmp_path / "every"
+    entries = [add_trial(every, "video", 10, s, 0.9, test=200) for s in range(3)]
+    entries += [add_trial(every, "language", 10, s, 0.3, test=200) for s in range(3)]
+    (row,) = report.findings(report.gather([plan(every, entries)]))["tests"]
+    assert row["clear"]
+
+
+def test_arms_with_other_n_are_compared_where_both_have_it(tmp_path) -> None:
+    sweep = tmp_path / "n"
+    entries = [add_trial(sweep, "video", n, 0, 0.5) for n in (10, 30, 100)]
+    entries += [add_trial(sweep, "language", n, 0, 0.5) for n in (30, 100)]
+    page = report.report_sweep(plan(sweep, entries))
+    (row,) = rows_of(page.parent / "report.md", "Who needs fewer examples")
+    assert row["n"] == "30, 100"
+    assert {r["arm"]: r["n"] for r in rows_of(page.parent / "report.md", "How many examples an accuracy takes")} == {
+        "video": "10, 30, 100", "language": "30, 100",
+    }  # fmt: skip
+
+
+def test_arc_with_fewer_demonstrations_is_a_row_of_its_own(tmp_path) -> None:
+    """One demonstration and all of them are two experiments, not two attempts of one."""
+    sweep, puzzle = tmp_path / "arc", PUZZLES[0]
+    entries = [
+        add_trial(sweep, "video", n, 0, rate, puzzle) for n, rate in ((1, 0.0), (tasks.count(puzzle, "train"), 1.0))
+    ]
+    scores = report.findings(report.gather([plan(sweep, entries)]))["arc"]["arc1/evaluation"]["scores"]
+    assert {(s["series"], s["rule"], s["score"].value) for s in scores} == {
+        ("video", "strict@1", 1.0), ("video (n 1)", "strict@1", 0.0),
+    }  # fmt: skip
+
+
 def test_a_folder_of_runs(made, tmp_path) -> None:
     runs = Path(shutil.copytree(made / "trials", tmp_path / "runs"))
     for folder in runs.glob("*causal_lm*"):

@@ -187,7 +187,8 @@ def test_no_target_is_dropped(rates, target) -> None:
 
 def test_ratios_of_bounds() -> None:
     fast, slow, never, at_once = (flat(r) for r in ([0, 0.5, 1], [0, 0.25, 0.5], [0, 0, 0.1], [1, 1, 1]))
-    same = statistics.efficiency(fast, fast, 0.5)
+    doubtful = flat([0.1, 0.5, 0.9])
+    same = statistics.efficiency(doubtful, doubtful, 0.5)
     assert same == Bound(1, 1, pytest.approx(1), pytest.approx(1))  # one's own equal in every draw
     known = statistics.efficiency(slow, fast, 0.5)
     assert known.known and known.low == pytest.approx(100 / 30)
@@ -200,6 +201,38 @@ def test_ratios_of_bounds() -> None:
     assert both.low == pytest.approx(100 / 10) and math.isinf(both.high)
 
 
+def test_ratios_are_of_the_n_that_both_arms_have() -> None:
+    """An arm that was asked at two n of four needs no more examples for it."""
+    rng = np.random.default_rng(0)
+    answers = (rng.random((3, 100, 5)) < np.array([0.02, 0.05, 0.5, 0.85, 0.95])).astype(float)
+    whole = statistics.curve("t", cells(answers))
+    part = statistics.curve("t", {n: cell for n, cell in cells(answers).items() if n in (30, 300)})
+    for one, other in ((whole, part), (part, whole)):
+        found = statistics.efficiency(one, other, 0.5)
+        assert (found.low, found.high) == (pytest.approx(1), pytest.approx(1)) and found.ci_low <= 1 <= found.ci_high
+    assert statistics.efficiency(whole, part, 0.5) == statistics.efficiency(whole.at([30, 300]), part, 0.5)
+    assert whole.at([30, 300]).mean == pytest.approx(part.mean) and whole.at([30, 300]).seeds == part.seeds
+    alone = statistics.curve("t", {7: {0: [1.0, 0.0]}})
+    assert statistics.efficiency(whole, alone, 0.5).unbounded
+
+
+def test_few_answers_alike_are_no_certainty_of_an_n() -> None:
+    """Five wrong at 10 and five right at 30: by Wilson's ends the n lies anywhere below 100, and so does a ratio."""
+    few, many = flat([0, 1], tests=5, seeds=1), flat([0, 1], tests=5000, seeds=1)
+    wide, narrow = statistics.n_needed(few, 0.5), statistics.n_needed(many, 0.5)
+    assert wide.low == wide.high == narrow.low == pytest.approx(math.sqrt(10 * 30))
+    assert wide.ci_low < 17 and wide.ci_high > 18 and narrow.ci_high / narrow.ci_low < 1.01
+    ratio = statistics.efficiency(flat([0, 0, 1], tests=5, seeds=1), flat([0, 1, 1], tests=5, seeds=1), 0.5)
+    assert ratio.known and ratio.ci_low < ratio.low < ratio.ci_high
+    sure = statistics.n_needed(flat([1, 1], tests=20, seeds=1), 0.9)  # 20 of 20 may be 84 %
+    assert sure.high == pytest.approx(10) and sure.ci_high > 30
+
+
+def test_equal_answers_are_no_certainty_of_a_difference() -> None:
+    alike = statistics.area_difference(flat([0.2], 10, 1), flat([0.2], 10, 1), [10])
+    assert alike == Interval(0, pytest.approx(-statistics.wilson(0, 10)[1]), pytest.approx(statistics.wilson(0, 10)[1]))
+
+
 def test_pooled_ratios_keep_bounds() -> None:
     known, least, nothing = Bound(4, 4, 2, 8), Bound(9, math.inf, 3, math.inf), Bound(0, math.inf, 0, math.inf)
     one = statistics.pooled_ratio([known, known])
@@ -207,6 +240,11 @@ def test_pooled_ratios_keep_bounds() -> None:
     two = statistics.pooled_ratio([known, least])
     assert two.low == pytest.approx(6) and math.isinf(two.high) and two.ci_low <= 6 and math.isinf(two.ci_high)
     assert statistics.pooled_ratio([known, nothing]).unbounded
+    # An open end opens its own side only: the other is as wide as with closed ones.
+    wide, least = Bound(3, 3, 0.5, 9), Bound(3, 3, 0.5, math.inf)
+    closed, opened = statistics.pooled_ratio([wide, wide]), statistics.pooled_ratio([wide, least])
+    assert opened.ci_low == pytest.approx(closed.ci_low) and closed.ci_low < 1 and math.isinf(opened.ci_high)
+    assert statistics.pooled_ratio([Bound(30, math.inf, 8, math.inf)] * 4).ci_low < 30
     assert statistics.pooled_ratio([known]) == Bound(*(pytest.approx(x) for x in (4, 4, 2, 8)))
 
 
@@ -250,7 +288,7 @@ def test_area_is_a_mean_accuracy() -> None:
     assert statistics.area(ramp).value == pytest.approx(trapezoid(ramp.mean))
     assert statistics.area(ramp, [30]).value == pytest.approx(0.25)
     same = statistics.area_difference(ramp, ramp, [30, 100, 300])
-    assert same == Interval(0, pytest.approx(0), pytest.approx(0))
+    assert same is not None and same.value == 0 and same.low == pytest.approx(-same.high)
     assert statistics.area_difference(ramp, statistics.curve("t", {7: {0: [1.0]}})) is None
 
 

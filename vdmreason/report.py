@@ -34,6 +34,7 @@ from vdmreason import arc_scores, config, evaluate, report_figures, report_page,
 
 PRIMARY = "exact"  # what published tables report, and what every efficiency and test below is about
 PUBLISHED = Path(__file__).parent / "data" / "paper_results.json"
+LEVEL = 0.05  # of tests, after Holm's correction
 AUTOMATA = ("eca", "life", "langton")  # families whose thresholds the paper reports
 CAVEAT = (
     "These are small backbones that we pretrained ourselves, on procedural video and plain text. What they learn shows that "
@@ -215,24 +216,21 @@ def _answers(trial: Trial) -> list[tuple[str, Any]]:
 
 
 def _told_apart(trials: list[Trial]) -> list[Trial]:
-    """Trials that one cell would mix, though their configs differ in more than the seed, get what differs as a setting."""
-    cells: dict[Any, list[Trial]] = {}
+    """Trials that one curve would mix, though their configs differ in more than n and seed, get what differs as a setting. So
+    do those of all other arms that have such a key: two curves are compared where it is the same."""
+    curves: dict[Any, list[Trial]] = {}
     for trial in trials:
-        cells.setdefault((trial.task, trial.series, trial.run.n), []).append(trial)
-    keys: dict[str, set[str]] = {}
-    for cell in cells.values():
-        for other in cell[1:]:
-            lines = config.differences(cell[0].run, other.run)
-            keys.setdefault(other.arm, set()).update({line.partition(":")[0] for line in lines} - {"seed"})
+        curves.setdefault((trial.task, trial.series), []).append(trial)
+    keys: set[str] = set()
+    for curve in curves.values():
+        for other in curve[1:]:
+            keys |= {line.partition(":")[0] for line in config.differences(curve[0].run, other.run)} - {"n", "seed"}
 
     def more(trial: Trial) -> tuple[tuple[str, Any], ...]:
-        settings = dict(trial.settings)
-        for key in keys.get(trial.arm, ()):
-            value: Any = config.to_dict(trial.run)
-            for part in key.split("."):
-                value = value.get(part) if isinstance(value, Mapping) else None
-            settings.setdefault(key, _hashable(value))
-        return tuple(sorted(settings.items()))
+        values = config.flat(config.to_dict(trial.run))
+        return tuple(
+            sorted(({key: _hashable(values[key]) for key in keys & values.keys()} | dict(trial.settings)).items())
+        )
 
     return [dataclasses.replace(trial, settings=more(trial)) for trial in trials]
 
@@ -275,7 +273,39 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
         lambda t: str(_provenance(t).get("backbone")),
         "have different fingerprints; these are not the same weights",
     )
-    return notes
+    return notes + _unequal(trials)
+
+
+# What two compared arms must share ("What keeps it fair" in docs/architecture.md); learning rates are each family's own.
+BUDGET = ("lora.rank", "lora.targets", "optim.updates", "optim.batch", "augment")
+
+
+def _unequal(trials: Sequence[Trial]) -> list[str]:
+    """A line for each key of the budget in which arms differ that are compared with each other."""
+    by_task: dict[str, dict[Series, list[Trial]]] = {}
+    for trial in trials:
+        by_task.setdefault(trial.task, {}).setdefault(trial.series, []).append(trial)
+    notes: dict[str, None] = {}
+    for of_task in by_task.values():
+        for first, second in [*pairs(of_task), *rivals(of_task)]:
+            for key in BUDGET:
+                ours, theirs = (
+                    sorted({_budget(trial, key) for trial in of_task[series]}) for series in (first, second)
+                )
+                asked = {
+                    name for name, _ in (*first.settings, *second.settings)
+                }  # an axis of the sweep is no oversight
+                if ours != theirs and key not in asked:
+                    values = " and ".join(
+                        f"{' or '.join(v)} ({series.name})" for v, series in ((ours, first), (theirs, second))
+                    )
+                    notes.setdefault(f"Arms that are compared differ in {key}: {values}.")
+    return list(notes)
+
+
+def _budget(trial: Trial, key: str) -> str:
+    value = config.flat(config.to_dict(trial.run))[key]
+    return " + ".join(value) if isinstance(value, list | tuple) else str(value)
 
 
 def _differ(trials: Sequence[Trial], group: Any, value: Any, what: str) -> list[str]:
@@ -408,13 +438,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _needed(task: str, series: Series, of: statistics.Curve) -> dict[str, Any]:
-    row: dict[str, Any] = {"task": task, "series": series.name, "n": [int(of.n[0]), int(of.n[-1])]}
-    row |= {"seeds": max(len(seeds) for seeds in of.seeds), "area": statistics.area(of)}
+    row: dict[str, Any] = {"task": task, "series": series.name, "n": of.n.tolist()}
+    row |= {"seeds": [len(seeds) for seeds in of.seeds], "area": statistics.area(of)}
     return row | {f"{target:g}": statistics.n_needed(of, target) for target in statistics.TARGETS}
 
 
 def _ratio(task: str, video: Series, language: Series, curves: Mapping[Series, statistics.Curve]) -> dict[str, Any]:
     row: dict[str, Any] = {"task": task, "video": video.name, "language": language.name, "control": video.control}
+    row["n"] = sorted({*curves[video].n.tolist()} & {*curves[language].n.tolist()})
     for target in statistics.TARGETS:
         row[f"{target:g}"] = statistics.efficiency(curves[language], curves[video], target)
     return row | {"area": statistics.area_difference(curves[video], curves[language])}
@@ -429,6 +460,7 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for (video, language), group in groups.items():
         areas = [row["area"] for row in group if row["area"] is not None]
         pool: dict[str, Any] = {"video": video, "language": language, "tasks": len(group)}
+        pool["n"] = group[0]["n"] if all(row["n"] == group[0]["n"] for row in group) else None  # None: not the same
         pool["area"] = statistics.pooled(areas) if areas else None
         for target in statistics.TARGETS:
             pool[f"{target:g}"] = statistics.pooled_ratio([row[f"{target:g}"] for row in group])
@@ -463,13 +495,15 @@ def _questions(trial: Trial) -> list[str]:
 
 
 def _holm(rows: Sequence[dict[str, Any]]) -> None:
-    """Correct each comparison at each n over the tasks."""
+    """Correct each comparison over its tasks and n, and say where it is clear: for these adapters (p), and for other seeds and
+    test examples (the interval)."""
     groups: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["first"], row["second"], row["n"]), []).append(row)
+        groups.setdefault((row["first"], row["second"]), []).append(row)
     for group in groups.values():
         for row, p in zip(group, statistics.holm([row["p"] for row in group]), strict=True):
-            row |= {"p_holm": p, "family": len(group)}
+            apart = row["difference"].low > 0 or row["difference"].high < 0
+            row |= {"p_holm": p, "family": len(group), "clear": apart and p < LEVEL}
 
 
 def _paths(task: str, series: Series, cells: Cells) -> list[dict[str, Any]]:
@@ -493,13 +527,21 @@ def _paths(task: str, series: Series, cells: Cells) -> list[dict[str, Any]]:
     return rows
 
 
+def _with_n(trial: Trial) -> Series:
+    """The series of an ARC trial, which learns from all demonstrations unless it says how many."""
+    if trial.run.n == tasks.count(trial.run.task, "train"):
+        return trial.series
+    return dataclasses.replace(trial.series, settings=(*trial.series.settings, ("n", trial.run.n)))
+
+
 def _arc(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Scores and overlap on each set of puzzles: {set: {"attempts", "scores": [...], "overlap": [...]}}."""
+    """Scores and overlap on each set of puzzles: {set: {"attempts", "scores": [...], "overlap": [...]}}. Attempts are the
+    answers of the first seed, by votes, then those of the next."""
     sets: dict[str, dict[Series, list[Trial]]] = {}
     for trial in trials:
         name = trial.run.tested
         puzzles = "conceptarc" if name.startswith("conceptarc/") else name.rpartition("/")[0]
-        sets.setdefault(puzzles, {}).setdefault(trial.series, []).append(trial)
+        sets.setdefault(puzzles, {}).setdefault(_with_n(trial), []).append(trial)
     found: dict[str, Any] = {}
     for puzzles, of_series in sets.items():
         solved: dict[Series, dict[int, dict[str, bool]]] = {}

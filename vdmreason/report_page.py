@@ -77,6 +77,11 @@ def times(of: Bound) -> str:
     return (f"≥ {_round(of.low)}×" if math.isinf(of.high) else f"≤ {_round(of.high)}×") + interval
 
 
+def _ns(among: Sequence[int] | None) -> str:
+    """The n behind a number; None: they differ from task to task."""
+    return "not the same" if among is None else ", ".join(map(str, among)) or NONE
+
+
 def _round(value: float) -> str:
     if math.isinf(value):
         return "no limit"
@@ -115,16 +120,25 @@ def _efficiency(found: Mapping[str, Any]) -> Table:
         "Data-efficiency ratio n(language) / n(video) at an accuracy: above 1 the video arm needs fewer examples. A target "
         "that one arm did not reach (or had at the smallest n already) gives a bound; one that both missed says nothing, and "
         "is shown as that. Area: difference of the areas under the learning curves in log n, video less language, in "
-        "percentage points of mean accuracy. All tasks: geometric mean of ratios and mean of areas, tasks drawn too.",
+        "percentage points of mean accuracy. Both over the n that both arms have. All tasks: geometric mean of ratios and mean "
+        "of areas, tasks drawn too.",
         (
             "task",
             "video arm",
             "language arm",
+            "n",
             *(f"ratio at {100 * t:.0f} %" for t in TARGETS),
             "area, video − language",
         ),
         [
-            (r["task"], r["video"], r["language"], *(times(r[f"{t:g}"]) for t in TARGETS), points(r["area"]))
+            (
+                r["task"],
+                r["video"],
+                r["language"],
+                _ns(r["n"]),
+                *(times(r[f"{t:g}"]) for t in TARGETS),
+                points(r["area"]),
+            )
             for r in (*found["ratio"], *pooled)
         ],
     )
@@ -134,14 +148,16 @@ def _needed(found: Mapping[str, Any]) -> Table:
     return Table(
         "How many examples an accuracy takes",
         "n at which the isotonic fit over log n reaches the accuracy. ≥: not reached at the largest n; ≤: there at the "
-        "smallest n already. Area: mean accuracy over log n.",
-        ("task", "arm", "seeds", *(f"n for {100 * t:.0f} %" for t in TARGETS), "area, %"),
+        "smallest n already. Area: mean accuracy over log n, from the smallest to the largest; of two arms with other n it is "
+        "not the same.",
+        ("task", "arm", "n", "seeds", *(f"n for {100 * t:.0f} %" for t in TARGETS), "area, %"),
         [
             (
                 r["task"],
                 r["series"],
-                str(r["seeds"]),
-                *(examples(r[f"{t:g}"], r["n"]) for t in TARGETS),
+                _ns(r["n"]),
+                "–".join(dict.fromkeys(str(end(r["seeds"])) for end in (min, max))),
+                *(examples(r[f"{t:g}"], (r["n"][0], r["n"][-1])) for t in TARGETS),
                 percent(r["area"]),
             )
             for r in found["needed"]
@@ -174,7 +190,7 @@ def _tests(found: Mapping[str, Any]) -> Table:
     return Table(
         "Two arms on the same test examples",
         "Difference in exact match, first less second, in percentage points. p: sign flips over seeds and examples, two-sided "
-        "(about these trained adapters). Holm: corrected over the tasks of the same comparison at the same n. p over seeds: "
+        "(about these trained adapters). Holm: corrected over the tasks and n of the same comparison. p over seeds: "
         "whole seeds flipped (about other seeds; with S seeds it cannot go below 2 / 2^S, 0.25 for three). McNemar: by seed, "
         "answers that only the first : only the second had right, exact p.",
         ("task", "first", "second", "n", "seeds", "difference", "p", "Holm", "p over seeds", "McNemar by seed"),
@@ -203,7 +219,8 @@ def _arc(found: Mapping[str, Any]) -> list[Table]:
         Table(
             "ARC puzzles",
             "Score in %, over the puzzles that were tried and are whole. strict@k: a puzzle counts if every test input is "
-            "solved within k attempts. concept@3: a test input counts within 3, mean over concepts. Interval: Wilson.",
+            "solved within k attempts, which are the votes of the first seed, then of the next. concept@3: a test input counts "
+            "within 3, mean over concepts. Interval: Wilson.",
             ("puzzles", "arm", "rule", "tried", "score"),
             scores,
         ),
@@ -292,7 +309,7 @@ def _short(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for row in found["pooled"]:
         tests = [t for t in found["tests"] if (t["first"], t["second"]) == (row["video"], row["language"])]
-        clear = [t for t in tests if t["p_holm"] < 0.05]
+        clear = [t for t in tests if t["clear"]]
         first = sum(t["difference"].value > 0 for t in clear)
         text = f"{row['video']} against {row['language']} over {row['tasks']} task{'s' * (row['tasks'] > 1)}: "
         text += f"n(language) / n(video) at 50 % is {times(row['0.5'])}"
@@ -300,7 +317,7 @@ def _short(found: Mapping[str, Any]) -> list[str]:
             text += f"; mean accuracy over log n differs by {points(row['area'])} points"
         if tests:
             text += f"; of {len(tests)} paired tests {first} are clear for the video arm, {len(clear) - first} for the "
-            text += f"language arm, {len(tests) - len(clear)} for neither (Holm, 5 %)"
+            text += f"language arm, {len(tests) - len(clear)} for neither (Holm over them at 5 %, and an interval without 0)"
         lines.append(text + ".")
     return lines
 

@@ -32,8 +32,10 @@ values that the data allow: [300, inf) for "not reached at 300", (0, 10] for "al
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +98,24 @@ class Curve:
     over_seeds: Array | None  # (DRAWS, N); None where every n has one seed
     over_answers: Array  # (DRAWS, N)
     within: tuple[float, float]  # what a mean can be; draws may lie outside, intervals do not
+
+    def at(self, ns: Sequence[int]) -> Curve:
+        """The same curve at some of its n."""
+        kept = np.flatnonzero(np.isin(self.n, ns))
+        seeds = tuple(self.seeds[i] for i in kept)
+        over_seeds = None if self.over_seeds is None else self.over_seeds[:, kept]
+        return dataclasses.replace(
+            self, n=self.n[kept], mean=self.mean[kept], answers=self.answers[kept], seeds=seeds, over_seeds=over_seeds,
+            over_answers=self.over_answers[:, kept],
+        )  # fmt: skip
+
+    @property
+    def doubted(self) -> tuple[Array, Array]:
+        """(N,) twice: the means, but where all answers are alike Wilson's lower or upper end. The draws see no doubt there."""
+        if self.within != (0.0, 1.0):
+            return self.mean, self.mean
+        low, high = np.array([wilson(r * c, int(c)) for r, c in zip(self.mean, self.answers, strict=True)]).T
+        return np.where(self.mean >= 1, low, self.mean), np.where(self.mean <= 0, high, self.mean)
 
 
 def curve(task: str, cells: Mapping[int, Cell], within: tuple[float, float] = (0.0, 1.0)) -> Curve:
@@ -279,23 +299,39 @@ def crossing(n: Array, fitted: Array, target: float) -> tuple[Array, Array]:
 def n_needed(of: Curve, target: float) -> Bound:
     """How many examples the arm needs for accuracy `target` (0..1): isotonic fit over log n, weighted by answers.
 
-    Limits: accuracy is taken to grow with n (a dip counts as noise), and to be linear in log n between two tested n.
+    Limits: accuracy is taken to grow with n (a dip counts as noise), and to be linear in log n between two tested n. The
+    interval is no narrower than what the ends of `Curve.doubted` need.
     """
-    return _exp(bound(lambda values: _needed(of, values, target), of))
+    low, high = of.doubted
+    return _exp(
+        _wider(bound(lambda values: _needed(of, values, target), of), [_needed(of, v, target) for v in (low, high)])
+    )
 
 
 def efficiency(language: Curve, video: Curve, target: float) -> Bound:
     """The data-efficiency ratio n_language / n_video at accuracy `target`: above 1 the video arm needs fewer examples.
 
-    From the same draws for both. A target that one arm missed gives a bound on the ratio; one that both missed (or both had
-    at the smallest n) gives the range (0, inf), which says that nothing is known, and not that the ratio is 1.
+    From the same draws for both, over the n that both have: an arm that was asked at fewer n would seem to need more. A target
+    that one arm missed gives a bound on the ratio; one that both missed (or both had at the smallest n) gives the range
+    (0, inf), which says that nothing is known, and not that the ratio is 1. So does a pair without an n in common.
     """
+    common = sorted({int(n) for n in language.n} & {int(n) for n in video.n})
+    if not common:
+        return Bound(0.0, math.inf, 0.0, math.inf)
+    language, video = language.at(common), video.at(common)
 
     def ratio(of_language: Array, of_video: Array) -> tuple[Array, Array]:
         a, b = _needed(language, of_language, target), _needed(video, of_video, target)
         return a[0] - b[1], a[1] - b[0]
 
-    return _exp(bound(ratio, language, video))
+    ends = [ratio(x, y) for x, y in itertools.product(language.doubted, video.doubted)]
+    return _exp(_wider(bound(ratio, language, video), ends))
+
+
+def _wider(found: Bound, ranges: Sequence[tuple[Array, Array]]) -> Bound:
+    """`found` with an interval that holds these ranges too."""
+    low, high = min(float(a) for a, _ in ranges), max(float(b) for _, b in ranges)
+    return dataclasses.replace(found, ci_low=min(found.ci_low, low), ci_high=max(found.ci_high, high))
 
 
 def _needed(of: Curve, values: Array, target: float) -> tuple[Array, Array]:
@@ -321,20 +357,30 @@ def area(of: Curve, among: Sequence[int] | None = None) -> Interval:
 
 def area_difference(first: Curve, second: Curve, among: Sequence[int] | None = None) -> Interval | None:
     """`area` of the first less that of the second over the n that both have, paired by seed and test example; None where
-    they have no n in common. With one n in `among` it is the paired difference of two accuracies."""
+    they have no n in common. With one n in `among` it is the paired difference of two accuracies.
+
+    Where no example tells the two apart the draws see no doubt, and Wilson's interval for 0 of so many answers does."""
     common = {int(n) for n in first.n} & {int(n) for n in second.n}
     among = sorted(common if among is None else common & set(among))
     if not among:
         return None
     (a, weights), (b, _) = _trapezoid(first, among), _trapezoid(second, among)
     found = interval(lambda x, y: x[..., a] @ weights - y[..., b] @ weights, first, second)
-    return _doubted(found, [(first, a, weights), (second, b, -weights)])
+    apart = np.ptp(first.over_answers[:, a] - second.over_answers[:, b], axis=0)
+    certain = (first.mean[a] <= 0) | (first.mean[a] >= 1)  # `_doubted` knows those
+    alike = [
+        weight * wilson(0, int(first.answers[i]))[1]
+        for i, weight, spread, known in zip(a, weights, apart, certain, strict=True)
+        if spread < 1e-9 and not known and first.within == (0.0, 1.0)
+    ]
+    return _doubted(found, [(first, a, weights), (second, b, -weights)], math.hypot(*alike))
 
 
-def _doubted(found: Interval, parts: Sequence[tuple[Curve, Array, Array]]) -> Interval:
+def _doubted(found: Interval, parts: Sequence[tuple[Curve, Array, Array]], more: float = 0.0) -> Interval:
     """`found`, a weighted sum of accuracies, with the doubt of those cells that are all wrong or all right: the draws see
-    none there, Wilson's interval does. Its ends are recovered as sums of squares (MOVER, Zou and Donner 2008)."""
-    below, above = (found.value - found.low) ** 2, (found.high - found.value) ** 2
+    none there, Wilson's interval does. Its ends are recovered as sums of squares (MOVER, Zou and Donner 2008). `more` is a
+    further doubt on both sides."""
+    below, above = (found.value - found.low) ** 2 + more**2, (found.high - found.value) ** 2 + more**2
     low_end = high_end = 0.0
     for of, chosen, weights in parts:
         low_end += sum(min(w * of.within[0], w * of.within[1]) for w in weights)
@@ -387,14 +433,12 @@ def pooled_ratio(parts: Sequence[Bound]) -> Bound:
         ends = [(getattr(p, name), p.ci_low, p.ci_high) for p in parts]
         if any(value <= 0 or math.isinf(value) for value, _, _ in ends):
             return (0.0, 0.0, math.inf) if name == "low" else (math.inf, 0.0, math.inf)
-        if any(low <= 0 or math.isinf(high) for _, low, high in ends):
-            mean = math.exp(np.mean([math.log(value) for value, _, _ in ends]))
-            only = pooled([Interval(math.log(v), math.log(v), math.log(v)) for v, _, _ in ends])
-            low = 0.0 if any(low <= 0 for _, low, _ in ends) else math.exp(only.low)
-            high = math.inf if any(math.isinf(high) for _, _, high in ends) else math.exp(only.high)
-            return mean, low, high
-        found = pooled([Interval(*(math.log(x) for x in e)) for e in ends])
-        return math.exp(found.value), math.exp(found.low), math.exp(found.high)
+        # An end that is open opens the mean's on its side; the other side keeps what the tasks say of it.
+        open_low, open_high = any(low <= 0 for _, low, _ in ends), any(math.isinf(high) for _, _, high in ends)
+        closed = [(v, v if open_low else low, v if open_high else high) for v, low, high in ends]
+        found = pooled([Interval(*(math.log(x) for x in end)) for end in closed])
+        low, high = 0.0 if open_low else math.exp(found.low), math.inf if open_high else math.exp(found.high)
+        return math.exp(found.value), low, high
 
     low, high = end("low"), end("high")
     return Bound(low[0], high[0], low[1], high[2])
