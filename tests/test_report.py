@@ -313,8 +313,12 @@ def test_other_origins_are_called_out(sweep) -> None:
         store.write_json(folder / "result.json", result)
         finish(folder)
 
-    first, second, third, *_ = entries_of(sweep)
+    first, second, third, lent, *_ = entries_of(sweep)
     assert report.gather([sweep]).notes == []
+    done = store.read_json(sweep / lent["folder"] / sweeps.DONE)
+    store.write_json(sweep / lent["folder"] / sweeps.DONE, {**done, "commit": "f" * 40})  # lent: trained by other code
+    assert any("2 code commits" in note and "fffffffff (1)" in note for note in report.gather([sweep]).notes)
+    store.write_json(sweep / lent["folder"] / sweeps.DONE, done)
     change(first, commit="d" * 40, dirty=True)
     change(second, data="e" * 64)
     change(third, backbone="another", libraries={"numpy": "2.1"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -49,7 +50,7 @@ def _families():
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(sweep, "PAUSE", 0.0)
-    monkeypatch.setattr(store, "_commit", lambda: ("0" * 40, False))  # asks git
+    monkeypatch.setattr(store, "code", lambda: ("0" * 40, False))  # asks git
     monkeypatch.setattr(store, "_sync", lambda path: None)  # waits for the disk
 
 
@@ -193,6 +194,13 @@ def test_scales_lie_over_the_file(tmp_path) -> None:
         ({"name": None}, "name: is missing"),
         ({"tasks": [{"sample": 500, "of": "arc1/evaluation"}]}, "has 400 tasks, not 500"),
         ({"scales": {"small": {"naem": 3}}}, "scales.small.naem: unknown key"),
+        ({"scales": {1: {}}}, "--scale small: unknown"),
+        ({"name": ".."}, "names no folder"),
+        (
+            {"arms": {"a": {"family": "fake"}, "b": {"family": "fake", "speed": {"compile": "off"}}}},
+            "arms.b: is the same run as arms.a",
+        ),
+        ({"axes": {"note": ["x", "y"]}}, "note y: is the same run as arms.video, note x"),
     ],
 )
 def test_a_fault_of_the_file_is_one_line(tmp_path, changes, complaint) -> None:
@@ -200,6 +208,13 @@ def test_a_fault_of_the_file_is_one_line(tmp_path, changes, complaint) -> None:
     with pytest.raises(UserError) as caught:
         sweep.read(path, "small" if "scales" in changes else "")
     assert complaint in str(caught.value) and "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_an_empty_key_of_an_arm_is_the_file_s(tmp_path) -> None:
+    path = written(tmp_path, arms={"a": {"family": "fake", "tasks": None, "n": None}})
+    assert {(t.run.task, t.run.n) for t in sweep.read(path).trials} == {
+        (t, n) for t in SMALL["tasks"] for n in SMALL["n"]
+    }
 
 
 def test_what_cannot_exist_is_left_out_and_told(tmp_path, capsys) -> None:
@@ -426,6 +441,21 @@ def test_a_lent_adapter_says_nothing_of_how_long_training_takes(tmp_path) -> Non
     assert every.total([new, new])[0] == pytest.approx(every.seconds(run) + every.seconds(run, trained=False))
 
 
+def test_the_last_trial_is_one_worker_s(tmp_path) -> None:
+    folder = planned(tmp_path, **{**ONE, "n": [3, 6]})
+    sweep.work(folder)
+    now = sweep.look(folder)
+    forecast = sweep.Forecast(folder)
+    forecast.learn(now)
+    new = [{**s.entry, "training": f"another {i}"} for i, s in enumerate(now)]
+    each = [forecast.seconds(entry["config"]) for entry in new]
+    assert forecast.total(new[:1], 8)[0] == pytest.approx(each[0])
+    assert forecast.total(new, 8)[0] == pytest.approx(max(each)) and forecast.total(new, 1)[0] == pytest.approx(
+        sum(each)
+    )
+    assert forecast.total(new * 10, 2)[0] < sum(each) * 10 / 2  # one training of each, the rest ask its adapter
+
+
 def test_one_folder_one_sweep(tmp_path) -> None:
     folder = planned(tmp_path)
     with pytest.raises(UserError, match="holds the sweep little"):
@@ -571,7 +601,19 @@ def test_a_plan_that_this_code_reads_otherwise(tmp_path) -> None:
     plan = sweep.read_plan(folder)
     plan["trials"][0]["id"] = "0" * 12
     store.write_json(folder / sweep.PLAN, plan)
-    assert sweep.work(folder) == 0 and states(folder) == {"failed": 1}
+    with pytest.raises(sweep.Unfit, match="Run the sweep's file again"):
+        sweep.work(folder)
+    assert states(folder) == {"waiting": 1}  # it is no trial's fault, and a worker with the plan's code can do it
+
+
+def test_a_worker_without_a_library_leaves_the_trials_to_others(tmp_path, monkeypatch) -> None:
+    folder = planned(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("vdmreason.predict.predict", lambda *a, **k: importlib.import_module("no_such_library"))
+        with pytest.raises(sweep.Unfit, match="no_such_library"):
+            sweep.work(folder)
+    assert set(states(folder)) <= {"waiting", "stopped"}
+    assert sweep.work(folder) == len(sweep.read_plan(folder)["trials"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -584,7 +626,7 @@ import peft, torch, fake_family  # peft: or each worker imports it anew
 torch.set_num_threads(1)
 fake_family.install()
 from vdmreason import jobs, predict, store, sweep, train
-store._commit = lambda: ("0" * 40, False)
+store.code = lambda: ("0" * 40, False)
 store._sync = lambda path: None  # a killed process loses nothing that it wrote; only a power cut does
 store._command = lambda: ""
 sweep.PAUSE, sweep.RETRIES = 0.0, 9

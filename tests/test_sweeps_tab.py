@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A runs' root with one sweep: life, two arms, n 10 and 30, two seeds; 8 trials, of which 5 are done and one failed."""
     root = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
-    patch.setattr(store, "_commit", lambda: ("0" * 40, False))  # asks git
+    patch.setattr(store, "code", lambda: ("0" * 40, False))  # asks git
     patch.setattr(store, "_sync", lambda path: None)  # waits for the disk
     make_sweep(root, undone=3, **ONE)
     patch.undo()

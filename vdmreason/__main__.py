@@ -87,6 +87,10 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
         elif isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit flush says nothing either
             raise SystemExit(0) from None
+        elif isinstance(error, NotADirectoryError | FileExistsError) and error.filename:
+            error = UserError(f"{error.filename}: is a file, or lies in one, where a folder is wanted. Name another.")
+        elif isinstance(error, PermissionError) and error.filename:
+            error = UserError(f"{error.filename}: may not be read or written by this user. Name another place.")
         elif isinstance(error, OSError) and error.errno != errno.ENOSPC:
             raise
         full = isinstance(error, OSError)

@@ -55,6 +55,7 @@ class Trial:
     settings: tuple[tuple[str, Any], ...]  # other axes, (dotted key, value)
     records: list[dict[str, Any]]  # its answers, scored by the rules of today, in order
     result: dict[str, Any]
+    answered: Mapping[str, Any] = field(default_factory=dict)  # a sweep's word on the code that answered: its done.json
 
     @property
     def task(self) -> str:
@@ -203,6 +204,7 @@ def _trial(entry: Mapping[str, Any], planned: bool) -> Trial:
         tuple(sorted((key, _hashable(value)) for key, value in (entry.get("set") or {}).items())),
         records,
         result,
+        (store.read_json(folder / sweep.DONE) or {}) if planned else {},
     )
 
 
@@ -239,13 +241,15 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
     """What makes numbers less comparable than they look, one line each."""
     notes = []
     for name, what in (("commit", "code commits"), ("device", "devices"), ("platform", "platforms")):
-        counts = Counter(str(_provenance(t).get(name)) for t in trials)
+        # An adapter may be lent, or have been trained in an earlier sitting: of both the code counts.
+        both = [{str(_provenance(t).get(name)), str(t.answered.get(name, _provenance(t).get(name)))} for t in trials]
+        counts = Counter(value for values in both for value in values)
         if len(counts) > 1:
             shown = ", ".join(
                 f"{value[: 40 if name != 'commit' else 9]} ({count})" for value, count in counts.most_common()
             )
             notes.append(f"Trials come from {len(counts)} {what}: {shown}.")
-    if dirty := sum(bool(_provenance(t).get("dirty")) for t in trials):
+    if dirty := sum(bool(_provenance(t).get("dirty") or t.answered.get("dirty")) for t in trials):
         notes.append(f"{dirty} trials ran on code with changes that were not committed.")
     versions = [(_provenance(t).get("libraries") or {}) for t in trials]
     for library in sorted({name for v in versions for name in v}):

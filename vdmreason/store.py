@@ -391,7 +391,7 @@ def data_hash(examples: Sequence[Example]) -> str:
 
 def provenance(run: Run, examples: Sequence[Example], device: str, backbone: str) -> dict[str, Any]:
     """Where a number comes from. `examples` are the training examples, in order; `backbone` names its weights."""
-    commit, dirty = _commit()
+    commit, dirty = code()
     return {
         "run": run.id,
         "commit": commit,
@@ -426,9 +426,11 @@ def _command() -> str:
     return " ".join([name or Path(sys.argv[0]).name, shlex.join(words)]).strip()
 
 
-def _commit() -> tuple[str | None, bool | None]:
-    """The commit of this code and whether files differ from it; None, None outside a git checkout. A study's results are
-    left out: its first trial writes them, and the code of the second is still the commit's."""
+@functools.cache
+def code() -> tuple[str | None, bool | None]:
+    """The commit of this code and whether files differ from it; None, None outside a git checkout. Asked once a process, at the
+    start of long work: what is committed later is not what runs. A study's results are left out: its first trial writes them,
+    and the code of the second is still the commit's."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return None, None

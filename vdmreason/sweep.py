@@ -153,9 +153,9 @@ def read(path: str | Path, scale: str = "", most: int | None = None) -> Sweep:
         samples: list[str] = []
         asked_for = 0
         for arm, asked in sheet["arms"].items():
-            own = {key: asked.get(key, sheet.get(key)) for key in AXES}
+            own = {key: sheet.get(key) if asked.get(key) is None else asked[key] for key in AXES}
             keys = {key: value for key, value in asked.items() if key not in AXES}
-            named, lines = _task_names(own["tasks"])
+            named, lines = _task_names(own["tasks"] or [])
             samples += [line for line in lines if line not in samples]
             points = [named, own["n"] or ["all"], own["seeds"] or [0], ["", *(own["controls"] or [])]]
             axes = sheet.get("axes") or {}
@@ -175,10 +175,20 @@ def read(path: str | Path, scale: str = "", most: int | None = None) -> Sweep:
                         raise UserError(f"arms.{arm}: {error}") from None
                     left_out[str(error)] += 1
                     continue
-                found.setdefault(run.id, Trial(run, arm, control, values))
+                trial = Trial(run, arm, control, values)
+                first = found.setdefault(run.id, trial)
+                if (first.arm, first.control, first.set) != (arm, control, values):
+                    raise UserError(
+                        f"{_said(trial)}: is the same run as {_said(first)}: no key that changes a result differs."
+                    )
         if not found:
             raise UserError(f"describes no trial that can exist. {next(iter(left_out), '')}".rstrip())
     return Sweep(str(given["name"]), scale, text, tuple(_ordered(found.values())), left_out, tuple(samples))
+
+
+def _said(trial: Trial) -> str:
+    """Where a trial stands in its file: "arms.video, options.steps 4"."""
+    return ", ".join([f"arms.{trial.arm}", *(f"{key} {value}" for key, value in trial.set.items())])
 
 
 def _yaml(path: Path) -> tuple[str, dict[str, Any]]:
@@ -198,8 +208,9 @@ def _at_scale(given: Mapping[str, Any], scale: str) -> dict[str, Any]:
     _refuse_unknown(given, KEYS, "")
     if not isinstance(given.get("name"), str):
         raise UserError("name: is missing. It names the results' folder, as in name: structured.")
-    scales = given.get("scales") or {}
-    _mapping(scales, "scales")
+    if not config.slug(given["name"]).strip("."):
+        raise UserError(f"name: {given['name']!r} names no folder. Use letters, as in name: structured.")
+    scales = {str(name): part for name, part in _mapping(given.get("scales") or {}, "scales").items()}
     if scale not in scales and (scale or scales):
         if not scales:
             raise UserError(f"--scale {scale}: this file has no scales; leave it out.")
@@ -348,7 +359,7 @@ def write_plan(folder: Path, sweep: Sweep) -> dict[str, Any]:
         "name": sweep.name,
         "scale": sweep.scale,
         "created": old.get("created") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": store._commit()[0],
+        "commit": store.code()[0],
         "trials": wanted,
         "dropped": list(dict.fromkeys(id_ for id_ in before if id_ not in ids)),
     }
@@ -608,17 +619,23 @@ class DiskFull(UserError):
     """The disk stays full: no trial can be done, and none should fail for it."""
 
 
+class Unfit(UserError):
+    """This worker's code or libraries cannot do what the plan asks: it ends, and leaves the trials to others."""
+
+
 def work(folder: str | Path, driver: str = "") -> int:
     """Do trials of the sweep in `folder` until none is left that nobody works on. Returns how many this worker finished.
 
     The backbone stays loaded between trials; among equally dear ones those that it serves come first. A trial that raises is
     written down as failed and the next one begins. Raises `jobs.Stopped` when it was told to stop: the trial at hand has its
-    checkpoint, and whoever comes next goes on from there. Raises `DiskFull` where the disk stays full.
+    checkpoint, and whoever comes next goes on from there. Raises `DiskFull` where the disk stays full, `Unfit` where the plan was
+    written by other code or a library is missing here: that is no trial's fault.
 
     Example: vdmreason sweep worker runs/sweeps/structured-small       (as many as you like, on as many machines)
     """
     from vdmreason.train import Resident  # torch, only now
 
+    store.code()  # what runs is what stands in the files now
     folder, finished = Path(folder), 0
     wish, resident, loaded = Wish(folder), Resident(), ""
     settled: set[str] = set()
@@ -732,7 +749,7 @@ def _attempt(
         try:
             run = config.resolve(entry["config"])
             if run.id != entry["id"]:
-                raise UserError("this code reads the plan otherwise. Run the sweep's file again, with this code.")
+                raise Unfit("this code reads the plan otherwise. Run the sweep's file again, with this code.")
             if "provenance" not in (store.read_json(place / "result.json") or {}):
                 # Damaged or gone: where it came from is written by the end of a training, which its last checkpoint repeats.
                 shutil.rmtree(place / "adapter", ignore_errors=True)
@@ -750,6 +767,12 @@ def _attempt(
             if mine.lost and not wish():
                 return {"machine": True, "full": False, "attempts": 0, "error": "another worker took this trial over"}
             raise jobs.Stopped from None
+        except Unfit:
+            raise
+        except ImportError as error:
+            raise Unfit(
+                f"{entry['folder']}: {error}. Install it here, or let workers elsewhere do the rest."
+            ) from error
         except Exception as error:
             traceback.print_exc()
             failed = _failure(place, error)
@@ -760,17 +783,18 @@ def _attempt(
 def _finish(place: Path, seconds: float) -> None:
     """What is needed no more goes, and done.json vouches for the rest."""
     result = store.read_json(place / "result.json") or {}
-    made = result.get("provenance", {})
+    made, (commit, dirty) = result.get("provenance", {}), store.code()
     spent = [
         sum(line["seconds"] for line in store.read_lines(place / f"{name}.jsonl"))
         for name in ("metrics", "predictions")
     ]
     done = {
         "sha256": hashes(place),
-        "commit": made.get("commit"),
-        "dirty": made.get("dirty"),
+        # The code that answered; whose adapter was lent or trained in an earlier sitting, result.json says what trained it.
+        "commit": commit,
+        "dirty": dirty,
         "data": made.get("data"),
-        "versions": made.get("libraries"),
+        "versions": store.versions(),
         "host": socket.gethostname(),
         "device": made.get("device"),
         "seconds": round(seconds, 3),  # of the last sitting, all in all
@@ -926,16 +950,17 @@ class Forecast:
         answering = known["answering"] / known["answers"] * answers_of(run)
         return learning + answering + known["rest"] / known["trials"]
 
-    def total(self, entries: Iterable[Mapping[str, Any]]) -> tuple[float, set[str]]:
-        """Seconds of work that can be told, and the kinds of which no trial is finished."""
-        seconds, unknown, trained = 0.0, set(), set(self._trained)
+    def total(self, entries: Iterable[Mapping[str, Any]], workers: int = 1) -> tuple[float, set[str]]:
+        """Seconds until so many workers are done with what can be told, and the kinds of which no trial is finished."""
+        seconds, longest, count, unknown, trained = 0.0, 0.0, 0, set(), set(self._trained)
         for entry in entries:
             known = self.seconds(entry["config"], _training(entry) not in trained)
             trained.add(_training(entry))
             if known is None:
                 unknown.add(_kind(entry["config"]))
-            seconds += known or 0.0
-        return seconds, unknown
+                continue
+            seconds, longest, count = seconds + known, max(longest, known), count + 1
+        return max(longest, seconds / max(1, min(workers, count))), unknown  # the last trial is one worker's alone
 
     @property
     def finished(self) -> int:
@@ -966,6 +991,14 @@ def describing(folder: Path, sweep: Sweep, plan: Mapping[str, Any], workers: int
     axes = {"tasks": "task", "arms": "arm", "n": "n", "seeds": "seed"}
     for title, key in axes.items():
         rows.append((title, _counts(_called(e, key) for e in entries)))
+    if asked := Counter(e["config"]["test_task"] for e in entries if e["config"]["test_task"]):
+        rows.append(("asked", ", ".join(f"{name} x {count}" for name, count in asked.items())))
+    trainings = len({_training(e) for e in entries})
+    others = (
+        f"; the other {len(entries) - trainings} ask the adapter of one otherwise" if trainings < len(entries) else ""
+    )
+    updates = _counts(e["config"]["optim"]["updates"] for e in entries)
+    rows.append(("trainings", f"{trainings}{others}; updates {updates}"))
     for key in dict.fromkeys(key for e in entries for key in e["set"]):
         rows.append((key, _counts(e["set"][key] for e in entries if key in e["set"])))
     rows += [("sample", line) for line in sweep.samples]
@@ -1000,12 +1033,12 @@ def _counts(values: Iterable[Any], most: int = 12) -> str:
 def _time_line(forecast: Forecast, left: Sequence[Mapping[str, Any]], workers: int) -> str:
     if not left:
         return "nothing is left to do"
-    seconds, unknown = forecast.total(left)
+    seconds, unknown = forecast.total(left, workers)
     parts = []
     if seconds:
         told = [e for e in left if _kind(e["config"]) not in unknown]
         parts.append(
-            f"about {duration(seconds / workers)} with {workers} worker{'s' * (workers > 1)} for {len(told)} of {len(left)} "
+            f"about {duration(seconds)} with {workers} worker{'s' * (workers > 1)} for {len(told)} of {len(left)} "
             f"trials, from the {forecast.finished} finished here"
         )
     if unknown:
@@ -1098,12 +1131,12 @@ def _follow(folder: Path, launcher: Launcher, driver: str, tell: Callable[[int, 
         while True:
             counts, settled = Counter(s.state for s in now), sum(s.settled for s in now)
             left = [s.entry for s in now if not s.settled]
-            seconds, unknown = forecast.total(left)
+            seconds, unknown = forecast.total(left, launcher.workers)
             if not told and not unknown:
                 told = True
                 print(f"time: {_time_line(forecast, left, launcher.workers)}", file=sys.stderr, flush=True)
             also = "".join(f", {counts[state]} {state}" for state in ("failed", "again", "lost") if counts[state])
-            eta = None if unknown else seconds / launcher.workers
+            eta = None if unknown else seconds
             show(settled, eta, f"{counts['running']} running{also}")
             tell(settled, len(now), eta)
             if not left:
