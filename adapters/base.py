@@ -93,16 +93,33 @@ class Flavour:
 
 
 def flavour(module: Any, name: str) -> Flavour:
-    """The named flavour of a family, or any other hub id or local folder in the same layout."""
-    if name in module.FLAVOURS:
-        found: Flavour = module.FLAVOURS[name]
-        return found
+    """The named flavour of a family, or any other hub id or local folder in the same layout.
+
+    What `vdmreason pretrain` made has the settings of what it made to ship, and what was downloaded into a folder of the model's
+    own name those of the hub id: the same weights are asked alike, wherever they lie. Raises UserError for an unknown name.
+    """
+    known: Mapping[str, Flavour] = module.FLAVOURS
+    if name in known:
+        return known[name]
+    if (Path(name) / PRETRAINED).exists():
+        like = known.get("small") or known["tiny"]
+        return replace(like, name=name, base=name, about="made with `vdmreason pretrain`", parameters=0)
     if "/" in name or Path(name).exists():
+        for like in known.values():
+            if like.published and Path(name).name == Path(like.base).name:
+                return replace(like, name=name, base=name)
         return Flavour(name, name, "a checkpoint of your own in the published layout", published=True)
+    if name == "small":  # what is asked where nobody named one
+        ours = "" if any(f.published for f in known.values()) else " Make one: vdmreason pretrain --help."
+        raise UserError(
+            f"flavour: no small backbone of this family ships. Known: {', '.join(known)}; or a hub id or folder.{ours}"
+        )
     raise UserError(
-        f"No backbone '{name}' here.{suggest(name, module.FLAVOURS)} "
-        f"Known: {', '.join(module.FLAVOURS)}; or give a hub id or a folder."
+        f"No backbone '{name}' here.{suggest(name, known)} Known: {', '.join(known)}; or give a hub id or a folder."
     )
+
+
+PRETRAINED = "pretrain.json"  # lies in the folder of a backbone that this project made
 
 
 Watch = Callable[[int, int, Callable[[], Any]], bool | None]
@@ -338,6 +355,8 @@ def load_errors(base: str) -> Iterator[None]:
             raise UserError(damaged) from error
         if "gated" in said or "401" in said or "403" in said:
             raise UserError(f"'{base}' wants a licence accepted and a login: run `hf auth login` first.") from error
+        if not Path(base).exists() and (base.startswith((".", "/", "~")) or base.count("/") != 1):
+            raise UserError(f"{base}: no such folder. A hub id looks like owner/name.") from error
         signs = ("connect", "offline", "resolve", "network", "max retries", "cannot find", "locate", "does not appear")
         if not Path(base).exists() and any(sign in said for sign in signs):
             raise UserError(

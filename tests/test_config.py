@@ -12,6 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import adapters
+import adapters.base
 from tasks import split
 from tasks.base import UserError
 from vdmreason import config
@@ -215,3 +217,26 @@ def test_far_test_examples_of_a_run():
     assert config.train_examples(plain)[3].key == train[3].key
     assert min(nearest.distance(e) for e in config.test_examples(far)) >= 0.25
     assert [e.key for e in config.test_examples(far, 5)] == [e.key for e in config.test_examples(far)[:5]]
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid", "internvideo_next"])
+def test_a_backbone_is_asked_alike_wherever_it_lies(family: str, tmp_path: Path) -> None:
+    """The folder that ships, named by its path, and a published model, downloaded into a folder of its name."""
+
+    def settings(flavour: str) -> dict:
+        run = config.resolve({"task": "maze/7x7", "n": 3, "family": family, "flavour": flavour})
+        return {**config.to_dict(run), "flavour": ""}
+
+    module = adapters.family(family)
+    folder = Path(module.FLAVOURS["small"].base)
+    assert settings(str(folder)) == settings("small")
+    assert not adapters.base.flavour(module, str(folder)).published
+    for like in [f for f in module.FLAVOURS.values() if f.published]:
+        copy = tmp_path / Path(like.base).name
+        copy.mkdir(exist_ok=True)
+        assert settings(str(copy)) == settings(like.name) and adapters.base.flavour(module, str(copy)).published
+
+
+def test_a_family_that_ships_no_small_backbone_says_what_to_name() -> None:
+    with pytest.raises(UserError, match=r"no small backbone of this family ships\. Known: tiny, Wan-AI"):
+        config.resolve({"task": "maze/7x7", "n": 3, "family": "wan"})
