@@ -71,10 +71,10 @@ class Answer:
 class Lora:
     """The budget every arm gets. `targets` names kinds of layers; each family knows its own names for them."""
 
-    rank: int = 16
-    alpha: int = 16
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("attention", "mlp")
+    rank: int = 16  # of the two matrices beside each layer
+    alpha: int = 16  # what they add is scaled by alpha / rank
+    dropout: float = 0.0  # of what they are given, while training
+    targets: tuple[str, ...] = ("attention", "mlp")  # kinds of layers that have them
 
 
 @dataclass(frozen=True)

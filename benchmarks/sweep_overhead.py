@@ -10,6 +10,7 @@ because the machine is shared; wall seconds stand beside them.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -155,6 +156,7 @@ def markdown(table: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     table: dict[str, Any] = {
         "command": "python benchmarks/sweep_overhead.py",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -164,8 +166,8 @@ def main() -> None:
         for family in FAMILIES:
             table["rows"].append(measure(family, size))
             print(table["rows"][-1], flush=True)
-            (RESULTS / "sweep_overhead.json").write_text(json.dumps(table, indent=1) + "\n")
-            (RESULTS / "sweep_overhead.md").write_text(markdown(table))
+    (RESULTS / "sweep_overhead.json").write_text(json.dumps(table, indent=1) + "\n")
+    (RESULTS / "sweep_overhead.md").write_text(markdown(table))
     print(markdown(table))
 
 

@@ -1,6 +1,6 @@
 """How far what is in a patch moves, by optical flow: one of the decoder masks that LVMAE is compared with.
 
-The paper has RAFT; here it is Farneback's method as OpenCV has it, which needs no weights: `pip install 'vdmreason[flow]'`.
+The paper has RAFT; here it is Farneback's method as OpenCV has it, which needs no weights: `pip install -e '.[flow]'`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def flow_scores(video: Tensor, tubelet: int, patch: int) -> Tensor:
     try:
         import cv2
     except ImportError:
-        raise ValueError("the flow mask needs OpenCV: pip install 'vdmreason[flow]'") from None
+        raise ValueError("the flow mask needs OpenCV: pip install -e '.[flow]'") from None
     clips = video.cpu().numpy()
     grey = (clips.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)).round().astype(np.uint8)
     scores = []

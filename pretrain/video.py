@@ -215,9 +215,7 @@ def _pyav() -> Any:
     try:
         import av
     except ModuleNotFoundError:
-        raise BadData(
-            "real video is read through PyAV, which is not installed: pip install 'vdmreason[video]'"
-        ) from None
+        raise BadData("real video is read through PyAV, which is not installed: pip install -e '.[video]'") from None
     return av
 
 

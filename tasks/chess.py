@@ -9,7 +9,7 @@ recorded one alone.
 
 Made here: half of the positions come from play in which half of the moves are captures, half from 6 to 12 pieces put
 down at random; both are kept only where White mates in one. The library, python-chess, is under GPL-3 and therefore not
-installed by default: pip install 'vdmreason[chess]'.
+installed by default: pip install -e '.[chess]'.
 """
 
 from __future__ import annotations

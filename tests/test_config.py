@@ -240,3 +240,21 @@ def test_a_backbone_is_asked_alike_wherever_it_lies(family: str, tmp_path: Path)
 def test_a_family_that_ships_no_small_backbone_says_what_to_name() -> None:
     with pytest.raises(UserError, match=r"no small backbone of this family ships\. Known: tiny, Wan-AI"):
         config.resolve({"task": "maze/7x7", "n": 3, "family": "wan"})
+
+
+@pytest.mark.parametrize("family", adapters.families())
+def test_every_key_is_told_with_its_default_and_meaning(family: str) -> None:
+    """What `train --keys` lists is what a file may say: each key is taken at its default, and none is left out."""
+    flavour = next(iter(adapters.family(family).FLAVOURS))
+    told = config.keys([f"family={family}", f"flavour={flavour}"])
+    run = config.resolve({"task": "maze/7x7", "n": 3, "family": family, "flavour": flavour})
+    assert {key for key, _, _ in told} == set(config.flat(config.to_dict(run)))
+    same = {
+        key: default
+        for key, default, _ in told
+        if default is not None and key not in ("family", "flavour", "task", "n")
+    }
+    again = config.resolve({**config.nested(same), "task": "maze/7x7", "n": 3, "family": family, "flavour": flavour})
+    assert again == run
+    silent = {key for key, _, about in told if not about}
+    assert not {key for key in silent if not key.startswith("options.")}, silent

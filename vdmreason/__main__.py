@@ -24,7 +24,7 @@ import typer.core
 
 import tasks
 from tasks.base import UserError, suggest
-from vdmreason import backbones, jobs, library_cli, report, store, sweep
+from vdmreason import backbones, config, jobs, library_cli, report, store, sweep
 
 
 class OneLine(typer.core.TyperGroup):
@@ -282,14 +282,19 @@ def train(
     folder: Folder = None,
     set_: Set = None,
     report_to: Annotated[str | None, typer.Option(help="tensorboard, trackio or wandb, beside metrics.jsonl")] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="Only list what may be set, with defaults and meanings")] = False,
 ) -> None:
     """Adapt one arm to n examples of a task. The same command resumes.
 
     vdmreason train --set task=maze/7x7 --set n=30 --set family=cogvideox
     vdmreason train --config runs/maze-7x7--cogvideox--n30--s0--ab12cd/config.yaml --set optim.lr=5e-4
+    vdmreason train --keys --set family=cogvideox                   (what may be set, and what it is)
     accelerate launch -m vdmreason.train --config run.yaml          (the same, on any number of devices)
     """
     from vdmreason import config as configs
+
+    if keys:
+        return _print_keys(set_ or [])
 
     if config is None and folder is not None and (folder / "config.yaml").is_file():
         config = folder / "config.yaml"
@@ -304,6 +309,20 @@ def train(
     print(f"adapted: {place}\nnext: vdmreason predict {place}")
 
 
+def _print_keys(overrides: list[str]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    found = config.keys(overrides)
+    table = Table("key", "default", "what it is", box=None, padding=(0, 2, 0, 0))
+    for key, default, about in found:
+        table.add_row(key, "" if default is None else escape(str(default)), escape(about))
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    if not any(key.startswith("options.") for key, _, _ in found):
+        print("options.*: a family's own. Name it to see them: --set family=cogvideox")
+
+
 @app.command()
 def predict(
     folder: Annotated[Path, typer.Argument(help="A run's folder")],
@@ -316,7 +335,7 @@ def predict(
     """Answer a run's test examples and score them. Answers that are there are kept.
 
     vdmreason predict runs/maze-7x7--cogvideox--n30--s0--ab12cd
-    vdmreason predict adapters/zoo/maze-7x7--cogvideox--n300 --set votes=8 --set test_task=maze/9x9
+    vdmreason predict adapters/zoo/maze-7x7--cogvideox--n300 --set votes=2 --set test_task=maze/9x9
     vdmreason predict adapters/zoo/colour_moves-mirror--cogvideox--n300 --set options.steps=1
     """
     store.read_config(folder)
@@ -361,12 +380,13 @@ def _print_scores(folders: list[Path]) -> None:
         table.add_column(column, min_width=width, justify="left" if width == 12 else "right")
     for column in ("exact %", "by rules %", "cells %", "unreadable %", "codec %"):
         table.add_column(column, justify="right")
-    for row in scores.over_seeds(folders):
+    rows = scores.over_seeds(folders)
+    for row, apart in zip(rows, config.told_apart([row["run"] for row in rows]), strict=True):
         run = row["run"]
         arm = f"{run['family']} {run['flavour']}" + (" (random init)" if run["init"] == "random" else "")
         values = [_interval(row[name]) for name in ("exact", "right", "cells", "unreadable")]
         codec = "-" if row["codec"] is None else f"{100 * row['codec']:.0f}"
-        arm += "".join(f", {key} {run[key]}" for key in ("augment", "votes", "far_from") if run[key] > 1)
+        arm += "".join(f", {key} {run[key]}" for key in ("augment", "votes", "far_from") if run[key] > 1) + apart
         table.add_row(_asked(run), arm, str(run["n"]), str(len(row["seeds"])), str(row["n_test"]), *values, codec)
     for name in ("copy", "nearest"):
         seen: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -382,14 +382,19 @@ def probe(
         given |= {"task": task, "frames": frames, "chunk": chunk, "memory": memory if chunk else None} if task else {}
         store.write_json(place, {**given, "rows": rows, **store.versions()})
     read = f"{task} in {frames} frames, " if task else ""
-    table = Table(title=f"{read}accuracy in %, {labels} labelled clips, [95 % interval]", title_justify="left")
+    told = f"{seeds} seeds [95 % interval over them]" if seeds > 1 else "one seed, which has no interval"
+    table = Table(title=f"{read}accuracy in %, {labels} labelled clips, {told}", title_justify="left")
     columns = list(rows[0]["accuracy"])
     for column in ("features", *columns):
         table.add_column(column)
     for row in rows:
         scores = [row["accuracy"][c] for c in columns]
         table.add_row(
-            row["features"], *(f"{100 * s['value']:.1f} [{100 * s['low']:.0f}, {100 * s['high']:.0f}]" for s in scores)
+            row["features"],
+            *(
+                f"{100 * s['value']:.1f}" + (f" [{100 * s['low']:.0f}, {100 * s['high']:.0f}]" if seeds > 1 else "")
+                for s in scores
+            ),
         )
     Console(width=140).print(table)
     if kind == "all":
@@ -487,11 +492,15 @@ def finetune(
 
 def opened(folder: Path, known: tuple[str, ...] = RECIPES) -> tuple[ModuleType, Any]:
     """The recipe's module and the model."""
+    if not folder.is_dir():
+        ships = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / folder.name
+        raise UserError(f"{folder}: no such folder." + (f" Did you mean {ships}?" if ships.is_dir() else ""))
     try:
         name = json.loads((folder / "config.json").read_text())["recipe"]
     except (OSError, ValueError, KeyError):
         raise UserError(
-            f"{folder} holds no backbone of ours (no config.json that names a recipe). Make one: vdmreason pretrain --help"
+            f"{folder}: no config.json there names one of {', '.join(known)}, which this reads. "
+            "How one is made: vdmreason pretrain --help"
         ) from None
     if name not in known:
         raise UserError(f"{folder}: its recipe {name!r} is none of {', '.join(known)}.{suggest(str(name), known)}")

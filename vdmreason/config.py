@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +48,8 @@ class Optim:
     micro_batch: int | None = None  # examples a forward pass on one process; none: the whole share of the process
     warmup: int = 10  # updates of linear warm-up
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up; the last two end at 0
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01  # AdamW's, decoupled
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW's
     clip: float = 1.0  # largest gradient norm; 0: no clipping
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Run:
     n: int  # training examples; left out, all of them where a task is finite (an ARC puzzle's demos)
     family: str  # a file in adapters/: "cogvideox", "causal_lm"
     seed: int = 0  # names the examples, their order, the LoRA initialisation and the noise
-    flavour: str = "small"
+    flavour: str = "small"  # the backbone: small (ships), a hub id, or a folder in the same layout
     init: Literal["pretrained", "random"] = "pretrained"  # "random": the control with the same, untrained backbone
     lora: Lora = field(default_factory=Lora)
     optim: Optim = field(default_factory=Optim)
@@ -217,7 +219,10 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     _refuse_unknown(Run, tree, "")
     for key in ("task", "family"):
         if not isinstance(tree.get(key), str):
-            raise UserError(f"{key}: is missing. A run names its task and its family, as text.")
+            raise UserError(
+                f"{key}: is missing. A run names its task and its family, as --set task=maze/7x7 --set family=cogvideox or in a "
+                "file. All keys: vdmreason train --keys"
+            )
 
     module = adapters.family(tree["family"])
     tree["family"] = tree["family"].replace("-", "_")  # causal-lm and causal_lm are one family
@@ -295,6 +300,59 @@ def differences(old: Run, new: Run) -> list[str]:
     before, after = flat(to_dict(old)), flat(to_dict(new))
     keys = [k for k in dict.fromkeys([*before, *after]) if k.split(".")[0] not in NOT_IDENTITY]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def keys(overrides: Sequence[str] = ()) -> list[tuple[str, Any, str]]:
+    """(dotted key, default, what it is) of all that a run may say, from the comments beside the fields. With a family
+    ("family=wan") its options are among them, and the defaults are those of its flavour. Raises UserError for unknown ones."""
+    given: dict[str, Any] = {}
+    for text in overrides:
+        _set(given, text)
+    found = _described(Run, "")
+    if family := given.get("family"):
+        module = adapters.family(str(family))
+        found = [row for row in found if row[0] != "options"] + _described(module.Options, "options")
+        own = flat(nested(adapters.base.flavour(module, str(given.get("flavour", "small"))).defaults))
+        found = [(key, own.get(key, default), about) for key, default, about in found]
+    return found
+
+
+def _described(cls: Any, path: str) -> list[tuple[str, Any, str]]:
+    """The fields of a dataclass, and of those that it holds."""
+    comments: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        above: list[str] = []
+        for line in inspect.getsource(base).splitlines():
+            if match := re.match(r" {4}(\w+): .*?(?:  # (.*))?$", line):
+                comments[match[1]] = match[2] or " ".join(above)
+            above = [*above, line.strip("# ")] if line.strip().startswith("#") else []
+    rows: list[tuple[str, Any, str]] = []
+    for one in dataclasses.fields(cls):
+        default = one.default if one.default is not dataclasses.MISSING else None
+        if one.default_factory is not dataclasses.MISSING:
+            default = one.default_factory()
+        where = _join(path, one.name)
+        if dataclasses.is_dataclass(default):
+            rows += _described(type(default), where)
+        else:
+            rows.append((where, _plain(default), comments.get(one.name, "")))
+    return rows
+
+
+def told_apart(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each of these runs, as plain values, in what it differs from others that a table would call the same: ", steps 1"."""
+    named = ("task", "n", "family", "flavour", "init", "test_task")
+    shown = (*named, "seed", "augment", "votes", "far_from", *NOT_IDENTITY)
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    trees = [flat(run) for run in runs]
+    for tree in trees:
+        groups.setdefault(tuple(tree.get(key) for key in named), []).append(tree)
+    said = []
+    for tree in trees:
+        peers = groups[tuple(tree.get(key) for key in named)]
+        keys = [key for key in tree if key.split(".")[0] not in shown and any(p.get(key) != tree[key] for p in peers)]
+        said.append("".join(f", {key.rpartition('.')[2]} {tree[key]}" for key in keys))
+    return said
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
           README.md                             the card
           export.json                           what was asked for, so that the same command goes on where it was stopped
 
-Parquet is written by pyarrow: pip install 'vdmreason[export]'.
+Parquet is written by pyarrow: pip install -e '.[export]'.
 """
 
 from __future__ import annotations

@@ -111,8 +111,11 @@ class Slurm:
         self.deaths, self.hopeless, self._why = 0, False, ""
         given = {"name": "vdmreason", "timeout_min": 24 * 60, **options}
         cluster = given.pop("cluster", "slurm")  # submitit knows "local" and "debug" too
-        self._executor = submitit.AutoExecutor(folder=folder / "workers" / "slurm-%j", cluster=cluster)
-        self._executor.update_parameters(**given)
+        try:
+            self._executor = submitit.AutoExecutor(folder=folder / "workers" / "slurm-%j", cluster=cluster)
+            self._executor.update_parameters(**given)
+        except (RuntimeError, NameError, ValueError) as error:  # no srun here; an option that submitit does not know
+            raise UserError(f"--launcher slurm: {error}. Start it where srun is, or take --launcher local.") from error
         self._jobs: list[Any] = []
 
     def tend(self, wanted: int) -> None:
@@ -217,7 +220,7 @@ def _library(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError(f"--launcher {extra}: {name} is not installed. pip install 'vdmreason[{extra}]'") from None
+        raise UserError(f"--launcher {extra}: {name} is not installed. pip install -e '.[{extra}]'") from None
 
 
 def devices_here() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from tasks.base import UserError
-from vdmreason import jobs, library, store, trash
+from vdmreason import config, jobs, library, store, trash
 
 app = typer.Typer(no_args_is_help=True, help="What adapters are here, what they are, and how they travel.")
 
@@ -68,14 +68,14 @@ def list_(
     table = Table(caption="ask one of them: vdmreason predict FOLDER; what it is: vdmreason adapters show FOLDER")
     for column in ("folder", "family", "task", "n", "exact % [95 %]", "MB"):
         table.add_column(column, overflow="fold", justify="right" if column in ("n", "MB") else "left")
-    for entry in found:
+    for entry, apart in zip(found, config.told_apart([config.to_dict(entry.run) for entry in found]), strict=True):
         run, exact = entry.run, entry.exact
         score = (
             f"{100 * exact['value']:.1f} [{100 * exact['low']:.0f}, {100 * exact['high']:.0f}]"
             if exact
             else "not scored yet"
         )
-        family = f"{run.family} {Path(run.flavour).name}" + (" (random init)" if run.init == "random" else "")
+        family = f"{run.family} {Path(run.flavour).name}" + (" (random init)" if run.init == "random" else "") + apart
         task = run.task + (f", asked {run.test_task}" if run.test_task else "")
         table.add_row(_short(entry.folder), family, task, str(run.n), score, f"{entry.bytes / 1e6:.1f}")
     if found:

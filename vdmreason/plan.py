@@ -170,7 +170,9 @@ class Sketch:
     def __init__(self, run: Run, dtype: str) -> None:
         module = adapters.family(run.family)
         if not hasattr(module, "sketch"):
-            raise UserError(f"{run.family}: cannot be planned; it is small, so try it: vdmreason train --config ...")
+            raise UserError(
+                f"{run.family}: is not planned ahead. Try a few updates: vdmreason train --set optim.updates=3"
+            )
         flavour = adapters.base.flavour(module, run.flavour)
         self.base = flavour.base
         self.arm: Arm = module.sketch(flavour, run.arm_options(), dtype)

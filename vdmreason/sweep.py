@@ -1322,13 +1322,15 @@ def cancel_command(path: FileOrFolder, scale: Scale = "") -> None:
 
 @app.command("worker")
 def worker_command(
-    folder: Annotated[Path, typer.Argument(help="A sweep's folder, on a disk that all workers share")],
+    path: FileOrFolder,
+    scale: Scale = "",
     driver: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Do trials of a sweep until none is left: what every launcher starts, and what you can start anywhere yourself.
 
     vdmreason sweep worker runs/sweeps/structured-small
     """
+    folder = _folder_of(path, scale)
     read_plan(folder)
     try:
         print(f"{work(folder, driver)} trials done by this worker", flush=True)

@@ -164,7 +164,7 @@ def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True,
     is missing.
     """
     if mcp and importlib.util.find_spec("mcp") is None:
-        raise UserError("--mcp needs one more package: pip install 'vdmreason[mcp]'")
+        raise UserError("--mcp needs one more package: pip install -e '.[mcp]'")
     page = build()
     warm = threading.Thread(target=page.first_view, daemon=True)  # beside the server's start, which mostly waits
     warm.start()

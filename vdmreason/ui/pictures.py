@@ -120,7 +120,7 @@ def _mp4(clip: Clip, pace: float) -> bytes:
     try:
         import av
     except ImportError:
-        raise UserError("Writing mp4 needs PyAV: pip install 'vdmreason[video]'. GIF works without.") from None
+        raise UserError("Writing mp4 needs PyAV: pip install -e '.[video]'. GIF works without.") from None
     height, width = clip.shape[1] // 2 * 2, clip.shape[2] // 2 * 2
     # In a file of its own: to put the index in front the muxer opens what it wrote by its name.
     with (
