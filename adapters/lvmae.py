@@ -4,6 +4,7 @@ the frozen tokenizer draws them; LoRA is on encoder and decoder. There is no noi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adapters import next_frame
@@ -14,7 +15,11 @@ from tasks.base import UserError
 __all__ = ["ARM", "FLAVOURS", "Options", "frame", "load"]
 
 ARM = "video"
+ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "lvmae"
 FLAVOURS = {
+    "small": Flavour(
+        "small", str(ZOO), "ships with the project; pretrained by us on procedural video", 3_900_000, False, SMALL
+    ),
     "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 70_000, False, SMALL),
 }
 

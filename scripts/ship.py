@@ -48,7 +48,8 @@ def main() -> None:
         parser.error(f"{given.folder} has no {missing[0]}: its training has not ended")
     to = ZOO / given.name
     to.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    beside = [file.name for file in given.folder.glob("*.safetensors")]  # an LVMAE has its tokenizer there
+    for name in dict.fromkeys((*FILES, *beside)):
         shutil.copyfile(given.folder / name, to / name)
     for file in (given.folder / "work").glob("**/metrics.jsonl"):
         lines = store.read_lines(file)

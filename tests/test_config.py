@@ -219,7 +219,7 @@ def test_far_test_examples_of_a_run():
     assert [e.key for e in config.test_examples(far, 5)] == [e.key for e in config.test_examples(far)[:5]]
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid", "internvideo_next"])
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid", "internvideo_next", "lvmae"])
 def test_a_backbone_is_asked_alike_wherever_it_lies(family: str, tmp_path: Path) -> None:
     """The folder that ships, named by its path, and a published model, downloaded into a folder of its name."""
 

@@ -262,10 +262,11 @@ def test_every_protocol_resolves(path: Path, scale: str) -> None:
     wanted = {**given, **given["scales"][scale]}
     assert {t.arm for t in found.trials} == set(wanted["arms"]) and not found.left_out
     by_point: dict[object, set[object]] = {}
-    for trial in found.trials:  # arms of one point get the same updates and the same batch
+    for trial in found.trials:  # arms of one point get the same budget, which is also what the report calls out
         run = trial.run
-        key = (run.task, run.n, run.seed, trial.set.get("optim.updates"))
-        by_point.setdefault(key, set()).add((run.optim.updates, run.optim.batch, run.test, run.augment, run.votes))
+        key = (run.task, run.n, run.seed, trial.set.get("optim.updates"), trial.set.get("lora.rank"))
+        budget = (run.optim.updates, run.optim.batch, run.test, run.augment, run.votes, run.lora.rank, run.lora.targets)
+        by_point.setdefault(key, set()).add(budget)
     assert all(len(shares) == 1 for shares in by_point.values())
 
 

@@ -55,7 +55,7 @@ def test_a_flat_grid_comes_back_through_the_shipped_vae(value: int) -> None:
     assert np.array_equal(codec([grid])[0], grid)
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid", "internvideo_next"])
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid", "internvideo_next", "lvmae"])
 @pytest.mark.parametrize(
     "name", ["maze/7x7", "life/B3S23", "eca/110", "colour_moves/mirror", "arc1/evaluation/00576224"]
 )
@@ -78,7 +78,7 @@ def test_backbones_and_adapters_stay_small() -> None:
     ]
 
 
-@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid", "internvideo_next"])
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm", "nextvid", "internvideo_next", "lvmae"])
 def test_cards_say_what_a_backbone_is(family: str) -> None:
     text = (ROOT / "pretrain" / "zoo" / family / "README.md").read_text()
     for word in ("pretrained by us", "Command", "minutes", "Machine", "sha256"):

@@ -234,12 +234,14 @@ def tasks_read(
 def arc_score(
     answers: Annotated[Path, typer.Argument(help="submission.json, or a folder as arc-agi-benchmarking keeps them")],
     puzzles: Annotated[str, typer.Argument(help="arc1/evaluation, arc2/evaluation, or arc:<folder>")],
-    rule: Annotated[str | None, typer.Option(help="Only this one: strict@2, fraction@2, output@2, concept@3")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Only this one: strict@1 to strict@3, fraction@2, output@2, concept@3")
+    ] = None,
 ) -> None:
     """Score answers by every rule in use. A puzzle that is missing is wrong.
 
     vdmreason arc score submission.json arc1/evaluation
-    vdmreason arc score submission.json arc:ConceptARC/corpus --rule concept@3
+    vdmreason arc score submission.json conceptarc --rule concept@3
     """
     from vdmreason import arc_scores
 

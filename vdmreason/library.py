@@ -73,7 +73,7 @@ def zoo() -> Path:
 def card(folder: str | Path, name: str = "", hub: str = "") -> str:
     """The model card of a run's or an exported folder: YAML front matter in the hub's format, then plain sentences.
 
-    `name` is the folder's in the examples (default: its own), `hub` its "owner/name" where it lies on one.
+    `name` is the folder's in the examples (default: as one types it where it lies), `hub` its "owner/name" where it lies on one.
     Raises UserError for a folder without a config or an adapter.
 
         print(card("adapters/zoo/maze-7x7--causal_lm--n300"))
@@ -91,11 +91,23 @@ def card(folder: str | Path, name: str = "", hub: str = "") -> str:
             "## Scores",
             _scores(run, result),
             "## Use",
-            _use(run, folder, weights, name or folder.resolve().name, hub),
+            _use(run, folder, weights, name or _typed(folder), hub),
             "## Provenance",
             _provenance(run, weights, result),
         ]
     return str(ModelCard(f"---\n{front}\n---\n\n" + "\n\n".join(body) + "\n"))
+
+
+def _typed(folder: Path) -> str:
+    """A folder as one types it beside runs/ or in a checkout. Of a path elsewhere only the last part is anybody's business."""
+    place, runs = folder.resolve(), store.runs_root().resolve()
+    if place.is_relative_to(runs):
+        return f"runs/{place.relative_to(runs).as_posix()}"
+    return (
+        place.relative_to(ROOT).as_posix()
+        if place.is_relative_to(zoo().resolve()) and place.is_relative_to(ROOT)
+        else place.name
+    )
 
 
 def leave_card(folder: str | Path) -> None:
@@ -202,7 +214,8 @@ def _what(run: Run, result: Mapping[str, Any]) -> str:
     text = "\n".join(lines)
     if _ships(run):
         text += (
-            "\n\nThe backbone is small and was pretrained by us, on procedural video and plain text (this one: "
+            "\n\nThe backbone is small, lies in this project's checkout and was pretrained by us, on procedural video and plain "
+            "text (this one: "
             f"{flavour.about.split('by us ')[-1]}). What it scores says nothing of the published models of its kind."
         )
     elif not flavour.base:

@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="What adapters are here, what they 
 FolderArgument = Annotated[Path, typer.Argument(help="A run's folder, one of adapters/zoo, or an exported one")]
 Out = Annotated[Path | None, typer.Option(help="A new folder (default: runs/<name>)")]
 Answers = Annotated[bool, typer.Option("--with-answers", help="Its recorded answers and their clips too")]
-Family = Annotated[str | None, typer.Option(help="Of a LoRA made elsewhere: causal_lm, cogvideox")]
+Family = Annotated[str | None, typer.Option(help="Of a LoRA made elsewhere: causal_lm, cogvideox, wan, ltx, vlm")]
 Flavour = Annotated[str | None, typer.Option(help="Its backbone: small, a hub id, or a folder on this machine")]
 TaskName = Annotated[str | None, typer.Option("--task", help="What it was trained on: maze/7x7")]
 N = Annotated[int | None, typer.Option("-n", "--n", min=1, help="On how many examples")]

@@ -1227,7 +1227,9 @@ def status_lines(folder: str | Path) -> list[str]:
 app = typer.Typer(no_args_is_help=True, help="Many trials from one file, here or on a cluster, and one report.")
 
 FileOrFolder = Annotated[Path, typer.Argument(help="The sweep's file, or its folder")]
-Scale = Annotated[str, typer.Option(help="Which of the file's scales: small (shipped backbones), paper")]
+Scale = Annotated[
+    str, typer.Option(help="Which of the file's scales: small (shipped backbones), paper; arc.yaml has all too")
+]
 
 
 def _folder_of(path: Path, scale: str) -> Path:
