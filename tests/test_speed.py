@@ -339,6 +339,22 @@ def test_attention_in_bf16_on_a_cpu_is_attention() -> None:
     assert torch.allclose(*grads, atol=0.05 * grads[0].abs().max().item())
 
 
+def test_the_kernel_is_chosen_by_the_longest_attention() -> None:
+    """Plain for short sequences in bf16 on a CPU, fused otherwise: by name of what the way back runs."""
+
+    def backward(tokens: int) -> str:
+        given = torch.randn(3, 1, 2, tokens, 8, dtype=torch.bfloat16, requires_grad=True)
+
+        def attend() -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(*given)
+
+        assert speed.attended(attend) == tokens
+        with speed.best_attention(torch.device("cpu"), torch.bfloat16, tokens):
+            return attend().grad_fn.name()
+
+    assert "Flash" not in backward(speed.SHORT) and "Flash" in backward(speed.SHORT + 1)
+
+
 @pytest.mark.parametrize("family", sorted(set(adapters.families()) - {"fake", "fake_video"}))
 def test_every_family_learns_in_bf16_without_autocast(tmp_path: Path, family: str) -> None:
     """As its library runs it. Autocast would keep the norms' outputs in fp32 for the way back."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tasks.base import UserError
 
@@ -194,16 +195,41 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
     return len(found)
 
 
+SHORT = (
+    176  # tokens up to which the plain kernel is the faster one on a CPU in bf16: half the time at 96, as long at 192
+)
+
+
+class _Keys(TorchFunctionMode):
+    """Notes how many tokens are attended to."""
+
+    most = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is nn.functional.scaled_dot_product_attention:
+            key = args[1] if len(args) > 1 else kwargs["key"]
+            self.most = max(self.most, key.shape[-2])
+        return func(*args, **kwargs)
+
+
+def attended(forward: Callable[[], Any]) -> int:
+    """The tokens of the longest attention in a forward pass; 0 where torch's function is not called."""
+    with torch.no_grad(), _Keys() as keys:
+        forward()
+    return keys.most
+
+
 @contextlib.contextmanager
-def best_attention(device: torch.device, precision: torch.dtype | None = None) -> Iterator[None]:
+def best_attention(device: torch.device, precision: torch.dtype | None = None, tokens: int = 0) -> Iterator[None]:
     """Attention by the fastest kernel that can do it: on a GPU, and on a CPU in bf16, where the way back through torch's fused
-    kernel takes three times as long as in fp32 (2.13)."""
+    kernel takes three times as long as in fp32 for short sequences (2.13). `tokens` are those of the longest attention."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     if device.type == "cuda":
         with sdpa_kernel([getattr(SDPBackend, name) for name in ATTENTION], set_priority=True):
             yield
-    elif precision == torch.bfloat16:
+    elif precision == torch.bfloat16 and tokens <= SHORT:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     else:
