@@ -399,6 +399,22 @@ def test_trials_that_only_ask_otherwise_share_one_training(tmp_path, monkeypatch
         assert losses and answers == shared[name][0] and result["scores"] == shared[name][1]["scores"]
 
 
+def test_a_file_that_asks_for_more_tests_trains_nothing_again(tmp_path) -> None:
+    folder = planned(tmp_path, **ONE)
+    assert sweep.work(folder) == 1
+    (old,) = sweep.read_plan(folder)["trials"]
+    sweep.write_plan(folder, sweep.read(written(tmp_path, **ONE, set={**SMALL["set"], "test": 5})))
+    assert sweep.work(folder) == 1
+    (new,) = sweep.read_plan(folder)["trials"]
+    assert new["id"] != old["id"] and not (folder / new["folder"] / "metrics.jsonl").exists()
+    first, more = (store.read_lines(folder / e["folder"] / "predictions.jsonl") for e in (old, new))
+    assert len(more) == 5 and [a["proposed"] for a in more[:3]] == [a["proposed"] for a in first]
+    sweep.write_plan(folder, sweep.read(written(tmp_path, **ONE, set={**SMALL["set"], "optim.updates": 5})))
+    assert sweep.work(folder) == 1  # another training is made
+    (other,) = sweep.read_plan(folder)["trials"]
+    assert (folder / other["folder"] / "metrics.jsonl").exists()
+
+
 def test_what_belongs_to_a_training_parts_it() -> None:
     def training(**changes) -> str:
         return config.resolve({"task": "life/B3S23", "n": 3, "family": "cogvideox", **changes}).training_id
@@ -455,6 +471,11 @@ def test_the_last_trial_is_one_worker_s(tmp_path) -> None:
         sum(each)
     )
     assert forecast.total(new * 10, 2)[0] < sum(each) * 10 / 2  # one training of each, the rest ask its adapter
+    assert forecast.guess(new, 1) == pytest.approx(sum(each)) and sweep.Forecast(folder).guess(new) is None
+    strange = {**new[0], "config": {**new[0]["config"], "family": "fake_video"}, "training": "strange"}
+    assert forecast.total([strange]) == (0.0, {"fake_video small"}) and forecast.guess([strange]) == pytest.approx(
+        each[0], rel=0.5
+    )
 
 
 def test_one_folder_one_sweep(tmp_path) -> None:

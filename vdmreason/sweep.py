@@ -721,15 +721,25 @@ def _by_training(plan: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[st
 
 
 def _borrow(folder: Path, entry: Mapping[str, Any], run: Run) -> None:
-    """Take the adapter of a trial that the same training serves, where one is done."""
+    """Take the adapter of a trial that the same training serves, where one is done: one of the plan, or of an earlier version of
+    the file, which may have asked for fewer tests."""
     from vdmreason.predict import share_adapter
 
     if store.whole_folder(folder / entry["folder"] / "adapter"):
         return  # trained or lent in an earlier sitting: what the lender learned from need not be drawn again
-    for twin in _by_training(read_plan(folder)["trials"])[_training(entry)]:
-        lender = folder / twin["folder"]
+    plan = read_plan(folder)
+    twins = [folder / twin["folder"] for twin in _by_training(plan["trials"])[_training(entry)]]
+    dropped = [place for id_ in plan["dropped"] for place in (folder / "trials").glob(f"*--{id_[:6]}")]
+    for lender in (*twins, *(place for place in dropped if _trained_alike(place, run))):
         if lender.name != run.name and is_done(lender) and store.whole_folder(lender / "adapter"):
             return share_adapter(lender, run, folder / entry["folder"])
+
+
+def _trained_alike(place: Path, run: Run) -> bool:
+    try:
+        return store.read_config(place).training_id == run.training_id
+    except UserError:  # what lies there is damaged, or of other code
+        return False
 
 
 def _attempt(
@@ -944,8 +954,9 @@ class Forecast:
     def seconds(self, run: Mapping[str, Any], trained: bool = True) -> float | None:
         """How long a trial takes, its training too where it is `trained`; None where none of its kind is finished."""
         known = self._known.get(_kind(run))
-        if known is None or not known["samples"]:
-            return None
+        return None if known is None or not known["samples"] else self._seconds(run, known, trained)
+
+    def _seconds(self, run: Mapping[str, Any], known: Mapping[str, float], trained: bool) -> float:
         learning = known["training"] / known["samples"] * samples_of(run) if trained else 0.0
         answering = known["answering"] / known["answers"] * answers_of(run)
         return learning + answering + known["rest"] / known["trials"]
@@ -961,6 +972,20 @@ class Forecast:
                 continue
             seconds, longest, count = seconds + known, max(longest, known), count + 1
         return max(longest, seconds / max(1, min(workers, count))), unknown  # the last trial is one worker's alone
+
+    def guess(self, entries: Iterable[Mapping[str, Any]], workers: int = 1) -> float | None:
+        """`total` with kinds that are not known yet taken for as slow as those that are; None where none is."""
+        told = [known for known in self._known.values() if known["samples"]]
+        if not told:
+            return None
+        mean = {key: sum(known[key] for known in told) for key in told[0]}
+        every, trained = [], set(self._trained)
+        for entry in entries:
+            run, new = entry["config"], _training(entry) not in trained
+            trained.add(_training(entry))
+            seconds = self.seconds(run, new)
+            every.append(self._seconds(run, mean, new) if seconds is None else seconds)
+        return max([*every, sum(every) / workers]) if every else 0.0
 
     @property
     def finished(self) -> int:
@@ -1131,12 +1156,11 @@ def _follow(folder: Path, launcher: Launcher, driver: str, tell: Callable[[int, 
         while True:
             counts, settled = Counter(s.state for s in now), sum(s.settled for s in now)
             left = [s.entry for s in now if not s.settled]
-            seconds, unknown = forecast.total(left, launcher.workers)
-            if not told and not unknown:
+            eta = forecast.guess(left, launcher.workers)
+            if not told and not forecast.total(left)[1]:
                 told = True
                 print(f"time: {_time_line(forecast, left, launcher.workers)}", file=sys.stderr, flush=True)
             also = "".join(f", {counts[state]} {state}" for state in ("failed", "again", "lost") if counts[state])
-            eta = None if unknown else seconds
             show(settled, eta, f"{counts['running']} running{also}")
             tell(settled, len(now), eta)
             if not left:
