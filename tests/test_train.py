@@ -163,6 +163,22 @@ def test_it_learns_and_leaves_a_whole_folder(tmp_path) -> None:
     assert facts["data"] == store.data_hash(tasks.examples(run.task, "train", run.n, run.seed))
 
 
+def test_what_never_began_is_no_run(tmp_path) -> None:
+    """Too many examples, a model that is not here: a report of the folder above must not miss what was never there."""
+    for name, run in (
+        ("many", run_of(task="maze/7x7", n=100_000)),
+        ("none", run_of(family="causal_lm", flavour="./no-such-model")),
+    ):
+        with pytest.raises(UserError):
+            train.train(run, tmp_path / name)
+    assert store.find_runs(tmp_path) == []
+    begun = run_of(updates=2)
+    train.train(begun, tmp_path / "begun", stop=lambda: True)
+    with pytest.raises(UserError, match="holds another run"):
+        train.train(run_of(task="maze/7x7", n=100_000), tmp_path / "begun")
+    assert store.read_config(tmp_path / "begun") == begun
+
+
 def test_views_of_the_examples_are_learned_from_too(tmp_path, monkeypatch) -> None:
     """Each of the n examples under so many views, and data stays the n examples: both arms still learn from the same."""
     seen = []

@@ -118,14 +118,21 @@ def train(
     folder = Path(folder)
     accelerator = make_accelerator(report_to, folder)
     main = accelerator.is_main_process
+    store.code()  # what runs is what is checked out now, not when the training ends
     with store.lock(folder) if main else nullcontext():
+        begun = not main or (folder / "config.yaml").is_file()
         if main:
             claim(run, folder)
         accelerator.wait_for_everyone()
-        examples = config.train_examples(run)
-        learned = config.learned_examples(run)
-        refuse_leak(examples, config.test_examples(run))
-        arm = (resident or Resident()).arm(run, str(accelerator.device))
+        try:
+            examples = config.train_examples(run)
+            learned = config.learned_examples(run)
+            refuse_leak(examples, config.test_examples(run))
+            arm = (resident or Resident()).arm(run, str(accelerator.device))
+        except UserError:
+            if not begun:  # too many examples, no such model: nothing began that a report should miss
+                (folder / "config.yaml").unlink(missing_ok=True)
+            raise
         if store.whole_folder(folder / "adapter"):
             arm.restore(folder / "adapter")
             if main:
