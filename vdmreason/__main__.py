@@ -524,7 +524,7 @@ def doctor(
         raise UserError("--device-gib, --tflops, --processes, --json: are for a run; name it with --config run.yaml.")
     findings = examining.examine()
     for finding in findings:
-        print(f"{finding.level:<8}{finding.name:<22}{finding.text}")
+        print(f"{finding.level:<8}{finding.name:<25} {finding.text}")
     if not examining.healthy(findings):
         raise typer.Exit(1)
 
