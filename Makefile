@@ -10,7 +10,7 @@ test: $(READY)  ## every test; browser tests on an installed Chromium
 	@scripts/browser.sh
 	@rm -f vdmreason/ui/*.pyi  # what gradio left there is of another day
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations=15
 
 $(READY): requirements.lock pyproject.toml scripts/install.sh
 	@PYTHON=$(PYTHON) scripts/install.sh

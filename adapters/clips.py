@@ -157,6 +157,7 @@ class ClipArm(Arm):
     model: Any
     options: Options
     voxels: int = 8 * 8 * 4  # of a video that a latent stands for
+    multiple: int = 1  # a picture's sides in pixels: whole tokens
 
     # How a family's VAE is asked. Videos are (B, 3, F, H, W) in -1..1, latents (B, C, f, h, w), both in the VAE's type.
 
@@ -204,7 +205,15 @@ class ClipArm(Arm):
         return {"transition": o.transition, "frames": o.frames, "style": o.style}
 
     def frame(self, example: Example) -> Sample:
-        return frame(example, self.options)
+        sample = frame(example, self.options)
+        height, width = sample.given.picture.shape[:2]
+        if height % self.multiple or width % self.multiple:
+            fits = [name for name, style in STYLES.items() if style.cell % self.multiple == 0 and not style.line]
+            raise UserError(
+                f"A picture of {height} x {width} pixels: this backbone takes multiples of {self.multiple}. "
+                f"Set options.style to {' or '.join(fits)}."
+            )
+        return sample
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """uint8 (B, F, H, W, 3) -> the VAE's latents (B, f, C, h, w), unscaled: the posterior's mode, fp32."""
@@ -369,7 +378,6 @@ class FlowArm(ClipArm):
     mean: Tensor  # (C, 1, 1), of the VAE's latents: the model is given and draws (z - mean) / deviation
     deviation: Tensor
     pinned: bool = False
-    multiple: int = 16  # a picture's sides in pixels: whole tokens
 
     def scaled(self, z: Tensor) -> Tensor:
         return (z - self.mean.to(z.device)) / self.deviation.to(z.device)
@@ -401,17 +409,6 @@ class FlowArm(ClipArm):
     def first(self) -> int:
         """How many of a clip's latents the picture takes: they are given, not drawn."""
         return int(self.pinned and self.options.transition != "image")
-
-    def frame(self, example: Example) -> Sample:
-        sample = super().frame(example)
-        height, width = sample.given.picture.shape[:2]
-        if height % self.multiple or width % self.multiple:
-            fits = [name for name, style in STYLES.items() if style.cell % self.multiple == 0 and not style.line]
-            raise UserError(
-                f"A picture of {height} x {width} pixels: this backbone takes multiples of {self.multiple}. "
-                f"Set options.style to {' or '.join(fits)}."
-            )
-        return sample
 
     def collate(self, samples: Sequence[Sample], seeds: Sequence[int]) -> dict[str, Tensor]:
         """z and noise (B, f, C, h, w) fp32, of the free latents; t (B,) in 0..1000; and the condition's tensors by name."""

@@ -221,6 +221,7 @@ class CogVideoX(ClipArm):
         self.scheduler = scheduler
         self.prompt = prompt
         self.options = options
+        self.multiple = 2 ** (len(vae.config.block_out_channels) - 1) * transformer.config.patch_size
         self.alphas = scheduler.alphas_cumprod.float()  # (1000,)
         # the pipeline is built only to borrow its rotary positions, which differ between 1.0 and 1.5
         self._pipeline = diffusers.CogVideoXImageToVideoPipeline(

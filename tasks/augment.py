@@ -93,16 +93,31 @@ class Vote:
 
 
 def vote(answers: Sequence[tuple[Grid | None, float]]) -> list[Vote]:
-    """The different grids among (grid, certainty), most frequent first, ties by mean certainty, then by first seen.
+    """The different grids among (grid, certainty), most frequent first, ties by first seen.
 
-    Answers that could not be read have no vote.
+    Not by certainty, which is only told: an arm that has none of its own would lose what another gains. Answers that could not
+    be read have no vote.
     """
     groups: dict[bytes, list[tuple[Grid, float]]] = {}
     for grid, certainty in answers:
         if grid is not None:
             groups.setdefault(grid_bytes(grid), []).append((grid, certainty))
     votes = [Vote(g[0][0], len(g), float(np.mean([c for _, c in g]))) for g in groups.values()]
-    return sorted(votes, key=lambda v: (-v.count, -v.certainty))
+    return sorted(votes, key=lambda v: -v.count)  # stable
+
+
+def twin_of_any(task: Task, example: Example) -> bytes:
+    """Equal for examples of a task of which one is the other under one of its views: the least of its turns, its free colours
+    numbered as they appear, question first."""
+    fixed = [value for value in range(VALUES) if value not in task.free_colours]
+    least = []
+    for turn in task.turns:
+        seen = View(turn).example(example)
+        number = {value: i for i, value in enumerate(fixed)}
+        cells = [*seen.question.ravel().tolist(), *seen.answer.ravel().tolist()]
+        shape = (*seen.question.shape, *seen.answer.shape)
+        least.append(bytes([*shape, *(number.setdefault(value, len(number)) for value in cells)]))
+    return min(least)
 
 
 def leave_one_out(demos: Sequence[Example]) -> list[tuple[list[Example], Example]]:

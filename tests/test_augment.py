@@ -1,12 +1,14 @@
 """Views of puzzles: there and back is the same, on every ARC puzzle there is; and how votes are counted."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import tasks
-from tasks.augment import VALUES, View, leave_one_out, view, views, vote
+from tasks.augment import VALUES, View, leave_one_out, twin_of_any, view, views, vote
 from tasks.base import Example, UserError
 
 grids = st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32 - 1)).map(
@@ -75,12 +77,22 @@ def test_names_that_name_no_view(name):
         view(name)
 
 
-def test_most_votes_then_certainty():
+def test_most_votes_then_first_seen():
     a, b, c = (np.full((2, 2), v, np.int8) for v in range(3))
     votes = vote([(a, 0.2), (None, 0.9), (b, 0.9), (c, 1.0), (a, 0.4), (b, 0.5)])
-    assert [v.grid[0, 0] for v in votes] == [1, 0, 2] and [v.count for v in votes] == [2, 2, 1]
-    assert votes[0].certainty == pytest.approx(0.7)
+    assert [v.grid[0, 0] for v in votes] == [0, 1, 2] and [v.count for v in votes] == [2, 2, 1]
+    assert votes[1].certainty == pytest.approx(0.7)  # told, but an arm that has none loses no tie by it
     assert vote([(None, 0.5)]) == []
+
+
+@pytest.mark.parametrize("name", ["arc1/evaluation/0607ce86", "life/B3S23", "maze/7x7", "eca/110"])
+def test_a_twin_is_known_under_every_view(name):
+    task = tasks.get(name)
+    first, second = tasks.examples(name, "train", 2)
+    key = twin_of_any(task, first)
+    there_are = len(task.turns) * math.factorial(len(task.free_colours))
+    assert all(twin_of_any(task, v.example(first)) == key for v in views(task, min(24, there_are), seed=3))
+    assert twin_of_any(task, second) != key
 
 
 def test_leave_one_out():

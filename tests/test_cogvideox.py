@@ -449,3 +449,10 @@ def test_the_end_of_a_clip_decoded_alone_is_a_clip_that_ends_so(version: str, re
     assert len(clip) == 1 and len(clip[0]) < 9
     with pytest.raises(UserError, match="readout = best"):
         Options(decode="end", readout="best")
+
+
+def test_a_picture_that_the_vae_cannot_return_is_refused_before_any_training() -> None:
+    """98 pixels would come back as 96, in which no answer can be read."""
+    arm = cogvideox.load(cogvideox.FLAVOURS["tiny"], cogvideox.Options(style="video-14"))
+    with pytest.raises(UserError, match=r"takes multiples of \d+\. Set options\.style to .*video-"):
+        arm.frame(tasks.examples("maze/7x7", "train", 1)[0])

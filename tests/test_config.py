@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import adapters
 import adapters.base
-from tasks import split
+import tasks
+from tasks import augment, split
 from tasks.base import UserError
 from vdmreason import config
 
@@ -258,3 +259,14 @@ def test_every_key_is_told_with_its_default_and_meaning(family: str) -> None:
     assert again == run
     silent = {key for key, _, about in told if not about}
     assert not {key for key in silent if not key.startswith("options.")}, silent
+
+
+@pytest.mark.parametrize("name", ["arc1/training/4522001f", "arc1/training/dc433765", "arc1/evaluation/992798f6"])
+def test_no_view_that_is_learned_is_asked(name: str) -> None:
+    """Of puzzles whose test is a turned demonstration, asked under eight views, each of which is another test."""
+    run = config.resolve({"task": name, "family": "causal_lm", "augment": 8, "votes": 8})
+    plain = {example.key for example in config.train_examples(run)}
+    learned = {example.key for example in config.learned_examples(run)} - plain
+    views = augment.views(tasks.get(name), run.votes, run.seed)
+    asked = {view.example(example).key for view in views for example in config.test_examples(run)}
+    assert not learned & asked and plain & asked  # one of the n stays, whatever it gives away

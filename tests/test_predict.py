@@ -357,8 +357,11 @@ def test_overrides_for_one_arm() -> None:
     runs = compare.plan("life/B3S23", 6, families=ARMS, overrides=["optim.updates=7", "fake:options.width=9"])
     assert [r.optim.updates for r in runs] == [7, 7] and [r.options["width"] for r in runs] == [24, 9]
     assert runs[0].test == compare.TEST and compare.plan("life/B3S23", 6, families=ARMS, index=40)[0].test == 41
-    with pytest.raises(UserError, match="unequal updates"):
+    with pytest.raises(UserError, match=r"optim\.updates: the arms would get .* which is no comparison"):
         compare.plan("life/B3S23", 6, families=ARMS, overrides=["fake:optim.updates=9"])
+    for key, value in (("lora.rank", 3), ("votes", 2), ("augment", 2), ("n", 5)):
+        with pytest.raises(UserError, match=rf"{key}: the arms would get"):
+            compare.plan("life/B3S23", 6, families=ARMS, overrides=[f"fake:{key}={value}"])
     with pytest.raises(UserError, match="not compared"):
         compare.plan("life/B3S23", 6, families=ARMS, overrides=["wan:optim.lr=9"])
     with pytest.raises(UserError, match="n: is missing"):

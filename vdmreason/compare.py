@@ -57,9 +57,12 @@ def plan(
         if tasks.count(run.tested, "test") is None:
             run = config.resolve({**given, "test": max(TEST, index + 1)}, _meant_for(family, overrides))
         runs.append(run)
-    shared = ("updates", "batch")
-    if len({tuple(getattr(run.optim, key) for key in shared) for run in runs}) > 1:
-        raise UserError("the arms would get unequal updates or batches; set optim.updates and optim.batch.")
+    first, *others = ({key: config.flat(config.to_dict(run))[key] for key in config.BUDGET} for run in runs)
+    for other in others:
+        for key in [key for key in config.BUDGET if other[key] != first[key]]:
+            raise UserError(
+                f"{key}: the arms would get {first[key]} and {other[key]}, which is no comparison. Set it for both with --set."
+            )
     return runs
 
 

@@ -38,6 +38,13 @@ NOT_IDENTITY = ("note", "checkpoint_every", "preview_every", "previews", "speed"
 LATER = ("augment", "votes", "far_from", "test_task", "quantise")
 
 
+#: What two arms must share to be compared ("What keeps it fair" in docs/architecture.md). Rates are each family's own.
+BUDGET = (
+    "n", "seed", "augment", "votes", "test_task", "far_from", "quantise", "optim.updates", "optim.batch",
+    "lora.rank", "lora.targets",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Optim:
     """AdamW and its schedule. The same for both arms."""
@@ -169,13 +176,14 @@ def train_examples(run: Run) -> list[Example]:
 
 
 def learned_examples(run: Run) -> list[Example]:
-    """Those under each of the run's views: what the loop draws from. The plain ones come first; a view that is a test pair is
-    left out (a turned demonstration of arc1/training/4522001f is its test)."""
-    examples = train_examples(run)
-    views = augment.views(tasks.get(run.task), run.augment, run.seed)
-    tested = {example.key for example in test_examples(run)} if len(views) > 1 else set()
+    """Those under each of the run's views: what the loop draws from. The plain ones come first; a view that is a test pair, or
+    that a view of a test pair is, is left out (a turned demonstration of arc1/training/4522001f is its test). A plain one that is
+    so stays: it is one of the n."""
+    examples, task = train_examples(run), tasks.get(run.task)
+    views = augment.views(task, run.augment, run.seed)
+    tested = {augment.twin_of_any(task, example) for example in test_examples(run)} if len(views) > 1 else set()
     seen = [view.example(example) for view in views[1:] for example in examples]
-    return examples + [example for example in seen if example.key not in tested]
+    return examples + [example for example in seen if augment.twin_of_any(task, example) not in tested]
 
 
 def test_examples(run: Run, n: int | None = None) -> list[Example]:

@@ -280,10 +280,6 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
     return notes + _unequal(trials)
 
 
-# What two compared arms must share ("What keeps it fair" in docs/architecture.md); learning rates are each family's own.
-BUDGET = ("lora.rank", "lora.targets", "optim.updates", "optim.batch", "augment")
-
-
 def _unequal(trials: Sequence[Trial]) -> list[str]:
     """A line for each key of the budget in which arms differ that are compared with each other."""
     by_task: dict[str, dict[Series, list[Trial]]] = {}
@@ -292,7 +288,7 @@ def _unequal(trials: Sequence[Trial]) -> list[str]:
     notes: dict[str, None] = {}
     for of_task in by_task.values():
         for first, second in [*pairs(of_task), *rivals(of_task)]:
-            for key in BUDGET:
+            for key in [key for key in config.BUDGET if key not in ("n", "seed")]:  # those are paired
                 ours, theirs = (
                     sorted({_budget(trial, key) for trial in of_task[series]}) for series in (first, second)
                 )

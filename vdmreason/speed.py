@@ -237,5 +237,10 @@ def best_attention(device: torch.device, precision: torch.dtype | None = None, t
 
 
 def longest(samples: Sequence[Any]) -> list[Any]:
-    """Samples, the one that takes most memory first."""
-    return sorted(samples, key=lambda s: getattr(s.wanted, "nbytes", None) or len(s.wanted or ""), reverse=True)
+    """Samples, the one that takes most memory first: of text, question and answer together."""
+
+    def size(sample: Any) -> int:
+        text = len(getattr(sample.given, "text", ""))
+        return getattr(sample.wanted, "nbytes", None) or text + len(sample.wanted or "")
+
+    return sorted(samples, key=size, reverse=True)

@@ -318,7 +318,7 @@ def lock(folder: str | Path) -> Iterator[None]:
 
 def checkpoints(folder: str | Path) -> list[Path]:
     """A run's whole checkpoints, oldest first."""
-    return sorted((Path(folder) / "checkpoints").glob("step-*"))
+    return sorted((Path(folder) / "checkpoints").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def go_back(folder: str | Path, step: int) -> list[str]:
