@@ -5,17 +5,18 @@ The paper has RAFT; here it is Farneback's method as OpenCV has it, which needs 
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LARGER = 2  # times as large a picture is looked at
+REACH = 2  # frames before and after
+
 
 def flow_scores(video: Tensor, tubelet: int, patch: int) -> Tensor:
     """The mean length of the flow in each token of clips uint8 (B, F, H, W, 3), as shares of the clip: (B, N). A frame's flow
-    is that from the frame before; the first has the second's."""
+    is that from two frames before it to two after it, where these are."""
     try:
         import cv2
     except ImportError:
@@ -24,22 +25,29 @@ def flow_scores(video: Tensor, tubelet: int, patch: int) -> Tensor:
     grey = (clips.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)).round().astype(np.uint8)
     scores = []
     for clip in grey:
+        # Twice as large and a little blurred: what moves a tenth of a pixel a frame among noise is seen by windows of 15 pixels
+        # over four frames, and not by what suits large pictures (docs/log.md).
+        large = [cv2.GaussianBlur(cv2.resize(f, None, fx=LARGER, fy=LARGER), (5, 5), 1.0) for f in clip]
         lengths = []
-        for before, after in itertools.pairwise(clip):
-            # a pyramid of two, windows of 7 pixels: made for pictures of a few dozen pixels as well
+        for t in range(len(clip)):
+            first, last = max(0, t - REACH), min(len(clip) - 1, t + REACH)
+            if first == last:  # a picture does not move
+                lengths.append(np.zeros(large[0].shape, np.float32))
+                continue
             flow = cv2.calcOpticalFlowFarneback(
-                before,
-                after,
-                None,  # type: ignore[call-overload]
+                large[first],
+                large[last],
+                None,
                 0.5,
-                2,
-                7,
+                3,
+                15,
                 3,
                 5,
                 1.1,
-                0,
+                0,  # type: ignore[call-overload]
             )
-            lengths.append(np.linalg.norm(flow, axis=-1))
-        scores.append(np.stack([lengths[0], *lengths]))
+            lengths.append(np.linalg.norm(flow, axis=-1) / (last - first))
+        scores.append(np.stack(lengths))
+    patch *= LARGER
     means = F.avg_pool3d(torch.from_numpy(np.stack(scores))[:, None], (tubelet, patch, patch)).flatten(1)
     return (means / means.sum(1, keepdim=True).clamp_min(1e-12)).to(video.device)

@@ -48,7 +48,6 @@ from pretrain.vit3d import (
 
 Mask = Literal["adaptive", "random", "uniform", "flow", "everest", "difference", "none"]
 MASKS: tuple[Mask, ...] = ("adaptive", "random", "uniform", "flow", "everest", "difference", "none")
-EVERY = 7  # frame that the uniform mask decodes: as much as 15 %
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,11 @@ class Config:
     tokenizer: str = "small"
     tokens: dict[str, Any] = field(default_factory=dict)  # the tokenizer's own configuration
     flavour: str = ""
+
+    @property
+    def every(self) -> int:
+        """Of so many frames the uniform mask decodes one: what is hidden there is as much as the others decode."""
+        return max(1, round(self.hidden / (self.top + self.extra)))
 
     def budget(self, total: int) -> tuple[int, int]:
         """How many of `total` tokens are decoded for their importance and by chance."""
@@ -155,14 +159,15 @@ class LVMAE(nn.Module):
 
     def chosen(self, scores: Tensor, keep: Tensor, uniform: Tensor, grid: Grid, first: int) -> Tensor:
         """The tokens (B, M) that are decoded, none of those that the encoder sees, `keep` (B, K): by their `scores` and by
-        chance, `uniform`, each (B, N). The uniform mask decodes every EVERY-th frame from `first` on."""
+        chance, `uniform`, each (B, N). The uniform mask decodes one frame of `config.every`, from `first` on."""
         total = math.prod(grid)
         hidden = masks.complement(keep, total)
         if self.config.mask == "none":
             return hidden
         if self.config.mask == "uniform":
             frames = hidden[0] // (grid[1] * grid[2])  # a tube hides as many in every frame
-            return hidden[:, (frames % EVERY) == first % min(EVERY, grid[0])]
+            every = self.config.every
+            return hidden[:, (frames % every) == first % min(every, grid[0])]
         top, extra = self.config.budget(total)
         return masks.importance(scores, min(top, hidden.shape[1]), min(extra, hidden.shape[1] - top), uniform, keep)
 
@@ -333,7 +338,7 @@ def draw(config: Config, grid: Grid, rows: range, *name: int) -> Draw:
     own, shared = [generator(*name, row) for row in rows], generator(*name)
     keep = torch.cat([masks.tube(1, places, config.hidden, g) for g in own])
     uniform = torch.stack([torch.rand(frames * places, generator=g) for g in own])
-    first, cut = (int(torch.randint(most, (), generator=shared)) for most in (EVERY, max(1, frames - 1)))
+    first, cut = (int(torch.randint(most, (), generator=shared)) for most in (config.every, max(1, frames - 1)))
     return Draw(
         masks.over_time(keep, range(frames), places), uniform, first, cut + 1 if config.ahead and frames > 1 else 0
     )

@@ -91,8 +91,8 @@ def test_what_is_refused(backbone: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "does not divide" in refused("pretrain", "nextvid", "--size", "tiny", "--side", "33", *out)
     assert "at least 4 patches" in refused("pretrain", "nextvid", "--size", "tiny", "--side", "8", *out)
     assert "no image VAE" in refused("pretrain", "nextvid", "--size", "tiny", "--target", str(tmp_path / "no"), *out)
-    assert "holds no backbone of ours" in refused("pretrain", "show", str(tmp_path))
-    assert "holds no backbone of ours" in refused("probe", str(tmp_path))
+    assert "no config.json there names one of nextvid" in refused("pretrain", "show", str(tmp_path))
+    assert "no config.json there names one of nextvid" in refused("probe", str(tmp_path))
     assert "--kind" in refused("probe", str(backbone), "--kind", "both-of-them")
     assert "Did you mean 'attentive'" in refused("probe", str(backbone), "--kind", "attentiv")
     for file in ("config.json", "teacher.safetensors"):

@@ -236,7 +236,7 @@ def test_a_backbone_that_nobody_knows_is_one_line() -> None:
         with pytest.raises(UserError, match="hf download nobody/nothing") as error:
             plan.plan(run_of(family, "flavour=nobody/nothing"), 80)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match="cannot be planned"):
+    with pytest.raises(UserError, match="is not planned ahead"):
         plan.plan(run_of("nextvid"), 80)
 
 

@@ -909,7 +909,7 @@ def test_ray_with_one_of_two_workers_killed_ends_where_none_was(tmp_path, monkey
 
 def test_a_launcher_that_is_not_installed_is_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"pip install 'vdmreason\[slurm\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[slurm\]'"):
         sweep.Slurm(tmp_path, 1, {}, "")
 
 

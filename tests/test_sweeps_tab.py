@@ -101,7 +101,7 @@ def test_a_plan_is_what_the_command_line_says(root: Path, capsys: pytest.Capture
         ({"taks": ["maze/7x7"]}, "taks: unknown key. Did you mean 'tasks'"),
         ({"arms": {"a": {"famly": "x"}}}, "arms.a.famly: unknown key. Did you mean 'family'"),
         ({"set": {"tets": 3}}, "set.tets: unknown key. Did you mean 'test'"),
-        ({"name": "///"}, "name: must be a short word"),
+        ({"name": "///"}, "name: '///' names no folder"),
         ({"name": "structured"}, "name: structured is a protocol that ships. Give your version its own"),
         ({"name": "taken"}, "name: taken is taken by another file of yours"),
     ],

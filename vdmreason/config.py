@@ -228,8 +228,8 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     for key in ("task", "family"):
         if not isinstance(tree.get(key), str):
             raise UserError(
-                f"{key}: is missing. A run names its task and its family, as --set task=maze/7x7 --set family=cogvideox or in a "
-                "file. All keys: vdmreason train --keys"
+                f"{key}: is missing. A run names its task and its family, by --set {key}=... or in a file. What may be said: "
+                "vdmreason train --keys"
             )
 
     module = adapters.family(tree["family"])
