@@ -24,7 +24,6 @@ import torch
 from effects import Found, Study
 
 from pretrain import finetune, long, loop, lvmae, tokenizer
-from pretrain.data import named_rng
 from pretrain.loop import Share
 from pretrain.recipe import to_pixels
 from pretrain.stored import Stored, sum_of
@@ -80,7 +79,7 @@ def pretrained(arm: str, seed: int, updates: int) -> tuple[lvmae.LVMAE, Found]:
 
     def batch_at(step: int, share: Share) -> dict[str, Any]:
         rows = share.rows(BATCH)
-        numbers = [clip_at(seed, step * BATCH + row) for row in rows]
+        numbers = [lvmae.clip_at(step * BATCH + row, CLIPS, seed) for row in rows]
         video, _ = long.clips(numbers, seed, frames, SIDE)
         grid = (frames // BASE.tubelet, SIDE // BASE.patch, SIDE // BASE.patch)
         drawn = lvmae.draw(model.config, grid, rows, seed, step).batch()
@@ -97,11 +96,6 @@ def pretrained(arm: str, seed: int, updates: int) -> tuple[lvmae.LVMAE, Found]:
         title=f"{mask}, {frames} frames, seed {seed}",
     )
     return model, log
-
-
-def clip_at(seed: int, number: int) -> int:
-    """Which clip is the `number`-th: every pass sees all of them, in an order of its own."""
-    return int(named_rng("order", seed, number // CLIPS).permutation(CLIPS)[number % CLIPS])
 
 
 def kept(model: lvmae.LVMAE, seed: int, frames: int) -> Stored:

@@ -411,9 +411,12 @@ class Batches:
     def clip_at(self, number: int) -> int:
         """Which stored clip is the `number`-th: every pass sees all of them, in an order of its own."""
         assert self.stored is not None
-        total = self.stored.total
-        order = named_rng("order", self.seed, number // total).permutation(total)
-        return int(order[number % total])
+        return clip_at(number, self.stored.total, self.seed)
+
+
+def clip_at(number: int, total: int, seed: int) -> int:
+    """Which of `total` clips is the `number`-th: every pass sees all of them, in an order of its own."""
+    return int(named_rng("order", seed, number // total).permutation(total)[number % total])
 
 
 def pretrain(

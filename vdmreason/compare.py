@@ -57,7 +57,7 @@ def plan(
         if tasks.count(run.tested, "test") is None:
             run = config.resolve({**given, "test": max(TEST, index + 1)}, _meant_for(family, overrides))
         runs.append(run)
-    first, *others = ({key: config.flat(config.to_dict(run))[key] for key in config.BUDGET} for run in runs)
+    first, *others = map(config.budget, runs)
     for other in others:
         for key in [key for key in config.BUDGET if other[key] != first[key]]:
             raise UserError(

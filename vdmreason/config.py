@@ -181,9 +181,11 @@ def learned_examples(run: Run) -> list[Example]:
     so stays: it is one of the n."""
     examples, task = train_examples(run), tasks.get(run.task)
     views = augment.views(task, run.augment, run.seed)
-    tested = {augment.twin_of_any(task, example) for example in test_examples(run)} if len(views) > 1 else set()
-    seen = [view.example(example) for view in views[1:] for example in examples]
-    return examples + [example for example in seen if augment.twin_of_any(task, example) not in tested]
+    if len(views) == 1:
+        return examples
+    tested = {augment.twin_of_any(task, example) for example in test_examples(run)}
+    turned = [example for example in examples if augment.twin_of_any(task, example) not in tested]
+    return examples + [view.example(example) for view in views[1:] for example in turned]
 
 
 def test_examples(run: Run, n: int | None = None) -> list[Example]:
@@ -345,6 +347,12 @@ def _described(cls: Any, path: str) -> list[tuple[str, Any, str]]:
         else:
             rows.append((where, _plain(default), comments.get(one.name, "")))
     return rows
+
+
+def budget(run: Run) -> dict[str, Any]:
+    """What the run says of each key of BUDGET."""
+    values = flat(to_dict(run))
+    return {key: values[key] for key in BUDGET}
 
 
 def told_apart(runs: Sequence[Mapping[str, Any]]) -> list[str]:

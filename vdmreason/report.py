@@ -282,30 +282,25 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
 
 def _unequal(trials: Sequence[Trial]) -> list[str]:
     """A line for each key of the budget in which arms differ that are compared with each other."""
-    by_task: dict[str, dict[Series, list[Trial]]] = {}
+    budgets: dict[str, dict[Series, dict[str, set[str]]]] = {}  # of each task: of each arm: key -> what its trials say
     for trial in trials:
-        by_task.setdefault(trial.task, {}).setdefault(trial.series, []).append(trial)
+        of_arm = budgets.setdefault(trial.task, {}).setdefault(trial.series, {})
+        for key, value in config.budget(trial.run).items():
+            of_arm.setdefault(key, set()).add(" + ".join(value) if isinstance(value, list | tuple) else str(value))
     notes: dict[str, None] = {}
-    for of_task in by_task.values():
-        for first, second in [*pairs(of_task), *rivals(of_task)]:
-            for key in [key for key in config.BUDGET if key not in ("n", "seed")]:  # those are paired
-                ours, theirs = (
-                    sorted({_budget(trial, key) for trial in of_task[series]}) for series in (first, second)
-                )
-                asked = {
-                    name for name, _ in (*first.settings, *second.settings)
-                }  # an axis of the sweep is no oversight
-                if ours != theirs and key not in asked:
+    for of_task in budgets.values():
+        for pair in [*pairs(of_task), *rivals(of_task)]:
+            axes = {name for series in pair for name, _ in series.settings}  # an axis of the sweep is no oversight
+            for key in config.BUDGET:
+                if key in ("n", "seed") or key in axes:  # those are paired
+                    continue
+                ours, theirs = (sorted(of_task[series][key]) for series in pair)
+                if ours != theirs:
                     values = " and ".join(
-                        f"{' or '.join(v)} ({series.name})" for v, series in ((ours, first), (theirs, second))
+                        f"{' or '.join(v)} ({s.name})" for v, s in zip((ours, theirs), pair, strict=True)
                     )
                     notes.setdefault(f"Arms that are compared differ in {key}: {values}.")
     return list(notes)
-
-
-def _budget(trial: Trial, key: str) -> str:
-    value = config.flat(config.to_dict(trial.run))[key]
-    return " + ".join(value) if isinstance(value, list | tuple) else str(value)
 
 
 def _differ(trials: Sequence[Trial], group: Any, value: Any, what: str) -> list[str]:

@@ -110,11 +110,17 @@ class Curve:
         )  # fmt: skip
 
     @property
+    def wilson(self) -> tuple[Array, Array]:
+        """(N,) twice: Wilson's interval over all answers, for a curve of rates."""
+        low, high = np.array([wilson(r * c, int(c)) for r, c in zip(self.mean, self.answers, strict=True)]).T
+        return low, high
+
+    @property
     def doubted(self) -> tuple[Array, Array]:
         """(N,) twice: the means, but where all answers are alike Wilson's lower or upper end. The draws see no doubt there."""
         if self.within != (0.0, 1.0):
             return self.mean, self.mean
-        low, high = np.array([wilson(r * c, int(c)) for r, c in zip(self.mean, self.answers, strict=True)]).T
+        low, high = self.wilson
         return np.where(self.mean >= 1, low, self.mean), np.where(self.mean <= 0, high, self.mean)
 
 
@@ -241,7 +247,7 @@ def accuracy(of: Curve) -> list[Interval]:
     - Wilson's interval over all answers, which sees doubt where all answers are alike.
     """
     rate, count = of.mean, of.answers
-    low, high = np.array([wilson(r * c, int(c)) for r, c in zip(rate, count, strict=True)]).T
+    low, high = of.wilson
     if of.over_seeds is not None:
         middle = (rate * count + 2) / (count + 4)  # never quite 0 or 1 (Agresti and Coull, 1998)
         odds = np.log(middle / (1 - middle)) + (of.over_seeds - rate) / (middle * (1 - middle))

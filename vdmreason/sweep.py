@@ -963,15 +963,8 @@ class Forecast:
 
     def total(self, entries: Iterable[Mapping[str, Any]], workers: int = 1) -> tuple[float, set[str]]:
         """Seconds until so many workers are done with what can be told, and the kinds of which no trial is finished."""
-        seconds, longest, count, unknown, trained = 0.0, 0.0, 0, set(), set(self._trained)
-        for entry in entries:
-            known = self.seconds(entry["config"], _training(entry) not in trained)
-            trained.add(_training(entry))
-            if known is None:
-                unknown.add(_kind(entry["config"]))
-                continue
-            seconds, longest, count = seconds + known, max(longest, known), count + 1
-        return max(longest, seconds / max(1, min(workers, count))), unknown  # the last trial is one worker's alone
+        found = [(entry["config"], self.seconds(entry["config"], new)) for entry, new in self._in_turn(entries)]
+        return _shared([s for _, s in found if s is not None], workers), {_kind(run) for run, s in found if s is None}
 
     def guess(self, entries: Iterable[Mapping[str, Any]], workers: int = 1) -> float | None:
         """`total` with kinds that are not known yet taken for as slow as those that are; None where none is."""
@@ -979,17 +972,27 @@ class Forecast:
         if not told:
             return None
         mean = {key: sum(known[key] for known in told) for key in told[0]}
-        every, trained = [], set(self._trained)
+        every = []
+        for entry, new in self._in_turn(entries):
+            seconds = self.seconds(entry["config"], new)
+            every.append(self._seconds(entry["config"], mean, new) if seconds is None else seconds)
+        return _shared(every, workers)
+
+    def _in_turn(self, entries: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], bool]]:
+        """Each trial, and whether it trains: where its training was done or stands before it, an adapter is lent."""
+        trained = set(self._trained)
         for entry in entries:
-            run, new = entry["config"], _training(entry) not in trained
+            yield entry, _training(entry) not in trained
             trained.add(_training(entry))
-            seconds = self.seconds(run, new)
-            every.append(self._seconds(run, mean, new) if seconds is None else seconds)
-        return max([*every, sum(every) / workers]) if every else 0.0
 
     @property
     def finished(self) -> int:
         return len(self._seen)
+
+
+def _shared(seconds: Sequence[float], workers: int) -> float:
+    """Until so many workers are done; the last trial is one worker's alone."""
+    return max([*seconds, sum(seconds) / workers])
 
 
 def _kind(run: Mapping[str, Any]) -> str:
