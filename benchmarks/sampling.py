@@ -2,6 +2,7 @@
 
     python benchmarks/sampling.py run        # the shipped adapters, 100 tests each; about an hour of a core
     python benchmarks/sampling.py report     # results/sampling.{json,md,png}
+    python benchmarks/sampling.py speed --size 5b --dtype bf16 --work FOLDER    # on a GPU, at true size: results/sampling_speed.*
 
 Every way answers the same test examples of the same adapted small backbones (adapters/zoo), so speed never stands without
 exact match. Seconds are CPU seconds of one core, or a GPU's; what a reader should look at is the ratio to the stock pipeline.
@@ -13,6 +14,9 @@ exact match. Seconds are CPU seconds of one core, or a GPU's; what a reader shou
     N steps, first block     with the pipeline's FirstBlockCache: later blocks are skipped where the first changed little
     N steps, Taylor          with TaylorSeer: features extrapolated between steps
     one at a time, 16        the language arm, by how many answers are written at once
+
+`speed` times the same ways on CogVideoX-5B-I2V's architecture with random weights (training_step.py makes the checkpoint),
+where an answer says nothing: how few steps keep it, the adapted small ones tell.
 """
 
 from __future__ import annotations
@@ -155,6 +159,90 @@ def run(given: argparse.Namespace) -> None:
     report()
 
 
+# What `speed` times: ours as (steps, what is decoded).
+DRAWN = {"50 steps": (50, "whole"), "4 steps": (4, "whole"), "4 steps, end": (4, "end"), "1 step, end": (1, "end")}
+
+
+def time_large(given: argparse.Namespace) -> None:
+    """Answers a second and the peak of memory, at a published size."""
+    import training_step
+    from diffusers import CogVideoXImageToVideoPipeline
+
+    from vdmreason import speed
+    from vdmreason.train import load_arm
+
+    base = training_step.checkpoint(given.work / f"{given.size}-{given.dtype}-cogvideox-5b", given.size, given.dtype)
+    settings = training_step.run_of(base, given.size, given.dtype, 2, 1, given.answers)
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    arm: Any = load_arm(settings, str(where))
+    arm.model.eval()
+    pipeline = CogVideoXImageToVideoPipeline(None, None, arm.vae.to(where), arm.model, arm.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    asked = [arm.frame(example).given for example in config.train_examples(settings)]
+
+    def by_pipeline(guidance: float) -> int:
+        height, width = asked[0].picture.shape[:2]
+        pipeline(
+            image=torch.from_numpy(asked[0].picture).permute(2, 0, 1)[None].float() / 255, prompt_embeds=arm.prompt,
+            negative_prompt_embeds=arm.prompt if guidance > 1 else None, height=height, width=width,
+            num_frames=arm.options.frames, num_inference_steps=50, guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(0), output_type="np",
+        )  # fmt: skip
+        return 1
+
+    def by_us(steps: int, decode: str) -> int:
+        arm.options = replace(arm.options, steps=steps, decode=decode, batch=len(asked))
+        with speed.best_attention(where):
+            arm.predict(asked, list(range(len(asked))))
+        return len(asked)
+
+    ways: dict[str, Callable[[], int]] = {
+        f"{PIPELINE}, guidance 6": functools.partial(by_pipeline, 6.0),
+        PIPELINE: functools.partial(by_pipeline, 1.0),
+        **{way: functools.partial(by_us, *how) for way, how in DRAWN.items()},
+    }
+    rows: dict[str, Any] = {}
+    for way, draw in ways.items():
+        if not rows or way == next(iter(DRAWN)):  # kernels are chosen, and what is made once is made
+            by_us(1, "end") if rows else by_pipeline(1.0)
+        if where.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        began = clock()
+        drawn = draw()
+        rows[way] = {"seconds_an_answer": (clock() - began) / drawn, "at_once": drawn}
+        if where.type == "cuda":
+            rows[way]["gib"] = torch.cuda.max_memory_allocated() / 2**30
+        print(way, rows[way], flush=True)
+    height, width = asked[0].picture.shape[:2]
+    table = {
+        "command": f"python {' '.join(sys.argv)}".replace(str(given.work), "<folder>"), "commit": effects.commit(),
+        "machine": device(torch.get_num_threads()), "versions": store.versions(), "size": given.size, "dtype": given.dtype,
+        "pixels": [height, width], "frames": arm.options.frames, "rows": rows,
+    }  # fmt: skip
+    file = RESULTS.with_name("sampling_speed.json")
+    store.write_json(file, (store.read_json(file) or {}) | {f"{given.size}, {given.dtype}, {where.type}": table})
+    report_large()
+
+
+def report_large() -> None:
+    lines = [
+        "CogVideoX-5B-I2V's architecture with random weights and a LoRA on it: answers a second, ratio to diffusers' pipeline "
+        "as it is called by itself (50 steps, guidance 6, one answer at a time).",
+    ]
+    for name, table in (store.read_json(RESULTS.with_name("sampling_speed.json")) or {}).items():
+        rows = table["rows"]
+        theirs = next(iter(rows.values()))
+        about = f"{table['pixels'][0]} x {table['pixels'][1]} px, {table['frames']} frames"
+        lines += ["", f"**{name}** ({table['machine']}, commit {table['commit']}): {about}. `{table['command']}`", ""]
+        lines += ["| | answers at once | ratio of answers a second | peak, GiB |", "|---|---|---|---|"]
+        for way, row in rows.items():
+            ratio = theirs["seconds_an_answer"] / row["seconds_an_answer"]
+            gib = f"{row['gib']:.1f}" if "gib" in row else ""
+            lines.append(f"| {way} | {row['at_once']} | {ratio:.1f} | {gib} |")
+    RESULTS.with_name("sampling_speed.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
 def clock() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -227,9 +315,18 @@ def main() -> None:
     runs.add_argument("--tests", type=int, default=TESTS)
     runs.add_argument("--way", action="append", choices=(*VIDEO, *LANGUAGE), help="only this; may be repeated")
     runs.add_argument("--threads", type=int, default=1)
-    commands.add_parser("report", help="write the table and the plot again")
+    large = commands.add_parser("speed", help="seconds an answer at a published size, with random weights")
+    large.add_argument("--size", choices=("tiny", "reduced", "5b"), default="5b")
+    large.add_argument("--dtype", choices=("fp32", "bf16"), default="bf16")
+    large.add_argument("--answers", type=int, default=8, help="drawn at once by us")
+    large.add_argument("--work", type=Path, required=True, help="where the checkpoint is made, or lies")
+    commands.add_parser("report", help="write the tables and the plot again")
     given = parser.parse_args()
-    report() if given.command == "report" else run(given)
+    if given.command == "report":
+        report()
+        report_large()
+    else:
+        time_large(given) if given.command == "speed" else run(given)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@
 The checkpoint is made here: CogVideoX-5B-I2V's architecture and file layout (1.0, the version that the script can train) with
 random weights, at full size or with fewer and narrower layers but the published proportion of text encoder to transformer.
 Every way trains it on the same clips of nine frames, with the same tokens, batch, precision, LoRA rank and layers. Each is a
-process of its own, run twice: the difference of a long and a short training is the steps alone, what is left is loading,
-latents and text. Memory is the process's own peak (on a GPU the device's), less what the libraries take by themselves.
+process of its own. On a CPU it is run twice: the difference of a long and a short training is the steps alone, what is left is
+loading, latents and text. On a GPU once: every way writes a line an update (the script to tensorboard), and the median of the
+later half counts. Memory is the process's own peak (on a GPU the device's), less what the libraries take by themselves.
 
     script, checkpointing    the published script as its README runs it
     script                   the same with all activations kept
@@ -18,6 +19,7 @@ latents and text. Memory is the process's own peak (on a GPU the device's), less
     ours, second run         the same run again: latents and text lie in the cache
     ours, compiled           the same with compiled blocks; the compiler's cache is warm too
     ours, checkpointing      the one for little memory
+    ours, compiled and checkpointing
     ours, nf4                the frozen weights in 4 bits (off unless asked for: it computes something slightly else)
 
 The peer runs from its own checkout; nothing of it is in ours. It wants `decord` and of torchvision two functions that only
@@ -27,14 +29,18 @@ compose others: where torchvision is not installed a stand-in of three lines giv
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +69,7 @@ WAYS = (
     "ours, second run",
     "ours, compiled",
     "ours, checkpointing",
+    "ours, compiled and checkpointing",
     "ours, nf4",
 )
 STAND_IN = """
@@ -85,7 +92,14 @@ sys.modules["torchvision"], sys.modules["torchvision.transforms"] = vision, tran
 
 
 def checkpoint(folder: Path, size: str, dtype: str) -> Path:
-    """Random weights in the layout of CogVideoX-5B-I2V. Its name ends with 5b: by that the script knows that it is bf16."""
+    """Random weights in the layout of CogVideoX-5B-I2V. Its name ends with 5b: by that the script knows that it is bf16. They are
+    drawn where that is quick, in a process of its own, which leaves nothing on the device."""
+    if not (folder / "model_index.json").exists():
+        subprocess.run([sys.executable, __file__, "weights", str(folder), size, dtype], check=True)
+    return folder
+
+
+def draw_checkpoint(folder: Path, size: str, dtype: str) -> None:
     import torch
     from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -95,6 +109,7 @@ def checkpoint(folder: Path, size: str, dtype: str) -> Path:
     s, kind = SIZES[size], {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     rows, cols = s["cells"]
     torch.set_default_dtype(kind)
+    torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     AutoencoderKLCogVideoX(
         block_out_channels=s["vae"], layers_per_block=3 if size == "5b" else 1, latent_channels=16,
         norm_num_groups=32 if size == "5b" else 4, temporal_compression_ratio=4, sample_height=rows * 16,
@@ -116,14 +131,12 @@ def checkpoint(folder: Path, size: str, dtype: str) -> Path:
             num_layers=s["text_layers"], num_heads=s["text"] // 64, feed_forward_proj="gated-gelu",
         )
     ).save_pretrained(folder / "text_encoder")  # fmt: skip
-    torch.set_default_dtype(torch.float32)
     words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(folder / "tokenizer")
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXImageToVideoPipeline"}))
-    return folder
 
 
 def run_of(base: Path, size: str, dtype: str, batch: int, updates: int, clips: int) -> config.Run:
@@ -142,6 +155,8 @@ def run_of(base: Path, size: str, dtype: str, batch: int, updates: int, clips: i
 
 def videos(folder: Path, run: config.Run) -> Path:
     """The clips that our arm is shown, as files for the script."""
+    if (folder / "prompts.txt").exists():
+        return folder
     import av
 
     from adapters import cogvideox
@@ -187,46 +202,69 @@ def _has_torchvision() -> bool:
     )
 
 
+def on_gpu() -> bool:
+    return shutil.which("nvidia-smi") is not None
+
+
+class Failed(Exception):
+    """A process that ended otherwise than well: the end of what it said."""
+
+
 def measured(command: list[str], env: dict[str, str], until: Path | None = None) -> dict[str, float]:
     """Seconds, and the peak of memory in GiB, of one process: without a GPU its CPU seconds, on which other work on the machine
-    has no part, and its resident memory; on a GPU the clock's seconds and the device's memory. It is ended when the file `until`
-    is there: the script loads everything once more behind its training."""
+    has no part, and its resident memory; on a GPU the clock's seconds and the device's memory, which is all ours while this runs.
+    It is ended when the file `until` is there: the script loads everything once more behind its training."""
     log = tempfile.TemporaryFile()
     began = time.perf_counter()
     process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=ROOT)
-    peak, over = [0], threading.Event()
+    code, used = None, None
+    with peak_bytes(process.pid) as peak:
+        while code is None and not (until and until.exists()):
+            time.sleep(0.02)
+            pid, status, used = os.wait4(process.pid, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if pid else None
+        seconds = time.perf_counter() - began
+        if code is None:
+            code = 0
+            process.kill()
+            used = os.wait4(process.pid, 0)[2]
+    if not on_gpu():
+        assert used is not None
+        seconds = used.ru_utime + used.ru_stime
+    if code:
+        log.seek(0)
+        raise Failed(f"{' '.join(command[:3])} ... failed:\n{log.read().decode(errors='replace')[-3000:]}")
+    return {"seconds": seconds, "gib": max(peak) / 2**30}
+
+
+@contextlib.contextmanager
+def peak_bytes(pid: int) -> Iterator[list[int]]:
+    """What memory a process took, looked at all the while: the device's, or the process's own high-water mark."""
+    seen, over = [0], threading.Event()
+    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop-ms=50"]
+    smi = subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) if on_gpu() else None
 
     def watch() -> None:
-        while not over.wait(0.05):
-            peak[0] = max(peak[0], _device_bytes(), _resident_bytes(process.pid))
+        if smi and smi.stdout:
+            seen.extend(int(line.split()[0]) * 2**20 for line in smi.stdout)
+        while not smi and not over.wait(0.05):
+            seen.append(_resident_bytes(pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    code, used = None, None
-    while code is None and not (until and until.exists()):
-        time.sleep(0.02)
-        pid, status, used = os.wait4(process.pid, os.WNOHANG)
-        code = os.waitstatus_to_exitcode(status) if pid else None
-    seconds = time.perf_counter() - began
-    if code is None:
-        code = 0
-        process.kill()
-        used = os.wait4(process.pid, 0)[2]
-    over.set()
-    if not shutil.which("nvidia-smi"):
-        assert used is not None
-        seconds = used.ru_utime + used.ru_stime
-    watcher.join()
-    if code:
-        log.seek(0)
-        sys.exit(f"{' '.join(command[:3])} ... failed:\n{log.read().decode(errors='replace')[-3000:]}")
-    return {"seconds": seconds, "gib": peak[0] / 2**30}
+    try:
+        yield seen
+    finally:
+        over.set()
+        if smi:
+            smi.kill()
+        watcher.join()
+        if smi:
+            smi.wait()
 
 
 def _resident_bytes(pid: int) -> int:
-    """The most that a process had in memory so far, 0 on a GPU's machine. (`ru_maxrss` would begin with what its parent had.)"""
-    if shutil.which("nvidia-smi"):
-        return 0
+    """The most that a process had in memory so far. (`ru_maxrss` would begin with what its parent had.)"""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:  # it has ended
@@ -234,12 +272,21 @@ def _resident_bytes(pid: int) -> int:
     return next((int(line.split()[1]) * 2**10 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def _device_bytes() -> int:
-    """What processes have taken of the GPU, 0 without one. The whole device is ours while this runs."""
-    if not shutil.which("nvidia-smi"):
-        return 0
-    ask = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return int(subprocess.run(ask, capture_output=True, text=True).stdout.split()[0]) * 2**20
+def step_seconds(folder: Path) -> float:
+    """Of the later half of a training's updates, the median: by our metrics, or by the times of the script's lines."""
+    lines = list(store.read_lines(folder / "metrics.jsonl"))
+    if lines:
+        each = [line["seconds"] for line in lines]
+    else:
+        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+        times: dict[int, float] = {}
+        for path in folder.rglob("events.out.*"):
+            for event in EventFileLoader(str(path)).Load():
+                if event.step and event.summary.value:
+                    times.setdefault(event.step, event.wall_time)
+        each = [after - before for before, after in itertools.pairwise(times[step] for step in sorted(times))]
+    return statistics.median(each[len(each) // 2 :])
 
 
 def ceiling(dtype: str) -> float:
@@ -273,81 +320,107 @@ def flop_a_sample(size: str) -> float:
 
 
 def run(given: argparse.Namespace) -> None:
-    import torch
-
-    work = Path(tempfile.mkdtemp(prefix="training-step-"))
+    if given.work:
+        given.work.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="training-step-", dir=given.work))
     env = {
         **os.environ,
         "OMP_NUM_THREADS": str(given.threads),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    env |= {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    env |= {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
+        "TQDM_DISABLE": "1",
+    }
     long, short = given.updates
-    base = checkpoint(work / "cogvideox-5b", given.size, given.dtype)
-    data = videos(work / "videos", run_of(base, given.size, given.dtype, given.batch, short, given.clips))
+    # With a folder for it the checkpoint stays, for the next run or for benchmarks/sampling.py.
+    base = checkpoint((given.work or work) / f"{given.size}-{given.dtype}-cogvideox-5b", given.size, given.dtype)
+    data = videos(
+        given.videos or work / "videos", run_of(base, given.size, given.dtype, given.batch, short, given.clips)
+    )
     idle = measured(
         [sys.executable, "-c", "import torch, diffusers, transformers, peft, accelerate, vdmreason.train"], env
     )
-    rows = {}
+    rows: dict[str, Any] = {}
     for way in given.way or WAYS[:-1]:
-        found = []
-        for updates in (short, long):
-            folder = work / f"{way}-{updates}".replace(", ", "-").replace(" ", "-")
-            if way.startswith("script"):
-                command = script_command(given.peer, base, data, folder, given, updates)
-                command += ["--gradient_checkpointing"] if "checkpointing" in way else []
-                found.append(measured(command, env, folder / "pytorch_lora_weights.safetensors"))
-                continue
-            extra = {
-                "compile": "on" if "compiled" in way else "off",
-                "checkpointing": "on" if "checkpointing" in way else "off",
-            }
-            mine = config.to_dict(run_of(base, given.size, given.dtype, given.batch, updates, given.clips))
-            mine |= {"speed": {**extra, "shard": False}, "quantise": "nf4" if "nf4" in way else "none"}
-            file = folder.with_suffix(".yaml")
-            file.write_text(config.to_yaml(config.resolve(mine)))
-            kept = "second" in way or "compiled" in way
-            cache = work / ("cache" if kept else f"cache-{folder.name}")
-            if kept and not found:  # what is kept on the disk is there for both lengths
-                warm = [
-                    sys.executable,
-                    "-m",
-                    "vdmreason.train",
-                    "--config",
-                    str(file),
-                    "--folder",
-                    str(folder) + "-warm",
-                ]
-                measured([*warm, "--set", "optim.updates=1"], {**env, "VDMREASON_CACHE": str(cache)})
-            command = [sys.executable, "-m", "vdmreason.train", "--config", str(file), "--folder", str(folder)]
-            found.append(measured(command, {**env, "VDMREASON_CACHE": str(cache)}))
-        few, many = found
-        step = (many["seconds"] - few["seconds"]) / (long - short)
-        rows[way] = {
-            "seconds_a_step": step,
+        try:
+            rows[way] = row = measure(way, given, base, data, work, env)
+        except Failed as error:  # out of memory, say: the other ways are measured all the same
+            print(way, error, flush=True)
+            continue
+        step = row["seconds_a_step"]
+        row |= {
             "samples_a_second": given.batch / step,
-            "start_seconds": few["seconds"] - short * step,
-            "gib": max(few["gib"], many["gib"]),
-            "gib_beyond_libraries": max(few["gib"], many["gib"]) - idle["gib"],
+            "gib_beyond_libraries": row["gib"] - idle["gib"],
             "flops": given.batch * flop_a_sample(given.size) / step,
         }
-        print(way, {k: round(v, 3) for k, v in rows[way].items()}, flush=True)
+        print(way, {k: round(v, 3) for k, v in row.items()}, flush=True)
     top = ceiling(given.dtype)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=given.peer, capture_output=True, text=True).stdout.strip()
+    ask = ["git", "--git-dir", str(given.peer / ".git"), "rev-parse", "HEAD"]
+    git = subprocess.run(ask, capture_output=True, text=True).stdout.strip() or given.peer.name
+    said = " ".join(sys.argv)
+    for path, name in ((given.peer, "<checkout>"), (given.work, "<folder>"), (given.videos, "<folder>")):
+        said = said.replace(str(path), name)
     table = {
-        "command": "python " + " ".join(sys.argv).replace(str(given.peer), "<checkout>"),
+        "command": f"python {said}",
         "peer": git, "size": given.size, "dtype": given.dtype, "batch": given.batch, "frames": FRAMES,
         "pixels": [16 * c for c in SIZES[given.size]["cells"]], "rank": RANK, "clips": given.clips,
-        "updates": [long, short], "commit": effects.commit(),
-        "versions": store.versions(), "machine": gpu or f"{given.threads} CPU thread(s)", "ceiling_flops": top,
+        "updates": [long] if on_gpu() else [long, short], "commit": effects.commit(),
+        "versions": store.versions(), "machine": device_name() or f"{given.threads} CPU thread(s)", "ceiling_flops": top,
         "libraries_gib": idle["gib"], "rows": rows,
     }  # fmt: skip
     known = store.read_json(RESULTS) or {}
-    store.write_json(RESULTS, known | {f"{given.size}, {given.dtype}, {'GPU' if gpu else 'CPU'}": table})
+    name = f"{given.size}, {given.dtype}, {'GPU' if on_gpu() else 'CPU'}"
+    if given.way and name in known:
+        table["rows"] = known[name]["rows"] | rows
+    store.write_json(RESULTS, known | {name: table})
     shutil.rmtree(work)
     report()
+
+
+def device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+
+
+def measure(
+    way: str, given: argparse.Namespace, base: Path, data: Path, work: Path, env: dict[str, str]
+) -> dict[str, float]:
+    """Seconds a step, seconds until the first and GiB of one way."""
+    long, short = given.updates
+    found = []
+    for updates in (long,) if on_gpu() else (short, long):
+        folder = work / f"{way}-{updates}".replace(", ", "-").replace(" ", "-")
+        if way.startswith("script"):
+            command = script_command(given.peer, base, data, folder, given, updates)
+            command += ["--gradient_checkpointing"] if "checkpointing" in way else []
+            found.append(measured(command, env, folder / "pytorch_lora_weights.safetensors"))
+            continue
+        extra = {
+            "compile": "on" if "compiled" in way else "off",
+            "checkpointing": "on" if "checkpointing" in way else "off",
+        }
+        mine = config.to_dict(run_of(base, given.size, given.dtype, given.batch, updates, given.clips))
+        mine |= {"speed": {**extra, "shard": False}, "quantise": "nf4" if "nf4" in way else "none"}
+        file = folder.with_suffix(".yaml")
+        file.write_text(config.to_yaml(config.resolve(mine)))
+        kept = "second" in way or "compiled" in way
+        cache = work / ("cache" if kept else f"cache-{folder.name}")
+        command = [sys.executable, "-m", "vdmreason.train", "--config", str(file), "--folder"]
+        if kept and not found and not on_gpu():  # what is kept on the disk is there for both lengths
+            warm = [*command, str(folder) + "-warm", "--set", "optim.updates=1"]
+            measured(warm, {**env, "VDMREASON_CACHE": str(cache)})
+        found.append(measured([*command, str(folder)], {**env, "VDMREASON_CACHE": str(cache)}))
+    few, many = found[0], found[-1]
+    if on_gpu():
+        step = step_seconds(folder)
+        start = many["seconds"] - long * step
+    else:
+        step = (many["seconds"] - few["seconds"]) / (long - short)
+        start = few["seconds"] - short * step
+    return {"seconds_a_step": step, "start_seconds": start, "gib": max(few["gib"], many["gib"])}
 
 
 def report() -> None:
@@ -391,9 +464,20 @@ def main() -> None:
     runs.add_argument("--updates", type=int, nargs=2, default=(14, 4), metavar=("LONG", "SHORT"))
     runs.add_argument("--threads", type=int, default=1, help="CPU seconds are of one core only with 1")
     runs.add_argument("--way", action="append", choices=WAYS, help="only this; may be repeated (nf4 only when named)")
+    runs.add_argument(
+        "--work", type=Path, help="where the checkpoint is made and stays (20 GB at 5b); by default it goes"
+    )
+    runs.add_argument("--videos", type=Path, help="the clips as files, made there where they are not: wants `av`")
     commands.add_parser("report", help="write the table again")
+    weights = commands.add_parser("weights", help="the checkpoint alone")
+    weights.add_argument("folder", type=Path)
+    weights.add_argument("size", choices=SIZES)
+    weights.add_argument("dtype", choices=("fp32", "bf16"))
     given = parser.parse_args()
-    report() if given.command == "report" else run(given)
+    if given.command == "weights":
+        draw_checkpoint(given.folder, given.size, given.dtype)
+    else:
+        report() if given.command == "report" else run(given)
 
 
 if __name__ == "__main__":
