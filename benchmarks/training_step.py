@@ -289,8 +289,9 @@ def step_seconds(folder: Path) -> float:
     return statistics.median(each[len(each) // 2 :])
 
 
-def ceiling(dtype: str) -> float:
-    """FLOP/s of a large matrix product on this device: what the MFU is a share of."""
+def ceiling(dtype: str) -> None:
+    """Say the FLOP/s of a large matrix product on this device, of which the MFU is a share, and its name. (In a process of
+    its own, so that nothing of it stays on the device.)"""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -306,7 +307,7 @@ def ceiling(dtype: str) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         best = max(best, 3 * 2 * n**3 / (time.perf_counter() - began))
-    return best
+    print(best, torch.cuda.get_device_name() if device == "cuda" else device, sep="\n")
 
 
 def flop_a_sample(size: str) -> float:
@@ -342,21 +343,8 @@ def run(given: argparse.Namespace) -> None:
     idle = measured(
         [sys.executable, "-c", "import torch, diffusers, transformers, peft, accelerate, vdmreason.train"], env
     )
-    rows: dict[str, Any] = {}
-    for way in given.way or WAYS[:-1]:
-        try:
-            rows[way] = row = measure(way, given, base, data, work, env)
-        except Failed as error:  # out of memory, say: the other ways are measured all the same
-            print(way, error, flush=True)
-            continue
-        step = row["seconds_a_step"]
-        row |= {
-            "samples_a_second": given.batch / step,
-            "gib_beyond_libraries": row["gib"] - idle["gib"],
-            "flops": given.batch * flop_a_sample(given.size) / step,
-        }
-        print(way, {k: round(v, 3) for k, v in row.items()}, flush=True)
-    top = ceiling(given.dtype)
+    found = subprocess.run([sys.executable, __file__, "ceiling", given.dtype], env=env, capture_output=True, text=True)
+    top, card = found.stdout.splitlines()[-2:]
     ask = ["git", "--git-dir", str(given.peer / ".git"), "rev-parse", "HEAD"]
     git = subprocess.run(ask, capture_output=True, text=True).stdout.strip() or given.peer.name
     said = " ".join(sys.argv)
@@ -367,22 +355,30 @@ def run(given: argparse.Namespace) -> None:
         "peer": git, "size": given.size, "dtype": given.dtype, "batch": given.batch, "frames": FRAMES,
         "pixels": [16 * c for c in SIZES[given.size]["cells"]], "rank": RANK, "clips": given.clips,
         "updates": [long] if on_gpu() else [long, short], "commit": effects.commit(),
-        "versions": store.versions(), "machine": device_name() or f"{given.threads} CPU thread(s)", "ceiling_flops": top,
-        "libraries_gib": idle["gib"], "rows": rows,
+        "versions": store.versions(), "machine": card if on_gpu() else f"{given.threads} CPU thread(s)",
+        "ceiling_flops": float(top), "libraries_gib": idle["gib"], "rows": {},
     }  # fmt: skip
     known = store.read_json(RESULTS) or {}
-    name = f"{given.size}, {given.dtype}, {'GPU' if on_gpu() else 'CPU'}"
-    if given.way and name in known:
-        table["rows"] = known[name]["rows"] | rows
-    store.write_json(RESULTS, known | {name: table})
+    table_name = f"{given.size}, {given.dtype}, {'GPU' if on_gpu() else 'CPU'}"
+    if given.way:
+        table["rows"] = known.get(table_name, {}).get("rows", {})
+    for way in given.way or WAYS[:-1]:
+        try:
+            row = measure(way, given, base, data, work, env)
+        except Failed as error:  # out of memory, say: the other ways are measured all the same
+            print(way, error, flush=True)
+            continue
+        step = row["seconds_a_step"]
+        row |= {
+            "samples_a_second": given.batch / step,
+            "gib_beyond_libraries": row["gib"] - idle["gib"],
+            "flops": given.batch * flop_a_sample(given.size) / step,
+        }
+        table["rows"][way] = row
+        store.write_json(RESULTS, known | {table_name: table})
+        print(way, {k: round(v, 3) for k, v in row.items()}, flush=True)
     shutil.rmtree(work)
     report()
-
-
-def device_name() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
 def measure(
@@ -473,9 +469,13 @@ def main() -> None:
     weights.add_argument("folder", type=Path)
     weights.add_argument("size", choices=SIZES)
     weights.add_argument("dtype", choices=("fp32", "bf16"))
+    top = commands.add_parser("ceiling", help="the rate of a large matrix product alone")
+    top.add_argument("dtype", choices=("fp32", "bf16"))
     given = parser.parse_args()
     if given.command == "weights":
         draw_checkpoint(given.folder, given.size, given.dtype)
+    elif given.command == "ceiling":
+        ceiling(given.dtype)
     else:
         report() if given.command == "report" else run(given)
 
