@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_family
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import adapters
 import tasks
 from adapters.base import Answer
-from tasks import paths
+from tasks import augment, paths
 from tasks.augment import View
 from tasks.base import UNKNOWN, UserError
 from vdmreason import compare, config, evaluate, jobs, predict, store, train
@@ -395,3 +396,36 @@ def test_report_marks_wrong_cells_without_colour(tmp_path) -> None:
 def test_side_by_side_ignores_escape_codes() -> None:
     text = compare.side_by_side([("a", ["\x1b[31mxx\x1b[0m", "yy"]), ("b", ["zz"])])
     assert text.splitlines() == ["a    b", "\x1b[31mxx\x1b[0m   zz", "yy"]
+
+
+OBLONG = {"task": "arc1/training/a416b8f3", "test": 1}  # on a canvas of 5 x 8 cells
+
+
+@pytest.mark.parametrize("asked", [{"votes": 8}, {"test_task": "arc1/training/a85d4709"}])
+def test_how_it_is_asked_has_no_part_in_what_is_learned(asked: dict[str, Any]) -> None:
+    """Runs that share a training are shown the same examples on the same canvas."""
+    plain, otherwise = (config.resolve({**OBLONG, "family": "fake", **more}) for more in ({}, asked))
+    assert plain.training_id == otherwise.training_id and plain.id != otherwise.id
+    seen = [[(example.key, example.canvas) for example in config.learned_examples(run)] for run in (plain, otherwise)]
+    assert seen[0] == seen[1] and {canvas for _, canvas in seen[0]} == {(5, 8)}
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm"])
+def test_views_of_an_oblong_canvas_are_answered_canvas_by_canvas(family: str) -> None:
+    """Each view's answer is the one that it has when it is asked alone."""
+    options = {"steps": 1} if family == "cogvideox" else {}
+    run = config.resolve({**OBLONG, "family": family, "flavour": "tiny", "votes": 4, "options": options})
+    arm = train.load_arm(run, "cpu")
+    (example,) = config.test_examples(run)
+    turned = [view.example(example) for view in augment.views(tasks.get(run.task), run.votes, run.seed)]
+    assert len({one.canvas for one in turned}) == 2
+    seeds = list(range(len(turned)))
+    together = predict._by_canvas(arm, turned, seeds)
+    for one, seed, found in zip(turned, seeds, together, strict=True):
+        (alone,) = predict._by_canvas(arm, [one], [seed])
+        assert (alone.grid is None) == (found.grid is None)
+        if isinstance(alone.raw, str):
+            assert alone.raw == found.raw
+        else:
+            assert alone.raw.shape == found.raw.shape
+            assert np.abs(alone.raw.astype(int) - found.raw.astype(int)).max() <= 1

@@ -195,9 +195,9 @@ def test_examples(run: Run, n: int | None = None) -> list[Example]:
 
 
 def _room_to_turn(run: Run, examples: list[Example]) -> list[Example]:
-    """On a square canvas where views turn by a quarter: pictures of one batch are of one size."""
-    seen = [(run.task, run.augment), (run.tested, run.votes)]
-    if not any(view.across for task, count in seen for view in augment.views(tasks.get(task), count, run.seed)):
+    """On a square canvas where learned views turn by a quarter: pictures of one batch are of one size. (What is asked is answered
+    canvas by canvas, so that `votes` has no part in a training.)"""
+    if not any(view.across for view in augment.views(tasks.get(run.task), run.augment, run.seed)):
         return examples
     return [dataclasses.replace(e, canvas=(max(e.canvas), max(e.canvas))) for e in examples]
 

@@ -138,6 +138,16 @@ def require_adapter(folder: Path) -> None:
         raise UserError(f"{folder}: has no adapter yet. Train it first: vdmreason train --folder {folder}")
 
 
+def _by_canvas(arm: Arm, examples: Sequence[Example], seeds: Sequence[int]) -> list[Answer]:
+    """The arm's answers to the questions; a quarter turn changes a canvas, and pictures of one batch are of one size."""
+    found: dict[int, Answer] = {}
+    for canvas in dict.fromkeys(example.canvas for example in examples):
+        rows = [k for k, example in enumerate(examples) if example.canvas == canvas]
+        givens = [arm.frame(examples[k]).given for k in rows]  # never `wanted`
+        found |= dict(zip(rows, arm.predict(givens, [seeds[k] for k in rows]), strict=True))
+    return [found[k] for k in range(len(examples))]
+
+
 def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: Path) -> list[dict[str, Any]]:
     """Answer numbered test examples: lines as in predictions.jsonl; clips go to folder/clips/.
 
@@ -146,9 +156,9 @@ def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: 
     """
     task = tasks.get(run.tested)
     views = augment.views(task, run.votes, run.seed)
-    asked = [(i, example, view) for i, example in numbered for view in views]
-    givens = [arm.frame(view.example(example)).given for _, example, view in asked]  # never `wanted`
-    answers = arm.predict(givens, [_answer_seed(run, i, view) for i, _, view in asked])
+    asked = [(i, view.example(example), view) for i, example in numbered for view in views]
+    seen = [example for _, example, _ in asked]
+    answers = _by_canvas(arm, seen, [_answer_seed(run, i, view) for i, _, view in asked])
     records = []
     for k, (i, example) in enumerate(numbered):
         mine = answers[k * len(views) : (k + 1) * len(views)]
