@@ -488,6 +488,45 @@ def test_a_puzzle_whose_test_is_among_its_demos_is_refused(tmp_path) -> None:
     assert not (tmp_path / "run" / "adapter").exists()
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_puzzle_that_changes_under_a_run_is_refused(tmp_path, finished: bool) -> None:
+    """What was learned stays what it was, and putting the file back goes on."""
+    file = tmp_path / "mine.json"
+
+    def puzzle(*values: int) -> str:
+        test, *demos = ({"input": [[v, 0, 1]], "output": [[1, 0, v]]} for v in (9, *values))
+        return json.dumps({"train": demos, "test": [test]})
+
+    file.write_text(puzzle(2, 3))
+    run = config.resolve({**config.to_dict(run_of(updates=4)), "task": f"arc:{file}", "n": 2, "test": 1})
+    train.train(run, tmp_path / "run", stop=None if finished else lambda: True)
+    learned = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    file.write_text(puzzle(2, 5))
+    with pytest.raises(UserError, match="learned from other examples"):
+        train.train(run, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == learned
+    file.write_text(puzzle(2, 3))
+    train.train(run, tmp_path / "run")
+    assert store.read_state(tmp_path / "run")["state"] == "done"
+
+
+@pytest.mark.parametrize("family", REAL)
+def test_a_checkpoint_refuses_other_weights_of_its_backbone(tmp_path, monkeypatch, family: str) -> None:
+    run, module = run_of(family, updates=2), adapters.family(family)
+    train.train(run, tmp_path, stop=lambda: True)
+    load = module.load
+
+    def other_weights(*a: object, **k: object) -> object:
+        made = load(*a, **k)
+        with torch.no_grad():
+            next(made.model.parameters()).view(-1)[0] += 1
+        return made
+
+    monkeypatch.setattr(module, "load", other_weights)
+    with pytest.raises(UserError, match="other weights of this backbone"):
+        train.train(run, tmp_path)
+
+
 def test_no_arc_puzzle_leaks_into_itself_and_many_into_each_other() -> None:
     """The number that the guard exists for, counted: puzzles of one set whose test pairs another set trains on."""
     trained = {

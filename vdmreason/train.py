@@ -133,14 +133,17 @@ def train(
             if not begun:  # too many examples, no such model: nothing began that a report should miss
                 (folder / "config.yaml").unlink(missing_ok=True)
             raise
+        made_of = {"id": run.id, "backbone": arm.backbone, "data": store.data_hash(learned)}
         if store.whole_folder(folder / "adapter"):
+            made = (store.read_json(folder / "result.json") or {}).get("provenance", {})
+            refuse_other(folder, {"data": made.get("data")}, {"data": store.data_hash(examples)})
             arm.restore(folder / "adapter")
             if main:
                 store.write_state(folder, state="done", step=run.optim.updates, updates=run.optim.updates, eta=None)
             return arm
         try:
             with _pen(accelerator, folder, run) as pen:
-                _loop(run, folder, accelerator, arm, learned, pen, stop, on_step)
+                _loop(run, folder, accelerator, arm, learned, made_of, pen, stop, on_step)
                 weights = arm.weights()
                 if main:
                     # before the adapter: whoever finds that takes the run for done, and would never write this
@@ -166,6 +169,7 @@ def _loop(
     accelerator: Accelerator,
     arm: Arm,
     examples: Sequence[Example],
+    made_of: Mapping[str, str],
     pen: jobs.Working,
     stop: Callable[[], bool] | None,
     on_step: OnStep | None,
@@ -199,7 +203,7 @@ def _loop(
         weight_decay=optim.weight_decay,
         fused=True if device.type == "cuda" else None,
     )
-    first = restore_checkpoint(folder, run, weights.copies, optimizer)
+    first = restore_checkpoint(folder, made_of, weights.copies, optimizer)
     weights.give()
 
     if main:
@@ -269,7 +273,7 @@ def _loop(
                     on_step(record)
                 # After the metrics: a kill between the two costs a checkpoint, never a line.
                 if state:
-                    save_checkpoint(folder, run, done, *state, stays=save_share > 0)
+                    save_checkpoint(folder, made_of, done, *state, stays=save_share > 0)
                 if save_share > 0:
                     pen.answered(jobs.SAVE)
             accelerator.log({"loss": loss_value, "lr": lr_at(step, optim), "grad_norm": norm_value}, step=done)
@@ -461,12 +465,15 @@ def checkpoint_state(weights: Mapping[str, torch.Tensor], optimizer: torch.optim
     return {name: kept(value) for name, value in weights.items()}, flat
 
 
-def save_checkpoint(folder: Path, run: Run, step: int, tensors: Tensors, flat: Tensors, stays: bool = False) -> None:
-    """Write a checkpoint (`checkpoint_state`) whole or not at all, then drop all but the last two and those that stay."""
+def save_checkpoint(
+    folder: Path, made_of: Mapping[str, str], step: int, tensors: Tensors, flat: Tensors, stays: bool = False
+) -> None:
+    """Write a checkpoint (`checkpoint_state`) whole or not at all, then drop all but the last two and those that stay. `made_of`:
+    the run's id, what names the backbone's weights, and the hash of what is learned."""
     with store.new_folder(folder / "checkpoints" / f"step-{step:06d}") as new:
         save_file(tensors, new / "lora.safetensors", {"format": "pt"})
         save_file(flat, new / "optimizer.safetensors", {"format": "pt"})
-        facts = {"step": step, "id": run.id, "stays": stays}
+        facts = {"step": step, "stays": stays, **made_of}
         (new / "trainer.json").write_text(json.dumps(facts), encoding="utf-8")
     dropped = [kept for kept in store.checkpoints(folder) if not stays_for_good(kept)][:-KEEP_CHECKPOINTS]
     for old in dropped:
@@ -481,8 +488,23 @@ def stays_for_good(checkpoint: Path) -> bool:
         return False
 
 
+def refuse_other(place: Path, made: Mapping[str, Any], now: Mapping[str, str]) -> None:
+    """Refuse to go on from what was learned on other weights or from other examples than those at hand. What an earlier version
+    did not write down is believed."""
+    changed = {key for key, value in now.items() if (made.get(key) or value) != value}
+    if "backbone" in changed:
+        raise UserError(
+            f"{place}: was learned on other weights of this backbone. Put them back, or take another --folder."
+        )
+    if "data" in changed:
+        raise UserError(
+            f"{place}: was learned from other examples, so the puzzle's file has changed since. Put it back, or take another "
+            "--folder."
+        )
+
+
 def restore_checkpoint(
-    folder: Path, run: Run, weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    folder: Path, made_of: Mapping[str, str], weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> int:
     """Load the latest checkpoint into `weights` and `optimizer`; returns the number of updates it holds, 0 if none."""
     kept = store.checkpoints(folder)
@@ -496,8 +518,11 @@ def restore_checkpoint(
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{newest}: is damaged ({reason}). Delete that folder{before}.") from None
-    if facts["id"] != run.id or {k: v.shape for k, v in lora.items()} != {k: v.shape for k, v in weights.items()}:
+    if facts["id"] != made_of["id"] or {k: v.shape for k, v in lora.items()} != {
+        k: v.shape for k, v in weights.items()
+    }:
         raise UserError(f"{newest}: belongs to another run. Delete that folder{before}.")
+    refuse_other(newest, facts, made_of)
 
     for name, value in weights.items():
         speed.fill(value, lora[name])
