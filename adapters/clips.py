@@ -256,11 +256,13 @@ class ClipArm(Arm):
     # Latents, computed once
 
     def prepare(self, samples: Sequence[Sample], show: Callable[[int], None] | None = None) -> None:
-        """Encode what was not encoded before, `batch` samples at a time, and keep it; then let the VAE leave the GPU."""
-        for start in range(0, len(samples), self.options.batch):
-            self.latents_of(samples[start : start + self.options.batch])
-            if show:
-                show(min(start + self.options.batch, len(samples)))
+        """Encode what was not encoded before, `batch` samples at a time, and keep it; then let the VAE leave the GPU, and what an
+        earlier run of this backbone learned from leave the memory."""
+        with self._kept.only_what_is_asked():
+            for start in range(0, len(samples), self.options.batch):
+                self.latents_of(samples[start : start + self.options.batch])
+                if show:
+                    show(min(start + self.options.batch, len(samples)))
         if self.device.type == "cuda":
             self.vae.to("cpu")
             torch.cuda.empty_cache()

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +44,20 @@ class Kept:
         self.values: dict[str, Values] = {}  # what was asked for or put so far
         self._where: dict[str, Path] = {}  # key -> shard, of the shards whose names were read
         self._read: set[Path] = set()
+        self._asked: set[str] = set()
+
+    @contextmanager
+    def only_what_is_asked(self) -> Iterator[None]:
+        """Afterwards only what was asked for meanwhile stays in memory: over a sweep all runs' examples would. What is asked for
+        again is read again."""
+        self._asked = set()
+        yield
+        self.values = {key: values for key, values in self.values.items() if key in self._asked}
 
     def get(self, keys: Iterable[str]) -> dict[str, Values]:
         """What there is of `keys`; what is missing or damaged is left out."""
         keys = list(dict.fromkeys(keys))
+        self._asked.update(keys)
         if any(key not in self.values for key in keys):
             self._look()
         for shard in {self._where[k] for k in keys if k not in self.values and k in self._where}:

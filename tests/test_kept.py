@@ -39,6 +39,17 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
+def test_what_is_not_asked_for_leaves_the_memory_alone(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+    first, second = {"a1": {"x": torch.ones(2)}}, {"b2": {"x": torch.zeros(2)}}
+    kept.put(first)
+    with kept.only_what_is_asked():
+        kept.put(second)
+        kept.get(["b2"])
+    assert set(kept.values) == {"b2"}
+    assert torch.equal(kept.get(["a1"])["a1"]["x"], first["a1"]["x"])  # it is on the disk
+
+
 def test_every_byte_is_watched(tmp_path: Path) -> None:
     """Whichever byte is changed, the shard is never used, goes away, and is made again."""
     made = values(0)
