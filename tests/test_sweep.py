@@ -399,6 +399,31 @@ def test_trials_that_only_ask_otherwise_share_one_training(tmp_path, monkeypatch
         assert losses and answers == shared[name][0] and result["scores"] == shared[name][1]["scores"]
 
 
+def test_parts_on_machines_that_share_no_disk_are_the_whole(tmp_path) -> None:
+    """Copies of a folder, each with a worker for its part: every trial is done in one of them, and no training in two."""
+    asked = {**ONE, "seeds": [0, 1, 2, 3], "axes": {"votes": [1, 2]}}
+    whole = planned(tmp_path / "whole", **asked)
+    sweep.work(whole)
+    together, trainings = planned(tmp_path / "together", **asked), []
+    for k in (1, 2, 3):
+        folder = planned(tmp_path / str(k), **asked)
+        done = sweep.work(folder, part=(k, 3))
+        mine = [s.entry for s in sweep.look(folder) if s.state == "done"]
+        assert len(mine) == done
+        trainings += {entry["training"] for entry in mine}
+        for entry in mine:
+            shutil.copytree(folder / entry["folder"], together / entry["folder"])
+    assert len(trainings) == len(set(trainings)) == 4
+    assert states(together) == {"done": 8} and outcome(together) == outcome(whole)
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "2", "a/b", "-1/2", "1/0"])
+def test_a_part_that_is_none_is_one_line(tmp_path, part: str) -> None:
+    folder = planned(tmp_path, **ONE)
+    with pytest.raises(UserError, match="say which of how many, such as 2/3"):
+        sweep.worker_command(folder, part=part)
+
+
 def test_a_file_that_asks_for_more_tests_trains_nothing_again(tmp_path) -> None:
     folder = planned(tmp_path, **ONE)
     assert sweep.work(folder) == 1

@@ -42,6 +42,7 @@ import itertools
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -623,8 +624,10 @@ class Unfit(UserError):
     """This worker's code or libraries cannot do what the plan asks: it ends, and leaves the trials to others."""
 
 
-def work(folder: str | Path, driver: str = "") -> int:
+def work(folder: str | Path, driver: str = "", part: tuple[int, int] = (1, 1)) -> int:
     """Do trials of the sweep in `folder` until none is left that nobody works on. Returns how many this worker finished.
+
+    `part`, say (2, 3): only the second of three parts, for machines that share no disk. Trials of one training are in one part.
 
     The backbone stays loaded between trials; among equally dear ones those that it serves come first. A trial that raises is
     written down as failed and the next one begins. Raises `jobs.Stopped` when it was told to stop: the trial at hand has its
@@ -641,7 +644,7 @@ def work(folder: str | Path, driver: str = "") -> int:
     settled: set[str] = set()
     with wish.listening():
         while not wish():
-            found = _next(folder, settled, loaded, driver)
+            found = _next(folder, settled, loaded, driver, part)
             if found is None:
                 return finished
             if found == "wait":
@@ -670,12 +673,13 @@ def work(folder: str | Path, driver: str = "") -> int:
 
 
 def _next(
-    folder: Path, settled: set[str], loaded: str, driver: str
+    folder: Path, settled: set[str], loaded: str, driver: str, part: tuple[int, int] = (1, 1)
 ) -> tuple[Mapping[str, Any], Claim] | Literal["wait"] | None:
     """The next trial, claimed; None where there is none, "wait" where all that are left want an adapter that another worker is
     training. The plan is read anew: its file may have changed."""
     plan = read_plan(folder)["trials"]
-    left = [entry for entry in plan if entry["id"] not in settled]
+    which, parts = part
+    left = [e for e in plan if e["id"] not in settled and int(_training(e), 16) % parts == which - 1]
     twins, wait = _by_training(plan), False
     for _, tied in itertools.groupby(left, key=lambda entry: tier(entry["config"])):
         for entry in sorted(tied, key=lambda entry: backbone_of(entry["config"]) != loaded):  # stable
@@ -1353,16 +1357,28 @@ def cancel_command(path: FileOrFolder, scale: Scale = "") -> None:
 def worker_command(
     path: FileOrFolder,
     scale: Scale = "",
+    part: Annotated[
+        str, typer.Option(help="Such as 2/3: only the second of three parts, where no disk is shared")
+    ] = "1/1",
     driver: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Do trials of a sweep until none is left: what every launcher starts, and what you can start anywhere yourself.
 
     vdmreason sweep worker runs/sweeps/structured-small
+
+    On machines that share no disk, copy the sweep's folder to each, let each do its part, and report on all:
+
+    vdmreason sweep worker structured-small --part 2/3
+
+    vdmreason report first/structured-small second/structured-small third/structured-small
     """
     folder = _folder_of(path, scale)
     read_plan(folder)
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part)
+    if not match or int(match[1]) > int(match[2]):
+        raise UserError(f"--part {part}: say which of how many, such as 2/3.")
     try:
-        print(f"{work(folder, driver)} trials done by this worker", flush=True)
+        print(f"{work(folder, driver, (int(match[1]), int(match[2])))} trials done by this worker", flush=True)
     except DiskFull as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(HOPELESS) from None
