@@ -189,27 +189,9 @@ def learned_examples(run: Run) -> list[Example]:
 
 
 def test_examples(run: Run, n: int | None = None) -> list[Example]:
-    """The first n of what a run is tested on; all of `run.test` if left out.
-
-    A task's own tests share no puzzle with its training. Another rule of the same family may have other twins, and so test on
-    what this one learns from: its list is drawn further, past those."""
-    wanted = run.test if n is None else n
+    """The first n of what a run is tested on; all of `run.test` if left out."""
     others = tasks.examples(run.task, "train", run.far_from, run.seed) if run.far_from else []
-    tested = tasks.get(run.tested)
-    learned: set[bytes] = set()
-    if run.test_task and _family(run.task) == _family(run.tested) and tested.stock("test") is None:
-        learned = {tested.canonical(e.question) for e in tasks.examples(run.task, "train", run.n, run.seed)}
-    asked = wanted
-    while True:
-        drawn = tasks.examples(run.tested, "test", asked, run.seed, others)
-        found = [example for example in drawn if not learned or tested.canonical(example.question) not in learned]
-        if len(found) >= wanted:
-            return _room_to_turn(run, found[:wanted])
-        asked += wanted - len(found)
-
-
-def _family(task: str) -> str:
-    return task.partition("/")[0]
+    return _room_to_turn(run, tasks.examples(run.tested, "test", run.test if n is None else n, run.seed, others))
 
 
 def _room_to_turn(run: Run, examples: list[Example]) -> list[Example]:
