@@ -140,14 +140,11 @@ def require_adapter(folder: Path) -> None:
 
 def _by_canvas(arm: Arm, examples: Sequence[Example], seeds: Sequence[int]) -> list[Answer]:
     """The arm's answers to the questions; a quarter turn changes a canvas, and pictures of one batch are of one size."""
-    from vdmreason import speed  # torch, only now
-
     found: dict[int, Answer] = {}
-    with speed.best_attention(next(iter(arm.trainable().values())).device):
-        for canvas in dict.fromkeys(example.canvas for example in examples):
-            rows = [k for k, example in enumerate(examples) if example.canvas == canvas]
-            givens = [arm.frame(examples[k]).given for k in rows]  # never `wanted`
-            found |= dict(zip(rows, arm.predict(givens, [seeds[k] for k in rows]), strict=True))
+    for canvas in dict.fromkeys(example.canvas for example in examples):
+        rows = [k for k, example in enumerate(examples) if example.canvas == canvas]
+        givens = [arm.frame(examples[k]).given for k in rows]  # never `wanted`
+        found |= dict(zip(rows, arm.predict(givens, [seeds[k] for k in rows]), strict=True))
     return [found[k] for k in range(len(examples))]
 
 
