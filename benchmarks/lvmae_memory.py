@@ -170,7 +170,12 @@ def run(given: argparse.Namespace) -> None:
 
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=bound)
         row = {"size": size, "frames": frames, "ratio": ratio, "attention": kernel, "device": on}
-        row |= {"limit_gib": given.limit, "free_gib": free, "commit": commit.stdout.strip(), "torch": torch.__version__}
+        row |= {
+            "limit_gib": given.limit if limit else 0,
+            "free_gib": free,
+            "commit": commit.stdout.strip(),
+            "torch": torch.__version__,
+        }
         if done.returncode == 0:
             row |= {"fits": True, **json.loads(done.stdout.splitlines()[-1])}
         elif done.returncode == -signal.SIGKILL or any(word in done.stderr for word in OUT_OF_MEMORY):
@@ -242,33 +247,38 @@ def markdown(found: list[dict[str, Any]]) -> str:
             both = flash and whole and flash["fits"] and whole["fits"]
             scores = f"{whole['layer_gib'] - flash['layer_gib']:.3g} " if both and flash and whole else ""
             words += [f"{scores}({told['scores_gib']:.3g})" if one else "", _peak(flash), _peak(whole, cells)]
-            for key in ("seconds", "decoder_seconds"):
-                known = flash and base and flash["fits"] and base["fits"] and key in flash and key in base
+            for key in ("seconds", "decoder_seconds"):  # what was timed before both were timed alike is left out
+                known = flash and base and "decoder_seconds" in flash and "decoder_seconds" in base
                 words.append(f"{flash[key] / base[key]:.2f}" if known and flash and base else "")
-            words.append(f"{whole['seconds'] / flash['seconds']:.1f}" if both and flash and whole else "")
+            alike = both and flash and whole and ("decoder_seconds" in flash) == ("decoder_seconds" in whole)
+            words.append(f"{whole['seconds'] / flash['seconds']:.1f}" if alike and flash and whole else "")
             lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines) + "\n"
 
 
 def _peak(row: dict[str, Any] | None, cells: dict[Any, dict[str, Any]] | None = None) -> str:
-    """The peak of a cell. For one that had no room, what it asked for; where scores are materialised also a line through those
-    that had: what they take beyond flash, by the analytic size of the scores."""
+    """The peak of a cell. For one that had no room, what it could have had; where scores are materialised also a line through
+    those that had room: what they take beyond flash, by the analytic size of the scores."""
     if row is None:
         return ""
     if row["fits"]:
         return f"{row['peak_gib']:.2f}"
-    known = []
+    room = [gib for gib in (row["limit_gib"], row["free_gib"] if row["device"] == "cpu" else 0) if gib]
+    said = f"> {min(room):.1f}" if room else "no"
+    known, asked = [], None
     for (frames, ratio, kernel), cell in (cells or {}).items():
         flash = (cells or {}).get((frames, ratio, "flash"))
-        if frames == row["frames"] and kernel == "materialised" and flash and flash["fits"]:
-            scores = analytic(lvmae.FLAVOURS[row["size"]], flash["seen"], flash["asked"])["scores_gib"]
-            known.append((scores, flash["peak_gib"], cell.get("peak_gib")))
-            if ratio == row["ratio"]:
-                asked = known.pop()
-    if len(known) < 2:
-        return f"> {row['limit_gib']:g}"
-    slope, start = np.polyfit([scores for scores, *_ in known], [whole - flash for _, flash, whole in known], 1)
-    return f"> {row['limit_gib']:g} (about {asked[1] + slope * asked[0] + start:.1f})"
+        if frames != row["frames"] or kernel != "materialised" or not flash or not flash["fits"]:
+            continue
+        scores = analytic(lvmae.FLAVOURS[row["size"]], flash["seen"], flash["asked"])["scores_gib"]
+        if ratio == row["ratio"]:
+            asked = scores, flash["peak_gib"]
+        elif cell["fits"]:
+            known.append((scores, cell["peak_gib"] - flash["peak_gib"]))
+    if asked is None or len(known) < 2:
+        return said
+    slope, start = np.polyfit([scores for scores, _ in known], [more for _, more in known], 1)
+    return f"{said} (about {asked[1] + slope * asked[0] + start:.1f})"
 
 
 def plot(found: list[dict[str, Any]]) -> None:

@@ -16,8 +16,8 @@ later half counts. Memory is the process's own peak (on a GPU the device's), les
     script                   the same with all activations kept
     ours                     `accelerate launch -m vdmreason.train`: latents and text computed once, the text encoder let go,
                              bf16 adapters with fp32 masters where the precision is bf16
-    ours, second run         the same run again: latents and text lie in the cache
-    ours, compiled           the same with compiled blocks; the compiler's cache is warm too
+    ours, second run         the same run again: latents and text lie in the cache (on a CPU alone)
+    ours, compiled           the same with compiled blocks; on a CPU the compiler's cache is warm too
     ours, checkpointing      the one for little memory
     ours, compiled and checkpointing
     ours, nf4                the frozen weights in 4 bits (off unless asked for: it computes something slightly else)
@@ -360,13 +360,15 @@ def run(given: argparse.Namespace) -> None:
     }  # fmt: skip
     known = store.read_json(RESULTS) or {}
     table_name = f"{given.size}, {given.dtype}, {'GPU' if on_gpu() else 'CPU'}"
-    if given.way:
-        table["rows"] = known.get(table_name, {}).get("rows", {})
+    before = known.get(table_name, {})
+    if given.way and all(before.get(key) == table[key] for key in ("machine", "commit", "batch", "versions")):
+        table["rows"] = before["rows"]
     for way in given.way or WAYS[:-1]:
         try:
             row = measure(way, given, base, data, work, env)
         except Failed as error:  # out of memory, say: the other ways are measured all the same
             print(way, error, flush=True)
+            table.setdefault("failed", {})[way] = str(error).splitlines()[-1]
             continue
         step = row["seconds_a_step"]
         row |= {
@@ -402,10 +404,10 @@ def measure(
         mine |= {"speed": {**extra, "shard": False}, "quantise": "nf4" if "nf4" in way else "none"}
         file = folder.with_suffix(".yaml")
         file.write_text(config.to_yaml(config.resolve(mine)))
-        kept = "second" in way or "compiled" in way
+        kept = not on_gpu() and ("second" in way or "compiled" in way)  # there every way starts with nothing
         cache = work / ("cache" if kept else f"cache-{folder.name}")
         command = [sys.executable, "-m", "vdmreason.train", "--config", str(file), "--folder"]
-        if kept and not found and not on_gpu():  # what is kept on the disk is there for both lengths
+        if kept and not found:  # what is kept on the disk is there for both lengths
             warm = [*command, str(folder) + "-warm", "--set", "optim.updates=1"]
             measured(warm, {**env, "VDMREASON_CACHE": str(cache)})
         found.append(measured([*command, str(folder)], {**env, "VDMREASON_CACHE": str(cache)}))

@@ -25,7 +25,7 @@ from adapters.base import Arm
 from tasks.augment import views
 from tasks.base import UserError
 from tasks.split import refuse_leak
-from vdmreason import config, jobs, store, train
+from vdmreason import config, jobs, predict, store, train
 from vdmreason.config import Optim, Run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -505,6 +505,11 @@ def test_a_puzzle_that_changes_under_a_run_is_refused(tmp_path, finished: bool) 
     with pytest.raises(UserError, match="learned from other examples"):
         train.train(run, tmp_path / "run")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == learned
+    if finished:
+        for ask in (predict.predict, lambda folder: predict.asked_otherwise(folder, ["votes=2"], tmp_path / "voting")):
+            with pytest.raises(UserError, match="learned from other examples"):
+                ask(tmp_path / "run")
+        assert not (tmp_path / "run" / "predictions.jsonl").exists() and not (tmp_path / "voting").exists()
     file.write_text(puzzle(2, 3))
     train.train(run, tmp_path / "run")
     assert store.read_state(tmp_path / "run")["state"] == "done"

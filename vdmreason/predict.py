@@ -47,6 +47,7 @@ def predict(
     folder = Path(folder)
     run = store.read_config(folder)
     require_adapter(folder)
+    refuse_other_examples(run, folder)
     test = config.test_examples(run, max([run.test, *(i + 1 for i in indices or [])]))
     wanted = list(range(run.test)) if indices is None else sorted(set(indices))
     with store.lock(folder):
@@ -110,6 +111,7 @@ def share_adapter(folder: Path, asked: Run, out: Path) -> None:
     Raises UserError where a test example was learned from.
     """
     run = store.read_config(folder)
+    refuse_other_examples(run, folder)
     refuse_leak(config.learned_examples(run), config.test_examples(asked))
     if store.whole_folder(out / "adapter"):
         return
@@ -146,6 +148,12 @@ def _by_canvas(arm: Arm, examples: Sequence[Example], seeds: Sequence[int]) -> l
         givens = [arm.frame(examples[k]).given for k in rows]  # never `wanted`
         found |= dict(zip(rows, arm.predict(givens, [seeds[k] for k in rows]), strict=True))
     return [found[k] for k in range(len(examples))]
+
+
+def refuse_other_examples(run: Run, folder: Path) -> None:
+    """Refuse an adapter that was learned from other examples than the run's are now: a puzzle's file may have changed."""
+    made = (store.read_json(folder / "result.json") or {}).get("provenance", {})
+    store.refuse_other(folder, {"data": made.get("data")}, {"data": store.data_hash(config.train_examples(run))})
 
 
 def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -387,6 +387,21 @@ def read_clip(path: str | Path) -> np.ndarray:
 def data_hash(examples: Sequence[Example]) -> str:
     """sha256 over the keys of the examples, in order: equal for both arms, or the comparison is none."""
     return hashlib.sha256("\n".join(example.key for example in examples).encode()).hexdigest()
+
+
+def refuse_other(place: Path, made: Mapping[str, Any], now: Mapping[str, str]) -> None:
+    """Refuse to go on from what was learned on other weights or from other examples than those at hand. What an earlier version
+    did not write down is believed."""
+    changed = {key for key, value in now.items() if (made.get(key) or value) != value}
+    if "backbone" in changed:
+        raise UserError(
+            f"{place}: was learned on other weights of this backbone. Put them back, or take another --folder."
+        )
+    if "data" in changed:
+        raise UserError(
+            f"{place}: was learned from other examples, so the puzzle's file has changed since. Put it back, or take another "
+            "--folder."
+        )
 
 
 def provenance(run: Run, examples: Sequence[Example], device: str, backbone: str) -> dict[str, Any]:

@@ -679,7 +679,8 @@ def _next(
     training. The plan is read anew: its file may have changed."""
     plan = read_plan(folder)["trials"]
     which, parts = part
-    left = [e for e in plan if e["id"] not in settled and int(_training(e), 16) % parts == which - 1]
+    trainings = {name: k for k, name in enumerate(dict.fromkeys(_training(entry) for entry in plan))}
+    left = [e for e in plan if e["id"] not in settled and trainings[_training(e)] % parts == which - 1]
     twins, wait = _by_training(plan), False
     for _, tied in itertools.groupby(left, key=lambda entry: tier(entry["config"])):
         for entry in sorted(tied, key=lambda entry: backbone_of(entry["config"]) != loaded):  # stable

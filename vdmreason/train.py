@@ -135,8 +135,7 @@ def train(
             raise
         made_of = {"id": run.id, "backbone": arm.backbone, "data": store.data_hash(learned)}
         if store.whole_folder(folder / "adapter"):
-            made = (store.read_json(folder / "result.json") or {}).get("provenance", {})
-            refuse_other(folder, {"data": made.get("data")}, {"data": store.data_hash(examples)})
+            predict.refuse_other_examples(run, folder)
             arm.restore(folder / "adapter")
             if main:
                 store.write_state(folder, state="done", step=run.optim.updates, updates=run.optim.updates, eta=None)
@@ -488,21 +487,6 @@ def stays_for_good(checkpoint: Path) -> bool:
         return False
 
 
-def refuse_other(place: Path, made: Mapping[str, Any], now: Mapping[str, str]) -> None:
-    """Refuse to go on from what was learned on other weights or from other examples than those at hand. What an earlier version
-    did not write down is believed."""
-    changed = {key for key, value in now.items() if (made.get(key) or value) != value}
-    if "backbone" in changed:
-        raise UserError(
-            f"{place}: was learned on other weights of this backbone. Put them back, or take another --folder."
-        )
-    if "data" in changed:
-        raise UserError(
-            f"{place}: was learned from other examples, so the puzzle's file has changed since. Put it back, or take another "
-            "--folder."
-        )
-
-
 def restore_checkpoint(
     folder: Path, made_of: Mapping[str, str], weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> int:
@@ -522,7 +506,7 @@ def restore_checkpoint(
         k: v.shape for k, v in weights.items()
     }:
         raise UserError(f"{newest}: belongs to another run. Delete that folder{before}.")
-    refuse_other(newest, facts, made_of)
+    store.refuse_other(newest, facts, made_of)
 
     for name, value in weights.items():
         speed.fill(value, lora[name])
