@@ -34,8 +34,8 @@ from pretrain.recipe import to_pixels
 from pretrain.stored import Stored, sum_of
 from pretrain.vit3d import Size
 
-SIDE, BATCH, UPDATES = 32, 16, 2000
-CLIPS = 8192  # without labels, about four passes of them: codes are computed once for all arms of a seed
+SIDE, BATCH, UPDATES = 32, 16, 1000
+CLIPS = 8192  # without labels, about two passes of them: codes are computed once for all arms of a seed
 LABELS, PICK, TEST = 2000, 500, 1000  # clips of each task that the read-out learns from, is picked on, is tested on
 EIGHTHS = 8
 RIDGES = (1e1, 1e2, 1e3, 1e4, 1e5)
