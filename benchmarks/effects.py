@@ -261,7 +261,7 @@ class Study:
         arms, wide = list(table["rows"]), len(self.classes)
         tall = -(-len(self.read_outs) // wide)
         size = (4 * wide, 0.9 + tall * (0.9 + 0.19 * len(arms)))
-        figure, axes = plt.subplots(tall, wide, figsize=size, sharey=True, layout="constrained")
+        figure, axes = plt.subplots(tall, wide, figsize=size, sharey=True, layout="constrained", squeeze=False)
         for axis, column in zip(axes.flat, self.read_outs, strict=False):
             for place, arm in enumerate(arms):
                 value = table["rows"][arm].get(column)
