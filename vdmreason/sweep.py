@@ -678,10 +678,10 @@ def _next(
     """The next trial, claimed; None where there is none, "wait" where all that are left want an adapter that another worker is
     training. The plan is read anew: its file may have changed."""
     plan = read_plan(folder)["trials"]
-    which, parts = part
-    trainings = {name: k for k, name in enumerate(dict.fromkeys(_training(entry) for entry in plan))}
-    left = [e for e in plan if e["id"] not in settled and trainings[_training(e)] % parts == which - 1]
     twins, wait = _by_training(plan), False
+    which, parts = part
+    mine_to_train = set(itertools.islice(twins, which - 1, None, parts))
+    left = [entry for entry in plan if entry["id"] not in settled and _training(entry) in mine_to_train]
     for _, tied in itertools.groupby(left, key=lambda entry: tier(entry["config"])):
         for entry in sorted(tied, key=lambda entry: backbone_of(entry["config"]) != loaded):  # stable
             place = folder / entry["folder"]
