@@ -2,15 +2,16 @@
 
     python benchmarks/cpu_precision.py        # results/cpu_precision.{json,md}
 
-One thread, Life at n = 30, batch 16, rank 32. The ways take turns, so that what else the machine does meets all of them; told is
-each one's median as a share of fp32's. "Fused" is torch's own attention in bf16, whose way back is slow on a CPU: why
-`speed.best_attention` takes another there.
+One thread, Life and an elementary automaton at n = 30, batch 16, rank 32. The ways take turns, so that what else the machine
+does meets all of them; told is each one's median as a share of fp32's. "bf16, attention too" leaves attention in bf16, whose way
+back is slow on a CPU: why `speed.best_attention` has it in fp32 there.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import platform
 import statistics
 import sys
@@ -30,18 +31,19 @@ from vdmreason.predict import predict  # noqa: E402
 from vdmreason.train import Resident, train  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "cpu_precision.json"
-FAMILIES = ("cogvideox", "causal_lm", "nextvid", "internvideo_next")
-WAYS = {"fp32": "fp32", "bf16": "bf16", "bf16, fused": "bf16"}
+FAMILIES = ("cogvideox", "causal_lm", "nextvid", "internvideo_next", "lvmae")
+TASKS = {"life/B3S23": "short", "eca/110": "long"}  # sequences: some 100 tokens, some 280
+WAYS = {"fp32": "fp32", "bf16": "bf16", "bf16, attention too": "bf16"}
 WARM = 2  # updates that are not counted
 
 
-def measured(family: str, way: str, updates: int, resident: Resident) -> tuple[list[float], list[float]]:
+def measured(family: str, task: str, way: str, updates: int, resident: Resident) -> tuple[list[float], list[float]]:
     """(seconds of each update, seconds of each answer)."""
-    keys: dict[str, Any] = {"task": "life/B3S23", "n": 30, "test": 16, "family": family, "flavour": "small"}
+    keys: dict[str, Any] = {"task": task, "n": 30, "test": 16, "family": family, "flavour": "small"}
     keys |= {"precision": WAYS[way], "optim": {"updates": updates, "batch": 16}, "lora": {"rank": 32, "alpha": 32}}
-    fused = way.endswith("fused")
+    all_of_it = way.endswith("too")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        if fused:
+        if all_of_it:
             stack.enter_context(mock.patch.object(speed, "best_attention", lambda *given: contextlib.nullcontext()))
         arm = train(config.resolve(keys), folder, resident=resident)
         records = predict(folder, arm, codec=False)
@@ -56,19 +58,19 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for family in FAMILIES:
+    for family, task in itertools.product(FAMILIES, TASKS):
         seen: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in WAYS}
         residents = {way: Resident() for way in WAYS}
         for _ in range(given.rounds):
             for way in WAYS:
-                found = measured(family, way, given.updates, residents[way])
+                found = measured(family, task, way, given.updates, residents[way])
                 for kept, new in zip(seen[way], found, strict=True):
                     kept.extend(new)
         base = [statistics.median(values) for values in seen["fp32"]]
         for way, values in seen.items():
             shares = [statistics.median(v) / b for v, b in zip(values, base, strict=True)]
-            rows.append({"family": family, "way": way, "update": shares[0], "answer": shares[1]})
-            print(f"{family:<18} {way:<12} update {shares[0]:.2f}  answer {shares[1]:.2f}", flush=True)
+            rows.append({"family": family, "task": task, "way": way, "update": shares[0], "answer": shares[1]})
+            print(f"{family:<18} {task:<12} {way:<20} update {shares[0]:.2f}  answer {shares[1]:.2f}", flush=True)
     native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     store.write_json(
         RESULTS,
@@ -79,8 +81,8 @@ def main() -> None:
         },
     )  # fmt: skip
     lines = ["Seconds of an update and of an answer, as shares of fp32's (`cpu_precision.json`).", ""]
-    lines += ["| backbone | way | update | answer |", "|---|---|---|---|"]
-    lines += [f"| {r['family']} | {r['way']} | {r['update']:.2f} | {r['answer']:.2f} |" for r in rows]
+    lines += ["| backbone | task | way | update | answer |", "|---|---|---|---|---|"]
+    lines += [f"| {r['family']} | {r['task']} | {r['way']} | {r['update']:.2f} | {r['answer']:.2f} |" for r in rows]
     RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 

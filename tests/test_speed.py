@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import fake_family
 import pytest
 import torch
 from test_train import ENV, ROOT, free_port, metrics, run_of, same, weights
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import adapters
 import tasks
@@ -339,20 +341,28 @@ def test_attention_in_bf16_on_a_cpu_is_attention() -> None:
     assert torch.allclose(*grads, atol=0.05 * grads[0].abs().max().item())
 
 
-def test_the_kernel_is_chosen_by_the_longest_attention() -> None:
-    """Plain for short sequences in bf16 on a CPU, fused otherwise: by name of what the way back runs."""
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_on_a_cpu_is_fused_and_in_fp32_where_the_rest_is_bf16(autocast: bool) -> None:
+    """By what torch runs: there and back through the fused kernel, which sees fp32 alone, by position and by name."""
+    given = torch.randn(3, 1, 2, 9, 8, dtype=torch.bfloat16, requires_grad=True)
+    mask = torch.zeros(1, 1, 9, 9, dtype=torch.bfloat16)
+    seen: list[tuple[str, set[torch.dtype]]] = []
 
-    def backward(tokens: int) -> str:
-        given = torch.randn(3, 1, 2, tokens, 8, dtype=torch.bfloat16, requires_grad=True)
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "scaled_dot_product" in str(func):
+                dtypes = {a.dtype for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()}
+                seen.append((str(func), dtypes))
+            return func(*args, **(kwargs or {}))
 
-        def attend() -> torch.Tensor:
-            return nn.functional.scaled_dot_product_attention(*given)
-
-        assert speed.attended(attend) == tokens
-        with speed.best_attention(torch.device("cpu"), torch.bfloat16, tokens):
-            return attend().grad_fn.name()
-
-    assert "Flash" not in backward(speed.SHORT) and "Flash" in backward(speed.SHORT + 1)
+    attend = nn.functional.scaled_dot_product_attention
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), Watch():
+        with speed.best_attention(torch.device("cpu"), torch.bfloat16):
+            found = attend(*given, attn_mask=mask) + attend(query=given[0], key=given[1], value=given[2])
+        found.float().sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert [("flash" in name, "backward" in name) for name, _ in seen] == [(True, False)] * 2 + [(True, True)] * 2
+    assert all(dtypes == {torch.float32} for _, dtypes in seen)
 
 
 @pytest.mark.parametrize("family", sorted(set(adapters.families()) - {"fake", "fake_video"}))

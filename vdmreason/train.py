@@ -184,9 +184,6 @@ def _loop(
     compute_ahead(run, accelerator, arm, samples)
     micro = make_room(run, accelerator, arm, samples, autocast, sharded)
     parts = shares(optim.batch, micro, accelerator.process_index, accelerator.num_processes)
-    tokens = 0
-    if precision and device.type == "cpu":  # only there the kernel is chosen by it
-        tokens = speed.attended(lambda: arm.loss(arm.collate(speed.longest(samples)[:1], [0])))
     compiled = 0
     if run.speed.compile == "on" or (run.speed.compile == "auto" and device.type == "cuda" and optim.updates >= 100):
         compiled = speed.compile_blocks(arm.model)
@@ -212,7 +209,7 @@ def _loop(
     model.train()
     done = first
     metrics = store.Lines(folder / "metrics.jsonl") if main else nullcontext()
-    attention = speed.best_attention(device, precision, tokens)
+    attention = speed.best_attention(device, precision)
     with metrics as lines, attention, progress(f"{run.name}: training", optim.updates, first, main) as show:
         pace = Pace()
         for step in range(first, optim.updates):
