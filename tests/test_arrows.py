@@ -74,6 +74,8 @@ def rule(module: str) -> tuple[set[str], set[str]]:
     if name.startswith("report"):
         # torch-free; drawings and parquet only where their libraries are installed
         return {"vdmreason", "tasks", "adapters"}, {"numpy", "typer", "matplotlib", "pyarrow"}
+    if name == "parcel":
+        return {"vdmreason.store", "vdmreason.sweep", "tasks"}, set()
     if name == "launchers":
         return {"vdmreason.jobs", "vdmreason.store", "vdmreason.sweep", "tasks"}, set()  # submitit and ray by name
     if name == "sweep":

@@ -1398,3 +1398,37 @@ def report_command(
     from vdmreason.report import report_sweep
 
     print(report_sweep(_folder_of(path, scale), out))
+
+
+@app.command("pack")
+def pack_command(
+    path: FileOrFolder,
+    scale: Scale = "",
+    out: Annotated[Path | None, typer.Option(help="The file (default: <sweep>.tar.xz here)")] = None,
+) -> None:
+    """Put what is finished into one small file: answers, results and where they come from, without adapters.
+
+    vdmreason sweep pack runs/sweeps/structured-small
+    """
+    from vdmreason.parcel import pack
+
+    file, done, trials = pack(_folder_of(path, scale), out)
+    print(f"{file}: {done} of {trials} trials, {file.stat().st_size / 1e6:.2f} MB")
+
+
+@app.command("unpack")
+def unpack_command(
+    file: Annotated[Path, typer.Argument(help="What `sweep pack` wrote")],
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder (default: runs/sweeps/<name>)")] = None,
+) -> None:
+    """Add what such a file holds to a sweep's folder, to report on it or to go on: `sweep run` does the rest.
+
+    vdmreason sweep unpack structured-small.tar.xz
+    """
+    from vdmreason.parcel import unpack
+
+    folder, counts = unpack(file, out)
+    words = {
+        "added": "added", "there": "were there", "running": "are being worked on here", "unknown": "this sweep has not",
+    }  # fmt: skip
+    print(f"{folder}: " + ", ".join(f"{counts[key]} {said}" for key, said in words.items() if counts[key]))
