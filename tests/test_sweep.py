@@ -483,6 +483,23 @@ def test_a_lent_adapter_says_nothing_of_how_long_training_takes(tmp_path) -> Non
     assert every.total([new, new])[0] == pytest.approx(every.seconds(run) + every.seconds(run, trained=False))
 
 
+def test_a_task_s_own_trials_say_how_long_it_takes(tmp_path) -> None:
+    """Where one is finished; another task's mean is the best that is known before."""
+    folder = planned(tmp_path, **{**ONE, "tasks": ["life/B3S23", "eca/110", "maze/7x7"]})
+    sweep.work(folder, part=(1, 3))
+    sweep.work(folder, part=(2, 3))
+    now = sweep.look(folder)
+    for standing, seconds in zip((s for s in now if s.state == "done"), (40.0, 400.0), strict=True):
+        path = folder / standing.entry["folder"] / sweep.DONE
+        store.write_json(path, {**store.read_json(path), "training": seconds, "answering": 0.0, "seconds": seconds})
+    forecast = sweep.Forecast(folder)
+    forecast.learn(now)
+    told = {s.entry["task"]: forecast.seconds(s.entry["config"]) for s in now}
+    known = [told[s.entry["task"]] for s in now if s.state == "done"]
+    (unknown,) = [told[s.entry["task"]] for s in now if s.state != "done"]
+    assert known == pytest.approx([40, 400]) and unknown == pytest.approx(220)
+
+
 def test_the_last_trial_is_one_worker_s(tmp_path) -> None:
     folder = planned(tmp_path, **{**ONE, "n": [3, 6]})
     sweep.work(folder)

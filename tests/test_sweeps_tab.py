@@ -294,6 +294,38 @@ def test_buttons_and_facts_say_where_it_stands(root: Path) -> None:
     ] and "each worker ends after its update" in sweeps_tab.headline(look)
 
 
+def test_time_left_counts_shared_trainings_once_and_says_what_it_does_not_know(root: Path) -> None:
+    folder, file = root / "sweeps" / "twins", root / "sheets" / "twins.yaml"
+    file.write_text(written("twins", axes={"votes": [1, 2]}))
+    sweep.write_plan(folder, sweep.read(file))
+    assert "known after the first trial" in sweeps_tab.headline(Watched(folder).look())
+    done = next(place for place in (root / "sweeps/mazes/trials").iterdir() if (place / sweep.DONE).exists())
+    entries = sweep.read_plan(folder)["trials"]
+    first = next(e for e in entries if e["config"]["votes"] == 1)
+    place = folder / first["folder"]
+    place.mkdir(parents=True)
+    for name in sweep.VOUCHED:
+        shutil.copy(done / name, place / name)
+    spent = {"training": 100.0, "answering": 0.0, "seconds": 100.0, "sha256": sweep.hashes(place)}
+    store.write_json(place / sweep.DONE, {**store.read_json(done / sweep.DONE), **spent})
+    look = Watched(folder).look()
+    trainings = len({e["training"] for e in entries}) - 1
+    assert look.left == pytest.approx(100 * trainings) and trainings == len(entries) / 2 - 1
+    told = sweeps_tab.headline(look)
+    assert "of work for one worker" in told and all(f"{kind}" in told for kind in look.unknown)
+    # half of one is done already
+    begun = next(e for e in entries if e["training"] != first["training"])
+    place = folder / begun["folder"]
+    assert sweep.claim(place)
+    store.write_state(
+        place,
+        state="running",
+        step=begun["config"]["optim"]["updates"] // 2,
+        updates=begun["config"]["optim"]["updates"],
+    )
+    assert Watched(folder).look().left == pytest.approx(100 * (trainings - 0.5))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Report, and a page that strangers use
 

@@ -926,7 +926,8 @@ class Forecast:
     def __init__(self, folder: Path, sizes: bool = True) -> None:
         """`sizes`: whether to learn how much disk trials take as well, which walks their folders."""
         self.folder, self.bytes, self.sizes = folder, 0.0, sizes
-        self._known: dict[str, dict[str, float]] = {}
+        self._known: dict[str, dict[str, float]] = {}  # by kind
+        self._on_task: dict[tuple[str, str], dict[str, float]] = {}  # by kind and task: a long question takes longer
         self._seen: set[str] = set()
         self._trained: set[str] = set()  # trainings whose adapter is there: it will be lent
         self._sizes: list[int] = []
@@ -945,11 +946,14 @@ class Forecast:
                 continue
             self._seen.add(now.entry["id"])
             self._trained.add(_training(now.entry))
-            sums = self._known.setdefault(_kind(run), Counter())  # type: ignore[arg-type]
             # where the adapter was lent, nothing is learned about how long learning takes
             spent |= {"samples": samples_of(run) if spent["training"] else 0, "answers": answers_of(run)}
-            for key, value in spent.items():
-                sums[key] = sums.get(key, 0.0) + value
+            for sums in (
+                self._known.setdefault(_kind(run), {}),
+                self._on_task.setdefault((_kind(run), run["task"]), {}),
+            ):
+                for key, value in spent.items():
+                    sums[key] = sums.get(key, 0.0) + value
             if not self.sizes:
                 continue
             with contextlib.suppress(OSError):  # its worker may still be letting go of it
@@ -957,9 +961,12 @@ class Forecast:
         self.bytes = sum(self._sizes) / len(self._sizes) if self._sizes else 0.0
 
     def seconds(self, run: Mapping[str, Any], trained: bool = True) -> float | None:
-        """How long a trial takes, its training too where it is `trained`; None where none of its kind is finished."""
-        known = self._known.get(_kind(run))
-        return None if known is None or not known["samples"] else self._seconds(run, known, trained)
+        """How long a trial takes, its training too where it is `trained`: from its kind on its task, or else on any task.
+        None where none of its kind is finished."""
+        for known in (self._on_task.get((_kind(run), run["task"])), self._known.get(_kind(run))):
+            if known and known["samples"]:
+                return self._seconds(run, known, trained)
+        return None
 
     def _seconds(self, run: Mapping[str, Any], known: Mapping[str, float], trained: bool) -> float:
         learning = known["training"] / known["samples"] * samples_of(run) if trained else 0.0

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ class Look:
     dropped: int
     stopped: bool  # a STOP file is there
     driver: jobs.Status  # the job that this page started, if it did
-    left: float  # seconds of work that can be told
-    unknown: tuple[str, ...]  # backbones of which no trial is finished
+    left: float | None  # seconds of work for one worker; None where no trial is finished
+    unknown: tuple[str, ...]  # backbones of which no trial is finished: taken for as slow as the others
     stamp: int
 
     @functools.cached_property
@@ -160,20 +160,24 @@ class Watched:
         plan = self._plan[1]
         trials = tuple(self._trial(entry) for entry in plan["trials"])
         self._forecast.learn(sweep.Standing(t.entry, t.state) for t in trials if t.state == "done")
-        left = 0.0
-        unknown: set[str] = set()
-        for trial in trials:
-            if trial.state not in ("done", "failed"):
-                seconds, kinds = self._forecast.total([trial.entry])
-                done = trial.step / trial.updates if trial.updates and trial.state == "running" else 0.0
-                left, unknown = left + seconds * (1 - done), unknown | kinds
+        left, unknown = self._left([trial for trial in trials if trial.state not in ("done", "failed")])
         name = sweep.folder_name(plan["name"], plan.get("scale", ""))
         stopped = (self.folder / jobs.STOP).exists()
         driver = jobs.status(self.folder)
         shown = [(t.state, t.note, t.exact, t.finished, t.step) for t in trials]
         dropped = len(plan.get("dropped", ()))
         changes = hash((stamp, stopped, driver.state, driver.error, dropped, tuple(shown)))
-        return Look(self.folder, name, trials, dropped, stopped, driver, left, tuple(sorted(unknown)), changes)
+        return Look(self.folder, name, trials, dropped, stopped, driver, left, unknown, changes)
+
+    def _left(self, trials: Sequence[Seen]) -> tuple[float | None, tuple[str, ...]]:
+        """`Look.left` and `Look.unknown` of trials that are not settled."""
+        entries = [trial.entry for trial in trials]
+        seconds, (_, unknown) = self._forecast.guess(entries), self._forecast.total(entries)
+        if seconds is not None:
+            for trial in trials:
+                if trial.state == "running" and trial.updates:
+                    seconds -= (self._forecast.guess([trial.entry]) or 0.0) * trial.step / trial.updates
+        return seconds, tuple(sorted(unknown))
 
     def _trial(self, entry: Mapping[str, Any]) -> Seen:
         place = f"{self.folder}/{entry['folder']}"

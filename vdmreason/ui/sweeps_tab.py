@@ -359,11 +359,12 @@ def headline(look: Look) -> str:
     ]
     unsettled = planned - done - counts["failed"]
     if unsettled:
-        if look.unknown:
-            told = "the first trial of each backbone is timed"
+        if look.left is None:
+            told = "known after the first trial"
         else:
-            workers = max(1, running)
-            told = f"about {duration(look.left / workers)}" + ("" if running else " of work for one worker")
+            told = f"about {duration(look.left / max(1, running))}" + ("" if running else " of work for one worker")
+            if look.unknown:
+                told += f", if {', '.join(look.unknown)} take as long as the others"
         facts.append(("time left", told))
     now = time.time()
     recent = [t.finished for t in look.trials if t.state == "done" and now - t.finished < matrix.HOUR]
