@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +100,9 @@ class Config:
     bert: dict[str, Any] | None = None
     flavour: str = ""  # the name it has in FLAVOURS, for its card and for a Stage 2 that goes on from it
 
+    def __post_init__(self) -> None:
+        recipes.shares(self, "hidden", "decoded", "most", "momentum", "drop")
+
     @property
     def process(self) -> denoise.DDPM:
         return denoise.DDPM(self.asked_for, self.shift, limit=1.0)
@@ -133,6 +136,14 @@ class Config:
     def visible(self, places: int) -> int:
         """Tokens of a frame that a semantic mask leaves."""
         return places - int(places * self.hidden)
+
+
+FIRST_KEYS = (
+    "aligned", "hidden", "pick", "head", "align", "pool", "pixels", "asked_for", "shift", "decoded", "ahead", "registers", "drop",
+    "rope", "dual_norm",
+)  # fmt: skip
+SECOND_KEYS = ("blocks", "most", "cut", "momentum", "latent", "pixels_too")
+KEYS = ("mask", *FIRST_KEYS, *SECOND_KEYS)
 
 
 class Encoder(nn.Module):
@@ -724,9 +735,13 @@ def pretrain(
     lr_scale: Literal["none", "linear256"] = "none",
     precision: Literal["no", "bf16"] = "no",
     most_bad: float = 0.1,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a flavour and write `model.safetensors`, `reference.safetensors` (Stage 2's teacher), `config.json` and a card to
     `out`.
+
+    `overrides` are fields of `Config` among KEYS that are to be otherwise, each in the stage whose it is; `mask` is both's, and
+    may be said where one of them is trained.
 
     `stages` "1", "2" or both; "2" alone goes on from the Stage 1 in the folder `start`. `teacher` is a vision tower by folder or
     hub id, `bert` a ModernBERT whose last layers begin as the predictor. `lr_scale` "linear256" multiplies the rates by batch /
@@ -745,6 +760,15 @@ def pretrain(
     if first is not None and first.config.stage != 1:
         raise ValueError(f"{start} has been through Stage 2 already; name a folder of Stage 1")
     config = first.config if first else replace(FLAVOURS[size], flavour=size)
+    overrides = dict(overrides or {})
+    if "mask" in overrides and stages == "1+2":
+        raise ValueError("mask: each stage has its own. Train them one after the other, with --stages 1 and --stages 2")
+    if missing := [
+        key for key in overrides if key != "mask" and (key in SECOND_KEYS) != (stages == "2") and stages != "1+2"
+    ]:
+        raise ValueError(f"{missing[0]}: is not of Stage {stages}")
+    later = {key: value for key, value in overrides.items() if key in SECOND_KEYS or stages == "2"}
+    config = replace(config, **{key: value for key, value in overrides.items() if key not in later})
     config, size = replace(config, teacher=teacher or config.teacher), config.flavour
     recipe = RECIPES[size]
     scaled = [replace(s, batch=batch or s.batch) for s in recipe.stages]
@@ -762,6 +786,7 @@ def pretrain(
         config = replace(config, predictor=replace(config.predictor, width=stored["hidden_size"]), bert=stored)
     given = {"size": size, "seed": seed, "data": str(data), "batch": batch, "side": side, "fps": fps, "stages": stages}
     given |= {"start": start, "teacher": teacher, "bert": bert, "lr_scale": lr_scale, "precision": precision}
+    given |= {"overrides": overrides} if overrides else {}
     videos, bad, logs = None, dict[str, str](), {}
     checkpointing = size in ("base", "large")
     torch.manual_seed(seed)
@@ -777,7 +802,9 @@ def pretrain(
         else:
             assert model is not None
             torch.manual_seed(seed + 1)
-            model = second_stage(model, checkpointing=checkpointing)
+            model = second_stage(model, checkpointing=checkpointing, **later)
+            if model.config.looks and model.image is None:  # a Stage 1 from a folder comes without
+                model.learn_from(teacher_of(model.config))
             bad = videos.bad if videos else {}
         stage, share = recipe.stages[number - 1], 1.0
         if stages == "1+2":

@@ -1,6 +1,6 @@
 """The one pretraining loop: a module whose forward is its loss, batches that are a pure function of the step.
 
-Because batch, learning rate and noise are functions of the step, a run that was killed resumes from its newest
+Because batch, learning rate, noise and every other draw are functions of the step, a run that was killed resumes from its newest
 checkpoint and ends with the same weights, to the bit on a CPU.
 """
 
@@ -141,6 +141,7 @@ def fit(
     names = [name for group in groups for name in group.pop("names")]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=eps)
     step, spent, skipped = _resume(module, optimizer, names, folder)
+    seed = torch.initial_seed()
     prepared, optimizer_ = accelerator.prepare(module, optimizer)
     parameters = [p for p in prepared.parameters() if p.requires_grad]
 
@@ -171,6 +172,10 @@ def fit(
         rate = schedule(step, total if not timing else 10**9)
         for group in optimizer.param_groups:
             group["lr"] = rate[group["prefix"]]
+        # What a module draws for itself, such as which blocks are passed over, on whatever device.
+        torch.manual_seed(
+            (seed * 6364136223846793005 + step * accelerator.num_processes + accelerator.process_index) % 2**63
+        )
         found = []
         for number, batch in enumerate(batches(step, step + 1 < total and not timing), 1):
             # Gradients are averaged over processes once, with the last piece.
@@ -221,6 +226,7 @@ def fit(
             raise Stopped(f"stopped after update {step}")
     bar.close()
     batches.close()
+    torch.manual_seed(seed)  # what follows finds the same whether or not updates were left to do
     accelerator.wait_for_everyone()
     if not last and (folder / "metrics.jsonl").exists():  # the run had already ended
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
@@ -326,7 +332,6 @@ def _save(
         for key, value in state.items()
     }
     save_file(moments, fresh / "optimizer.safetensors")
-    save_file({"torch": torch.get_rng_state()}, fresh / "random.safetensors")
     _write_json(fresh / "loop.json", {"step": step, "seconds": seconds, "skipped": skipped})
     shutil.rmtree(old, ignore_errors=True)
     if current.exists():
@@ -338,8 +343,8 @@ def _save(
 def _resume(
     module: nn.Module, optimizer: torch.optim.Optimizer, names: list[str], folder: Path
 ) -> tuple[int, float, int]:
-    """Load the newest whole checkpoint into module, optimizer and torch's random numbers; returns its step, which is also
-    the place in the data, the seconds spent until then and the updates skipped."""
+    """Load the newest whole checkpoint into module and optimizer; returns its step, which is also the place in the data, the
+    seconds spent until then and the updates skipped."""
     for place in (folder / "checkpoint", folder / "checkpoint.old"):
         if not (place / "loop.json").exists():
             continue
@@ -349,8 +354,6 @@ def _resume(
             name, moment = key.rsplit("|", 1)
             state.setdefault(names.index(name), {})[moment] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        if (place / "random.safetensors").exists():
-            torch.set_rng_state(load_file(place / "random.safetensors")["torch"])
         loop = json.loads((place / "loop.json").read_text())
         return loop["step"], loop["seconds"], loop.get("skipped", 0)
     return 0, 0.0, 0

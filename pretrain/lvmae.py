@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +75,12 @@ class Config:
     tokens: dict[str, Any] = field(default_factory=dict)  # the tokenizer's own configuration
     flavour: str = ""
 
+    def __post_init__(self) -> None:
+        recipes.shares(self, "hidden", "top", "extra")
+        if not 0 < self.top + self.extra <= self.hidden + 1e-9:
+            share = f"{self.top + self.extra:g} of the tokens"
+            raise ValueError(f"top + extra: {share}; more than none, and at most hidden, {self.hidden:g}")
+
     @property
     def every(self) -> int:
         """Of so many frames the uniform mask decodes one: what is hidden there is as much as the others decode."""
@@ -84,6 +91,9 @@ class Config:
         if self.mask == "random":
             return 0, round((self.top + self.extra) * total)
         return round(self.top * total), round(self.extra * total)
+
+
+KEYS = ("hidden", "top", "extra", "positions", "ahead")
 
 
 class Decoder(nn.Module):
@@ -438,8 +448,11 @@ def pretrain(
     stored: int = 0,
     precision: Literal["no", "bf16"] = "no",
     most_bad: float = 0.1,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a flavour and write `model.safetensors`, `tokenizer.safetensors`, `config.json` and a card to `out`.
+
+    `overrides` are fields of `Config` among KEYS that are to be otherwise.
 
     `tokens` is the folder of a tokenizer ("small" ships), `mask` one of MASKS. `stored` > 0: so many different clips, whose codes
     and importance are computed once, kept beside the training, and found again only by the same tokenizer. `data` and resuming
@@ -463,10 +476,12 @@ def pretrain(
     if stored and len(lengths) > 1:
         raise ValueError("--stored keeps clips of one length: say how many --frames")
     check_side(recipe.side, config.patch)
-    config = replace(config, mask=mask, target=target or config.target, tokenizer=name, flavour=size)
+    config = replace(
+        config, mask=mask, target=target or config.target, tokenizer=name, flavour=size, **(overrides or {})
+    )
     given = {"size": size, "seed": seed, "data": str(data), "batch": recipe.batch, "side": recipe.side, "fps": fps}
     given |= {"frames": frames, "tokens": tokens, "mask": mask, "target": target, "stored": stored}
-    given |= {"precision": precision}
+    given |= {"precision": precision, **({"overrides": dict(overrides)} if overrides else {})}
     torch.manual_seed(seed)
     model = LVMAE(config, tokenizer.load(name), checkpointing=size.startswith("vit"))
     videos = Videos(data, max(lengths), recipe.side, fps=fps, seed=seed, most_bad=most_bad) if data else None

@@ -14,7 +14,7 @@ Where the paper is silent the choice is named at its place; they stem from V-JEP
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +74,14 @@ class Config:
     @property
     def process(self) -> denoise.Flow:
         return denoise.Flow(self.asked_for, self.shift)
+
+    def __post_init__(self) -> None:
+        recipes.shares(self, "momentum")
+
+
+KEYS = (
+    "masks", "plain", "queries", "sines", "isolated", "frame_isolated", "align", "flow", "momentum", "asked_for", "shift",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -573,8 +581,11 @@ def pretrain(
     target: str = "pixels",
     precision: Literal["no", "bf16"] = "no",
     most_bad: float = 0.1,
+    overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train a flavour and write `model.safetensors`, `teacher.safetensors`, `config.json` and a card to `out`.
+
+    `overrides` are fields of `Config` among KEYS that are to be otherwise.
 
     `data` is a folder, list or shards of real video (see `pretrain.video`), "" procedural clips. Resumes after a kill: the
     work lies in `out/work`. Under `accelerate launch` a batch is shared among the processes, and each walks through its share in
@@ -584,10 +595,10 @@ def pretrain(
 
     out = Path(out)
     recipe = replace(RECIPES[size], batch=batch or RECIPES[size].batch, side=side or RECIPES[size].side)
-    config = replace(FLAVOURS[size], target=target)
+    config = replace(FLAVOURS[size], target=target, **(overrides or {}))
     check_side(recipe.side, config.patch)
     given = {"size": size, "seed": seed, "data": str(data), "batch": recipe.batch, "side": recipe.side, "fps": fps}
-    given |= {"target": target, "precision": precision}
+    given |= {"target": target, "precision": precision, **({"overrides": dict(overrides)} if overrides else {})}
     torch.manual_seed(seed)
     model = NextVid(config, checkpointing=size.startswith("vit"))
     videos = Videos(data, recipe.frames, recipe.side, fps=fps, seed=seed, most_bad=most_bad) if data else None

@@ -6,6 +6,7 @@ loss is; `train` does the rest. Its module offers
     load(folder, *, random_weights=False)     the model that `save` wrote
     encode(model, video) -> (B, N, D)         what probes read
     pictures(model, video, seed) -> films     what a person looks at
+    KEYS                                      what of its `Config` a training may set otherwise
 
 and its `config.json` names it.
 """
@@ -100,13 +101,26 @@ def check_side(side: int, patch: int) -> None:
 # A training
 
 
+def shares(config: Any, *names: str) -> None:
+    """Raises ValueError where a field that is a share is none."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}: a share between 0 and 1, not {getattr(config, name):g}")
+
+
 def record_of(name: str, recipe: Any, out: Path, budget: str, given: Mapping[str, Any], pretrain: Callable) -> dict:
     """What the card says of a training: the command, the machine, the data, the weights' sum. `given` are `pretrain`'s
     arguments as they came; those that are its defaults are not said."""
     usual = {
         name: p.default for name, p in inspect.signature(pretrain).parameters.items() if name not in ("size", "seed")
     }
-    said = [f"--{k.replace('_', '-')} {v}" for k, v in given.items() if k not in usual or v != usual[k]]
+    said = [
+        f"--{k.replace('_', '-')} {v}"
+        for k, v in given.items()
+        if k != "overrides" and (k not in usual or v != usual[k])
+    ]
+    for key, value in (given.get("overrides") or {}).items():
+        said.append(f"--set {key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}")
     return {
         "command": f"vdmreason pretrain {name} --budget {budget} {' '.join(said)}",
         "machine": torch.cuda.get_device_name()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from test_cli import call, refused
 
@@ -30,6 +31,9 @@ def test_a_job_is_left_that_the_page_can_read(backbone: Path) -> None:
 def test_show_draws_masks_and_a_rollout(backbone: Path, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "sheet.png"
     call("pretrain", "show", str(backbone), "--out", str(out))
+    call("pretrain", "show", str(backbone), "--steps", "1", "--out", str(tmp_path / "one.png"))
+    assert Image.open(tmp_path / "one.png").size == Image.open(out).size
+    assert (tmp_path / "one.png").read_bytes() != out.read_bytes()
     picture, moving = Image.open(out), Image.open(out.with_suffix(".webp"))
     assert 2 <= moving.n_frames <= 8 and picture.width > 8 * 90  # type: ignore[attr-defined]
     films = nextvid.pictures(nextvid.load(backbone), nextvid.torch.zeros(1, 8, 32, 32, 3, dtype=nextvid.torch.uint8))
@@ -75,6 +79,53 @@ def test_probe_reads_depth_and_tracks(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.webp").exists()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "said", "kept"),
+    [
+        (
+            "nextvid",
+            ["momentum=0.9", "masks=[[4, 0.2]]", "plain=true"],
+            {"momentum": 0.9, "masks": [[4, 0.2]], "plain": True},
+        ),
+        (
+            "internvideo-next",
+            ["momentum=0.99", "head=linear", "hidden=0.6"],
+            {"momentum": 0.99, "head": "linear", "hidden": 0.6},
+        ),
+        ("lvmae", ["top=0.2", "extra=0", "hidden=0.8"], {"top": 0.2, "extra": 0.0, "hidden": 0.8}),
+    ],
+)
+def test_a_recipe_may_be_set_otherwise(recipe: str, said: list[str], kept: dict, tmp_path: Path) -> None:
+    """By the names of its configuration: it trains so, the folder and its card say so, and the same command goes on."""
+    words = [word for text in said for word in ("--set", text)]
+    command = ("pretrain", recipe, "--size", "tiny", "--budget", "2u", "--out", str(tmp_path / "x"))
+    call(*command, *words)
+    stored = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert {key: stored[key] for key in kept} == kept
+    record = json.loads((tmp_path / "x" / "pretrain.json").read_text())
+    said_back = dict(text.split("=", 1) for text in record["command"].split(" --set ")[1:])
+    assert {key: yaml.safe_load(value) for key, value in said_back.items()} == kept
+    call(*command, *words)
+    assert "overrides" in refused(*command)
+    for key in kept:
+        assert key in call("pretrain", "keys", recipe).output
+
+
+def test_each_stage_has_its_own_keys(tmp_path: Path) -> None:
+    first = ("pretrain", "internvideo-next", "--size", "tiny", "--budget", "2u")
+    call(*first, "--stages", "1", "--set", "mask=blocks", "--out", str(tmp_path / "one"))
+    second = (*first, "--stages", "2", "--start", str(tmp_path / "one"), "--out", str(tmp_path / "two"))
+    assert "head: is not of Stage 2" in refused(*second, "--set", "head=linear")
+    assert "momentum: is not of Stage 1" in refused(
+        *first, "--stages", "1", "--set", "momentum=1", "--out", str(tmp_path / "x")
+    )
+    assert "each stage has its own" in refused(*first, "--set", "mask=blocks", "--out", str(tmp_path / "x"))
+    call(*second, "--set", "mask=semantic", "--set", "latent=image teacher")
+    one, two = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("one", "two"))
+    assert (one["stage"], one["mask"], two["stage"], two["mask"]) == (1, "blocks", 2, "semantic")
+    assert two["latent"] == "image teacher"
+
+
 def test_what_is_refused(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it would try for half a minute
     out = ("--out", str(tmp_path / "x"))
@@ -91,6 +142,13 @@ def test_what_is_refused(backbone: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "does not divide" in refused("pretrain", "nextvid", "--size", "tiny", "--side", "33", *out)
     assert "at least 4 patches" in refused("pretrain", "nextvid", "--size", "tiny", "--side", "8", *out)
     assert "no image VAE" in refused("pretrain", "nextvid", "--size", "tiny", "--target", str(tmp_path / "no"), *out)
+    assert "Did you mean 'momentum'" in refused("pretrain", "nextvid", "--size", "tiny", "--set", "momentun=1", *out)
+    assert "a share between 0 and 1" in refused("pretrain", "nextvid", "--size", "tiny", "--set", "momentum=7", *out)
+    assert "must be a finite number" in refused("pretrain", "lvmae", "--size", "tiny", "--set", "top=much", *out)
+    assert "more than none" in refused(
+        "pretrain", "lvmae", "--size", "tiny", "--set", "top=0", "--set", "extra=0", *out
+    )
+    assert "Did you mean 'lvmae'" in refused("pretrain", "keys", "lvmea")
     assert "no config.json there names one of nextvid" in refused("pretrain", "show", str(tmp_path))
     assert "no config.json there names one of nextvid" in refused("probe", str(tmp_path))
     assert "--kind" in refused("probe", str(backbone), "--kind", "both-of-them")

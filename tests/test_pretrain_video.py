@@ -127,6 +127,24 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
         loop.fit(_Line(), _batch, tmp_path / "work", updates=4, settings={"seed": 7, "size": "tiny"})
 
 
+def test_what_a_module_draws_for_itself_is_drawn_again(tmp_path: Path) -> None:
+    """Stopped after any update and gone on with, by a process whose random numbers stand elsewhere: the same weights."""
+
+    class Dropping(_Line):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.nn.functional.dropout(x, 0.5))
+
+    def fitted(folder: str, updates: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        module = Dropping()
+        torch.rand(updates)
+        loop.fit(module, _batch, tmp_path / folder, updates=updates, schedule=loop.trapezoid(0.05, 5, decay=0.0))
+        return module.layer.weight.detach().clone()
+
+    whole = fitted("whole", 12)
+    assert not torch.equal(fitted("parts", 5), whole) and torch.equal(fitted("parts", 12), whole)
+
+
 def test_batches_made_ahead_are_the_same(tmp_path: Path) -> None:
     weights = []
     for ahead in (False, True):

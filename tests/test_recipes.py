@@ -90,7 +90,14 @@ def test_a_killed_training_resumes_to_the_bit(recipe: ModuleType, pretrained: Pa
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    kept = [json.loads(file.read_text())["step"] for file in (tmp_path / "work").rglob("checkpoint*/loop.json")]
+    assert kept and max(kept) > 1
+    # The lines of what was done before are no longer written: a training that began anew would write them again.
+    for file in (tmp_path / "work").rglob("metrics.jsonl"):
+        lines = file.read_text().splitlines()
+        file.write_text("\n".join([lines[0].replace("{", '{"first": true, ', 1), *lines[1:]]) + "\n")
     subprocess.run(command(recipe, tmp_path), cwd=ROOT, check=True, capture_output=True, env=_ENVIRONMENT)
+    assert metrics(tmp_path)[0].get("first"), "it began anew"
     one, two = weights(pretrained), weights(tmp_path)
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     assert len(metrics(tmp_path)) == len(metrics(pretrained)) == UPDATES

@@ -341,28 +341,63 @@ def test_attention_in_bf16_on_a_cpu_is_attention() -> None:
     assert torch.allclose(*grads, atol=0.05 * grads[0].abs().max().item())
 
 
+class Attended(TorchDispatchMode):
+    """Notes by which kernels attention is computed, there and back, and what floats they see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, set[torch.dtype]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "scaled_dot_product" in str(func):
+            self.seen.append(
+                (str(func), {a.dtype for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()})
+            )
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_attention_on_a_cpu_is_fused_and_in_fp32_where_the_rest_is_bf16(autocast: bool) -> None:
     """By what torch runs: there and back through the fused kernel, which sees fp32 alone, by position and by name."""
     given = torch.randn(3, 1, 2, 9, 8, dtype=torch.bfloat16, requires_grad=True)
     mask = torch.zeros(1, 1, 9, 9, dtype=torch.bfloat16)
-    seen: list[tuple[str, set[torch.dtype]]] = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if "scaled_dot_product" in str(func):
-                dtypes = {a.dtype for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()}
-                seen.append((str(func), dtypes))
-            return func(*args, **(kwargs or {}))
-
-    attend = nn.functional.scaled_dot_product_attention
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), Watch():
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), Attended() as attended:
         with speed.best_attention(torch.device("cpu"), torch.bfloat16):
+            attend = nn.functional.scaled_dot_product_attention
             found = attend(*given, attn_mask=mask) + attend(query=given[0], key=given[1], value=given[2])
         found.float().sum().backward()
     assert found.dtype == torch.bfloat16
-    assert [("flash" in name, "backward" in name) for name, _ in seen] == [(True, False)] * 2 + [(True, True)] * 2
-    assert all(dtypes == {torch.float32} for _, dtypes in seen)
+    ways = [("flash" in name, "backward" in name) for name, _ in attended.seen]
+    assert ways == [(True, False)] * 2 + [(True, True)] * 2
+    assert all(dtypes == {torch.float32} for _, dtypes in attended.seen)
+
+
+def test_attention_is_torch_s_again_when_the_last_is_done() -> None:
+    """Two at once, as threads have it, that do not end in the order in which they began."""
+    plain = nn.functional.scaled_dot_product_attention
+    first, second = (speed.best_attention(torch.device("cpu"), torch.bfloat16) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert nn.functional.scaled_dot_product_attention is not plain
+    exact = torch.randn(3, 1, 2, 9, 8, dtype=torch.float64)
+    assert torch.equal(nn.functional.scaled_dot_product_attention(*exact), plain(*exact))
+    second.__exit__(None, None, None)
+    assert nn.functional.scaled_dot_product_attention is plain
+
+
+@pytest.mark.parametrize("family", ["causal_lm", "cogvideox"])
+def test_blocks_are_computed_again_as_they_were_in_bf16(tmp_path: Path, family: str) -> None:
+    """With checkpointing or without, where attention is in fp32 and the rest is not: the same losses."""
+    for checkpointing in ("off", "on"):
+        run = real(family, precision="bf16", speed={"checkpointing": checkpointing, "compile": "off"})
+        with Attended() as attended:
+            train.train(run, tmp_path / checkpointing)
+        back = [dtypes for name, dtypes in attended.seen if "backward" in name]
+        assert back and all(dtypes == {torch.float32} for dtypes in back)
+    one, two = (metrics(tmp_path / checkpointing) for checkpointing in ("off", "on"))
+    assert [m["loss"] for m in one] == pytest.approx([m["loss"] for m in two], rel=1e-3)
+    assert [m["grad_norm"] for m in one] == pytest.approx([m["grad_norm"] for m in two], rel=2e-2)
 
 
 @pytest.mark.parametrize("family", sorted(set(adapters.families()) - {"fake", "fake_video"}))

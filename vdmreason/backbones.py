@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +24,7 @@ import typer.core
 
 from adapters.base import load_errors
 from tasks.base import UserError, suggest
-from vdmreason import jobs, store
+from vdmreason import config, jobs, store
 
 RECIPES = ("nextvid", "internvideo_next", "lvmae")  # with features to probe and frames to draw
 SHOWN = (*RECIPES, "tokenizer")
@@ -59,6 +61,12 @@ Side = Annotated[int | None, typer.Option(min=8, help="Pixels of a frame's side"
 Batch = Annotated[int | None, typer.Option(min=1, help="Clips an update, over all processes")]
 Micro = Annotated[int, typer.Option(min=1, help="Pieces of a process's share of the batch, where memory is short")]
 Precision = Annotated[str, typer.Option(help="no or bf16")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change the recipe; `vdmreason pretrain keys NAME` lists what can be"
+    ),
+]
 MostBad = Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable videos that stops the run")]
 
 
@@ -118,6 +126,12 @@ def size_of(name: str, size: str) -> str:
     return size
 
 
+def overridden(name: str, overrides: list[str] | None) -> dict[str, Any]:
+    """What --set says of a recipe's `Config`."""
+    recipe = importlib.import_module(f"pretrain.{name}")
+    return config.changes(recipe.Config, overrides or [], recipe.KEYS)
+
+
 def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"{option} {value}: one of {', '.join(known)}.{suggest(value, known)}")
@@ -158,6 +172,7 @@ def nextvid(
     micro: Micro = 1,
     target: Annotated[str, typer.Option(help="pixels, or an image VAE of diffusers by folder or hub id")] = "pixels",
     precision: Precision = "no",
+    set_: Set = None,
     most_bad: MostBad = 0.1,
 ) -> None:
     """NExT-Vid: masked next-frame prediction (arXiv 2512.21004).
@@ -169,6 +184,7 @@ def nextvid(
     one_of("--precision", precision, ("no", "bf16"))
     given: dict[str, Any] = {"data": data, "fps": fps, "side": side, "batch": batch, "micro": micro, "target": target}
     given |= {"precision": precision, "most_bad": most_bad}
+    given["overrides"] = overridden("nextvid", set_)
     run("nextvid", out, budget, size=size_of("nextvid", size), seed=seed, **given)
 
 
@@ -195,6 +211,7 @@ def internvideo_next(
     batch: Batch = None,
     micro: Micro = 1,
     precision: Precision = "no",
+    set_: Set = None,
     most_bad: MostBad = 0.1,
 ) -> None:
     """InternVideo-Next: a diffusion decoder and an image teacher, then latents of the first stage (arXiv 2512.01342).
@@ -216,6 +233,7 @@ def internvideo_next(
         "data": data,
     }
     given |= {"fps": fps, "side": side, "batch": batch, "micro": micro, "precision": precision, "most_bad": most_bad}
+    given["overrides"] = overridden("internvideo_next", set_)
     run("internvideo_next", out, budget, size=size_of("internvideo_next", size), seed=seed, **given)
 
 
@@ -240,6 +258,7 @@ def lvmae(
     batch: Batch = None,
     micro: Micro = 1,
     precision: Precision = "no",
+    set_: Set = None,
     most_bad: MostBad = 0.1,
 ) -> None:
     """LVMAE: a masked autoencoder of long video that decodes the important tokens alone (arXiv 2411.13683).
@@ -255,6 +274,7 @@ def lvmae(
     given: dict[str, Any] = {"tokens": tokenizer, "mask": mask, "target": target or None, "frames": frames}
     given |= {"stored": stored, "data": data, "fps": fps, "side": side, "batch": batch, "micro": micro}
     given |= {"precision": precision, "most_bad": most_bad}
+    given["overrides"] = overridden("lvmae", set_)
     run("lvmae", out, budget, size=size_of("lvmae", size), seed=seed, **given)
 
 
@@ -294,6 +314,31 @@ def image_teacher(
     run("image_teacher", out, budget, size=size_of("image_teacher", size), seed=seed)
 
 
+@app.command("keys")
+def keys(
+    name: Annotated[str, typer.Argument(help="nextvid, internvideo-next or lvmae")],
+    size: Annotated[str, typer.Option(help="Whose values are told")] = "small",
+) -> None:
+    """List what --set may say of a recipe: values and what they are.
+
+    vdmreason pretrain keys internvideo-next --size base
+    vdmreason pretrain internvideo-next --set momentum=0.999 --set decoded=0.5 --out other
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    known = [recipe.replace("_", "-") for recipe in RECIPES]
+    one_of("the recipe", name.replace("_", "-"), tuple(known))
+    room = name.replace("-", "_")
+    recipe = importlib.import_module(f"pretrain.{room}")
+    values = recipe.FLAVOURS[size_of(room, size)]
+    table = Table("key", "value", "what it is", box=None, padding=(0, 2, 0, 0))
+    for key, _, about in config.described(recipe.Config, recipe.KEYS):
+        table.add_row(key, escape(str(getattr(values, key))), escape(about))
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+
+
 @app.command("show")
 def show(
     folder: Annotated[Path, typer.Argument(help="A folder that a recipe wrote")],
@@ -311,6 +356,10 @@ def show(
         float | None, typer.Option(min=0.05, max=0.95, help="Hide another share (InternVideo-Next's Stage 1, LVMAE)")
     ] = None,
     mask: Annotated[str, typer.Option(help="Decode by another mask (LVMAE): adaptive, random, uniform, ...")] = "",
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Denoising steps of what is drawn (NExT-Vid, InternVideo-Next); default 20"),
+    ] = None,
 ) -> None:
     """Draw what a backbone sees and makes: masks, what it draws at hidden places, how it goes on with a clip.
 
@@ -320,9 +369,11 @@ def show(
     with as_a_job():
         recipe, model = opened(folder, SHOWN)
         remask(model, blocks, hidden, mask)
-        films = {
-            name: film.numpy() for name, film in recipe.pictures(model, example_clip(model, clip, video), seed).items()
-        }
+        more = {} if steps is None else {"steps": steps}
+        if more and "steps" not in inspect.signature(recipe.pictures).parameters:
+            raise UserError("--steps: this backbone's recipe does not denoise.")
+        shown = recipe.pictures(model, example_clip(model, clip, video), seed, **more)
+        films = {name: film.numpy() for name, film in shown.items()}
         place = out or folder / f"show-{video.stem if video else clip}.png"
         sheet(films, place)
         strips(films, place, model.config)

@@ -349,6 +349,26 @@ def _described(cls: Any, path: str) -> list[tuple[str, Any, str]]:
     return rows
 
 
+def changes(cls: Any, overrides: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
+    """What overrides such as "momentum=0.999" say of the fields `known` of a dataclass, as these fields' types.
+
+    Raises UserError for another key (with a suggestion) and a wrong type.
+    """
+    tree: dict[str, Any] = {}
+    for text in overrides:
+        _set(tree, text)
+    for key in tree:
+        if key not in known:
+            raise UserError(f"{key}: cannot be set.{suggest(key, known)} What can: {', '.join(known)}.")
+    hints = typing.get_type_hints(cls)
+    return {key: _convert(value, hints[key], key) for key, value in tree.items()}
+
+
+def described(cls: Any, known: Sequence[str]) -> list[tuple[str, Any, str]]:
+    """(key, default, what it is) of the fields `known` of a dataclass."""
+    return [row for row in _described(cls, "") if row[0] in known]
+
+
 def budget(run: Run) -> dict[str, Any]:
     """What the run says of each key of BUDGET."""
     values = flat(to_dict(run))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from tasks.base import UserError
 
@@ -195,22 +195,35 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
     return len(found)
 
 
-class _AttendInFP32(TorchFunctionMode):
-    """torch's fused attention, given fp32 where it was to have bf16 or fp16."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not nn.functional.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        query = args[0] if args else kwargs["query"]
-        # autocast would round the inputs again
-        with torch.autocast(query.device.type, enabled=False):
-            args, kwargs = [_widened(x) for x in args], {key: _widened(x) for key, x in kwargs.items()}
-            return func(*args, **kwargs).to(query.dtype)
+_PLAIN = nn.functional.scaled_dot_product_attention
+_attending, _turn = 0, threading.Lock()  # how many want attention in fp32 now
 
 
-def _widened(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+def _attend_in_fp32(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **more: Any
+) -> Tensor:
+    """torch's fused attention, given fp32 where it was to have fewer bits."""
+    if query.dtype not in (torch.bfloat16, torch.float16) and not torch.is_autocast_enabled(query.device.type):
+        return _PLAIN(query, key, value, attn_mask, *rest, **more)
+    mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
+    with torch.autocast(query.device.type, enabled=False):  # it would round the inputs again
+        return _PLAIN(query.float(), key.float(), value.float(), mask, *rest, **more).to(query.dtype)
+
+
+@contextlib.contextmanager
+def _attending_in_fp32() -> Iterator[None]:
+    """A patch and no mode: checkpointed blocks are computed again where modes are off. Counted, for threads may overlap."""
+    global _attending
+    with _turn:
+        _attending += 1
+        nn.functional.scaled_dot_product_attention = _attend_in_fp32
+    try:
+        yield
+    finally:
+        with _turn:
+            _attending -= 1
+            if not _attending:
+                nn.functional.scaled_dot_product_attention = _PLAIN
 
 
 @contextlib.contextmanager
@@ -223,7 +236,7 @@ def best_attention(device: torch.device, precision: torch.dtype | None = None) -
         with sdpa_kernel([getattr(SDPBackend, name) for name in ATTENTION], set_priority=True):
             yield
     elif device.type == "cpu" and precision == torch.bfloat16:
-        with _AttendInFP32():
+        with _attending_in_fp32():
             yield
     else:
         yield
