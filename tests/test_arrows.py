@@ -75,7 +75,8 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         # torch-free; drawings and parquet only where their libraries are installed
         return {"vdmreason", "tasks", "adapters"}, {"numpy", "typer", "matplotlib", "pyarrow"}
     if name == "parcel":
-        return {"vdmreason.store", "vdmreason.sweep", "tasks"}, set()
+        reads = {f"vdmreason.{part}" for part in ("config", "library", "store", "sweep")}
+        return reads | {"tasks"}, {"yaml"}
     if name == "launchers":
         return {"vdmreason.jobs", "vdmreason.store", "vdmreason.sweep", "tasks"}, set()  # submitit and ray by name
     if name == "sweep":

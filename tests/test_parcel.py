@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import tarfile
 from pathlib import Path
 
 import pytest
-from test_sweep import ONE, THREE, _families, _quick, places, planned, started, states, vdmreason
+from test_sweep import ONE, THREE, _families, _quick, places, planned, real_sheet, started, states, vdmreason
 
+import adapters
 from tasks.base import UserError
 from vdmreason import parcel, report, store, sweep
 
@@ -89,18 +92,70 @@ def test_what_is_not_finished_or_damaged_stays_where_it_is(tmp_path) -> None:
 
 
 def test_an_attempt_s_leavings_are_not_the_parcel_s(tmp_path) -> None:
-    """A trial that was begun, or failed, where the parcel comes to: its losses and adapter are of another sitting."""
+    """A trial that was begun, or failed, where the parcel comes to: all of it is of another sitting."""
     here, there = planned(tmp_path / "here", **ONE), planned(tmp_path / "there", **ONE)
     sweep.work(here)
     (place,) = places(there)
-    (place / "checkpoints" / "step-000002").mkdir(parents=True)
-    (place / "adapter").mkdir()
-    (place / "metrics.jsonl").write_text('{"step": 1}\n')
+    for name in ("checkpoints/step-000002", "adapter", ".adapter.old", "previews", "clips"):
+        (place / name).mkdir(parents=True)
+    for name in ("metrics.jsonl", "README.md", "predictions.jsonl"):
+        (place / name).write_text("{}\n")
     store.write_json(place / sweep.FAILED, {"error": "no room", "final": True})
     assert states(there) == {"failed": 1}
     parcel.unpack(parcel.pack(here, tmp_path / "file.tar.xz")[0], there)
     assert states(there) == {"done": 1}
-    assert {p.name for p in place.iterdir()} - {".lock"} <= set(parcel.KEPT)
+    assert {p.name for p in place.iterdir()} - {".lock"} == {*parcel.KEPT, "state.json"}
+
+
+def test_what_was_cut_off_while_it_was_unpacked_is_answered_by_its_own_adapter(tmp_path, monkeypatch) -> None:
+    """The parcel's answers without its word are nobody's: they are not taken for those of the adapter that is trained then."""
+    here, there = planned(tmp_path / "here", **ONE), planned(tmp_path / "there", **ONE)
+    sweep.work(here)
+    (place,) = places(there)
+    real = parcel._write
+
+    def killed(path: Path, content: bytes) -> None:
+        if path.name == "result.json":
+            raise KeyboardInterrupt
+        real(path, content.replace(b'"proposed":', b'"proposed": '))
+
+    monkeypatch.setattr(parcel, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        parcel.unpack(parcel.pack(here, tmp_path / "file.tar.xz")[0], there)
+    assert (place / "predictions.jsonl").exists() and not sweep.is_done(place)
+    sweep.work(there)
+    assert states(there) == {"done": 1} and b'"proposed": ' not in (place / "predictions.jsonl").read_bytes()
+
+
+def test_an_unpacked_trial_that_is_told_otherwise_is_not_trained_again(tmp_path, monkeypatch) -> None:
+    """Newer rules write result.json anew: the answers are still those that were packed, and so is who gave them."""
+    here = planned(tmp_path / "here", **ONE)
+    sweep.work(here)
+    there, _ = parcel.unpack(parcel.pack(here, tmp_path / "file.tar.xz")[0], tmp_path / "there")
+    (place,) = places(there)
+    before, answers = store.read_json(place / sweep.DONE), (place / "predictions.jsonl").read_bytes()
+    store.write_json(place / "result.json", {**store.read_json(place / "result.json"), "scores": {}})
+    assert states(there) == {"damaged": 1}
+    trained = started(monkeypatch)
+    monkeypatch.setattr(store, "code", lambda: ("1" * 40, True))
+    sweep.work(there)
+    after = store.read_json(place / sweep.DONE)
+    assert states(there) == {"done": 1} and not trained and (place / "predictions.jsonl").read_bytes() == answers
+    assert {k: v for k, v in after.items() if k != "sha256"} == {k: v for k, v in before.items() if k != "sha256"}
+    assert store.read_json(place / "result.json")["scores"]["exact"]
+
+
+def test_an_adapter_that_stayed_elsewhere_is_not_counted_on(tmp_path) -> None:
+    """Of two trials of one training one came in a parcel: the other trains, and the time left says so."""
+    asked = {**ONE, "axes": {"votes": [1, 2]}}
+    here = planned(tmp_path / "here", **asked)
+    sweep.work(here)
+    second = sweep.look(here)[1].entry
+    (here / second["folder"] / sweep.DONE).unlink()
+    there, _ = parcel.unpack(parcel.pack(here, tmp_path / "file.tar.xz")[0], tmp_path / "there")
+    forecast = sweep.Forecast(there)
+    forecast.learn(sweep.look(there))
+    assert forecast.total([second])[0] == forecast.seconds(second["config"]) and not forecast.bytes
 
 
 def test_who_works_on_a_trial_keeps_it(tmp_path) -> None:
@@ -133,7 +188,7 @@ def test_another_sweep_s_folder_and_other_answers_are_refused_and_nothing_change
     store.write_lines(place / "predictions.jsonl", answers)
     store.write_json(place / sweep.DONE, {**store.read_json(place / sweep.DONE), "sha256": sweep.hashes(place)})
     before = {p: p.read_bytes() for p in there.rglob("*") if p.is_file()}
-    with pytest.raises(UserError, match="different answers"):
+    with pytest.raises(UserError, match="answers otherwise"):
         parcel.unpack(file, there)
     assert before == {p: p.read_bytes() for p in there.rglob("*") if p.is_file()}
     assert shown == there
@@ -163,9 +218,116 @@ def test_nothing_else_gets_in(tmp_path, name: str) -> None:
     sweep.work(here)
     members = members_of(parcel.pack(here, tmp_path / "file.tar.xz")[0])
     bad = of({**members, name: b"x"}, tmp_path / "bad.tar.xz")
-    with pytest.raises(UserError, match="which no sweep's parcel has"):
+    with pytest.raises(UserError, match="which its own plan has not"):
         parcel.unpack(bad, tmp_path / "there")
     assert not (tmp_path / "there").exists() and not list(tmp_path.rglob("escaped*"))
+
+
+def changed(members: dict[str, bytes], **changes) -> dict[str, bytes]:
+    """With other values in the plan's first trial."""
+    plan = json.loads(members["plan.json"])
+    plan["trials"][0] |= changes
+    return {**members, "plan.json": json.dumps(plan).encode()}
+
+
+def test_a_plan_says_nothing_but_where_its_trials_lie(tmp_path) -> None:
+    """A worker would delete and write where a plan says: another folder, id or config than the run's own is refused."""
+    here = planned(tmp_path / "here", **THREE)
+    members = members_of(packed_one(here, tmp_path))
+    for changes in (
+        {"folder": "../victim"},
+        {"folder": "trials/other"},
+        {"id": "0" * 12},
+        {"config": {}},
+        {"config": 3},
+    ):
+        for kept in (changed(members, **changes), changed({"plan.json": members["plan.json"]}, **changes)):
+            with pytest.raises(UserError):
+                parcel.unpack(of(kept, tmp_path / "bad.tar.xz"), tmp_path / "there")
+            assert not (tmp_path / "there").exists()
+
+
+def packed_one(here: Path, tmp_path: Path) -> Path:
+    sweep.work(here, part=(1, 3))
+    return parcel.pack(here, tmp_path / "file.tar.xz")[0]
+
+
+def vouched(members: dict[str, bytes], place: str, **files: bytes) -> dict[str, bytes]:
+    """With other files of a trial, and a done.json that vouches for them."""
+    new = {**members, **{f"{place}/{name}": content for name, content in files.items()}}
+    said = {kind: hashlib.sha256(new[f"{place}/{kind}"]).hexdigest() for kind in sweep.VOUCHED}
+    return {
+        **new,
+        f"{place}/done.json": json.dumps({**json.loads(members[f"{place}/done.json"]), "sha256": said}).encode(),
+    }
+
+
+def test_a_trial_s_files_are_its_own(tmp_path) -> None:
+    """Another trial's files, one answer less or twice, a picture elsewhere: refused, though done.json vouches for them."""
+    here = planned(tmp_path / "here", **THREE)
+    sweep.work(here)
+    members = members_of(parcel.pack(here, tmp_path / "file.tar.xz")[0])
+    first, second = sorted({name.rpartition("/")[0] for name in members if "/" in name})[:2]
+    answers = members[f"{first}/predictions.jsonl"]
+    lines = answers.splitlines(keepends=True)
+    other = {kind: members[f"{second}/{kind}"] for kind in parcel.KEPT[:-1]}
+    elsewhere = json.dumps({**json.loads(lines[0]), "raw": "../../secret.webp"}).encode() + b"\n"
+    for files in (
+        other,
+        {"config.yaml": other["config.yaml"]},
+        {"predictions.jsonl": b"".join(lines[1:])},
+        {"predictions.jsonl": answers + lines[0]},
+        {"predictions.jsonl": b"".join([elsewhere, *lines[1:]])},
+        {"predictions.jsonl": b"\xff" + answers},
+        {"config.yaml": b"\xff"},
+    ):
+        bad = of(vouched(members, first, **files), tmp_path / "bad.tar.xz")
+        with pytest.raises(UserError, match="no trial that its plan has"):
+            parcel.unpack(bad, tmp_path / "there")
+        assert not (tmp_path / "there").exists()
+    parcel.unpack(of(vouched(members, first), tmp_path / "good.tar.xz"), tmp_path / "there")
+
+
+def test_bytes_are_kept(tmp_path) -> None:
+    """Also line ends of another system: done.json vouches for bytes."""
+    here = planned(tmp_path / "here", **ONE)
+    sweep.work(here)
+    (place,) = places(here)
+    (place / "result.json").write_bytes((place / "result.json").read_bytes().replace(b"\n", b"\r\n"))
+    store.write_json(place / sweep.DONE, {**store.read_json(place / sweep.DONE), "sha256": sweep.hashes(place)})
+    there, _ = parcel.unpack(parcel.pack(here, tmp_path / "file.tar.xz")[0], tmp_path / "there")
+    assert states(there) == {"done": 1}
+
+
+def test_a_name_in_any_script_travels(tmp_path) -> None:
+    puzzles = tmp_path / "Rätsel"
+    puzzles.mkdir()
+    pairs = [{"input": [[k, 0]], "output": [[0, k]]} for k in (1, 2, 3, 4)]
+    (puzzles / "ä.json").write_text(json.dumps({"train": pairs[:3], "test": pairs[3:]}))
+    asked = {
+        "tasks": [str(puzzles / "ä.json")],
+        "n": ["all"],
+        "set": {"optim": {"updates": 1, "batch": 1}, "lora.rank": 2},
+    }
+    here = planned(tmp_path / "here", **{**ONE, **asked})
+    sweep.work(here)
+    there, counts = parcel.unpack(parcel.pack(here, tmp_path / "file.tar.xz")[0], tmp_path / "there")
+    assert counts["added"] == 1 and states(there) == {"done": 1}
+
+
+def test_a_fuller_parcel_is_not_lost(tmp_path) -> None:
+    here, less = planned(tmp_path / "here", **THREE), planned(tmp_path / "less", **THREE)
+    sweep.work(here)
+    sweep.work(less, part=(1, 3))
+    file = parcel.pack(here, tmp_path / "file.tar.xz")[0]
+    whole = file.read_bytes()
+    with pytest.raises(UserError, match="and 1 more, which"):
+        parcel.pack(less, file)
+    assert file.read_bytes() == whole
+    (tmp_path / "folder").mkdir()
+    assert parcel.pack(less, tmp_path / "folder")[0] == tmp_path / "folder" / "sweep.tar.xz"
+    parcel.unpack(file, less)
+    assert parcel.pack(less, file)[1] == 3
 
 
 def test_a_link_does_not_get_in(tmp_path) -> None:
@@ -173,7 +335,7 @@ def test_a_link_does_not_get_in(tmp_path) -> None:
         link = tarfile.TarInfo("plan.json")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    with pytest.raises(UserError, match="which no sweep's parcel has"):
+    with pytest.raises(UserError, match="which is no file"):
         parcel.unpack(tmp_path / "bad.tar.xz", tmp_path / "there")
 
 
@@ -202,8 +364,10 @@ def test_a_damaged_file_is_one_line_and_nothing_is_unpacked(tmp_path, how: str) 
     assert not (tmp_path / "there").exists()
 
 
+@pytest.mark.skipif("causal_lm" not in adapters.families(), reason="not here")
 def test_the_command_line(tmp_path) -> None:
-    here = planned(tmp_path / "here", **ONE)
+    here = tmp_path / "here"
+    sweep.write_plan(here, sweep.read(real_sheet(tmp_path, seeds=[0])))
     sweep.work(here)
     runs = {"VDMREASON_RUNS": str(tmp_path / "runs")}
     file = tmp_path / "file.tar.xz"

@@ -9,48 +9,62 @@ and loss curves stay where they are. Equal results make equal files, so that a p
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import lzma
-import re
 import shutil
 import tarfile
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tasks.base import UserError
-from vdmreason import store, sweep
+from vdmreason import config, library, store, sweep
 
 ENDING = ".tar.xz"
 # done.json last: a trial that is cut off while it is unpacked does not count
-KEPT = ("config.yaml", "state.json", "predictions.jsonl", "result.json", sweep.DONE)
-MEMBER = re.compile(rf"({sweep.PLAN}|{sweep.SHEET}|trials/[\w.@+-]+/({'|'.join(map(re.escape, KEPT))}))", re.ASCII)
+KEPT = ("config.yaml", *sweep.VOUCHED, sweep.DONE)
+MOST = 1 << 30  # bytes that a parcel may hold
+STAYS = {sweep.CLAIM, ".claim.lock", ".lock", "log.txt"}  # of a trial's folder when a parcel's trial takes its place
+
+Members = dict[str, bytes]  # by name: "plan.json", "trials/<run>/done.json"
 
 
 def pack(folder: Path, out: Path | None = None) -> tuple[Path, int, int]:
     """Write the parcel of a sweep's folder. (the file, finished trials in it, trials of the plan.)
 
-    `out` is <folder's name>.tar.xz where it is left out. Raises UserError where no trial is finished.
+    `out` is <folder's name>.tar.xz where it is left out, and lies in `out` where that is a folder. Raises UserError where no
+    trial is finished, and where `out` is a parcel with a trial that would be lost.
     """
     folder = Path(folder)
-    standings = sweep.look(folder)
-    done = sorted(now.entry["folder"] for now in standings if now.state == "done")
+    plan = sweep.read_plan(folder)
+    trials = {entry["folder"]: _whole(folder / entry["folder"]) for entry in plan["trials"]}
+    done = {place: files for place, files in trials.items() if files}
     if not done:
         raise UserError(f"{folder}: no trial is finished. `vdmreason sweep status` says where they stand.")
-    out = Path(out) if out is not None else Path(folder.resolve().name + ENDING)
-    # by kind: what is alike lies together, and compresses to half
-    names = [sweep.PLAN, sweep.SHEET, *(f"{place}/{name}" for name in KEPT for place in done)]
-    with store.new_file(out) as temporary, tarfile.open(temporary, "w:xz", preset=9) as archive:
-        for name in names:
-            if (folder / name).is_file():
-                content = (folder / name).read_bytes()
-                member = tarfile.TarInfo(name)  # of nobody, of no day
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    return out, len(done), len(standings)
+    name = folder.resolve().name + ENDING
+    out = Path(name) if out is None else Path(out) / name if Path(out).is_dir() else Path(out)
+    if out.exists():
+        lost = sorted(_places(_read(out)[1]) - set(done))
+        if lost:
+            held = lost[0] + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
+            raise UserError(
+                f"{out}: holds {held}, which {folder} has not. Unpack it there first, or take another --out."
+            )
+    members = {sweep.PLAN: json.dumps(plan, indent=1).encode()}
+    if (folder / sweep.SHEET).is_file():
+        members[sweep.SHEET] = (folder / sweep.SHEET).read_bytes()
+    for kind in KEPT:  # by kind: what is alike lies together, and compresses to half
+        members |= {f"{place}/{kind}": done[place][kind] for place in sorted(done)}
+    with store.new_file(out) as temporary, tarfile.open(temporary, "w:xz", preset=6) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)  # of nobody, of no day
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out, len(done), len(trials)
 
 
 def unpack(file: Path, folder: Path | None = None) -> tuple[Path, dict[str, int]]:
@@ -60,81 +74,151 @@ def unpack(file: Path, folder: Path | None = None) -> tuple[Path, dict[str, int]
     `folder` is <runs>/sweeps/<name> where it is left out. Trials that are finished here stay as they are. Raises UserError for a
     file that is no parcel or damaged, for another sweep's folder, and where both hold different answers; then nothing is changed.
     """
-    with _opened(Path(file)) as (inside, plan):
-        name = sweep.folder_name(plan["name"], plan.get("scale", ""))
-        folder = Path(folder) if folder is not None else store.runs_root() / "sweeps" / name
-        here = store.read_json(folder / sweep.PLAN)
-        if here is not None and (here["name"], here.get("scale", "")) != (plan["name"], plan.get("scale", "")):
-            other = sweep.folder_name(here["name"], here.get("scale", ""))
-            raise UserError(f"{folder}: holds the sweep {other}, {file} holds {name}. Take another --out.")
-        if here is None and folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder}: is there and is no sweep. Take another --out.")
-        known = {entry["folder"] for entry in (here or plan)["trials"]}
-        packed = sorted(path.relative_to(inside).as_posix() for path in (inside / "trials").glob("*"))
-        for place in packed:
-            if not sweep.is_done(inside / place):
-                raise UserError(f"{file}: {place} is not what its done.json vouches for. Have the file sent again.")
-            if sweep.is_done(folder / place) and _answers(folder / place) != _answers(inside / place):
-                raise UserError(f"{place}: {folder} and {file} hold different answers. Unpack to another --out.")
-        if here is None:
-            for name in (sweep.SHEET, sweep.PLAN):
-                if (inside / name).is_file():
-                    store.write_text(folder / name, (inside / name).read_text(encoding="utf-8"))
-        counts = {"added": 0, "there": 0, "running": 0, "unknown": 0}
-        for place in packed:
-            counts[_take(inside / place, folder / place) if place in known else "unknown"] += 1
-        return folder, counts
+    file = Path(file)
+    plan, members = _read(file)
+    name = sweep.folder_name(plan["name"], plan["scale"])
+    folder = Path(folder) if folder is not None else store.runs_root() / "sweeps" / name
+    here = store.read_json(folder / sweep.PLAN)
+    if here is not None and (here["name"], here.get("scale", "")) != (plan["name"], plan["scale"]):
+        other = sweep.folder_name(here["name"], here.get("scale", ""))
+        raise UserError(f"{folder}: holds the sweep {other}, {file} holds {name}. Take another --out.")
+    if here is None and folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is there and is no sweep. Take another --out.")
+    packed = {place: {kind: members[f"{place}/{kind}"] for kind in KEPT} for place in sorted(_places(members))}
+    for place, files in packed.items():
+        mine = _whole(folder / place)
+        if mine and _answers(mine) != _answers(files):
+            raise UserError(
+                f"{folder / place}: answers otherwise than the same trial in {file}. Remove that folder to take the "
+                "parcel's, or unpack to another --out."
+            )
+    if here is None:
+        store.write_json(folder / sweep.PLAN, plan)
+        if sweep.SHEET in members:
+            _write(folder / sweep.SHEET, members[sweep.SHEET])
+    known = {entry["folder"] for entry in (here or plan)["trials"]}
+    counts = {"added": 0, "there": 0, "running": 0, "unknown": 0}
+    for place, files in packed.items():
+        counts[_take(files, folder / place) if place in known else "unknown"] += 1
+    return folder, counts
 
 
-def _take(packed: Path, place: Path) -> str:
-    """Move one trial into a sweep, under its claim."""
+def _take(files: Mapping[str, bytes], place: Path) -> str:
+    """Put one trial into a sweep, under its claim and in the place of whatever was begun there."""
     if sweep.is_done(place):
         return "there"
     if (mine := sweep.claim(place)) is None:
         return "running"
     try:
-        if sweep.is_done(place):  # between the look and the claim
-            return "there"
-        if (place / sweep.DONE).exists():
-            sweep.set_aside(place)
-        for name in ("checkpoints", "adapter", "clips"):  # of an attempt that this is not the end of
-            shutil.rmtree(place / name, ignore_errors=True)
-        for name in ("metrics.jsonl", sweep.FAILED):
-            (place / name).unlink(missing_ok=True)
-        for name in KEPT:
-            if (packed / name).is_file():
-                store.write_text(place / name, (packed / name).read_text(encoding="utf-8"))
-        return "added"
+        with store.lock(place):
+            if sweep.is_done(place):  # between the look and the claim
+                return "there"
+            for path in place.iterdir():
+                if path.name not in STAYS:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            store.write_state(place, state="done")
+            for kind in KEPT:
+                _write(place / kind, files[kind])
+            return "added"
     finally:
         mine.release()
 
 
-def _answers(place: Path) -> list[Any]:
-    return [(line["i"], line["question"], line["proposed"]) for line in store.read_lines(place / "predictions.jsonl")]
+def _write(path: Path, content: bytes) -> None:
+    """As it is: done.json vouches for bytes."""
+    with store.new_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(a temporary folder with what the parcel holds, its plan). Only names that a parcel has are written anywhere."""
+def _whole(place: Path) -> dict[str, bytes]:
+    """A finished trial's files, read once; {} where it does not count."""
+    try:
+        files = {kind: (place / kind).read_bytes() for kind in KEPT}
+    except OSError:
+        return {}
+    return files if _vouched(files) else {}
+
+
+def _vouched(files: Mapping[str, bytes]) -> bool:
+    try:
+        said = json.loads(files[sweep.DONE])["sha256"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(said == {kind: hashlib.sha256(files[kind]).hexdigest() for kind in sweep.VOUCHED})
+
+
+def _answers(files: Mapping[str, bytes]) -> list[Any]:
+    lines = [json.loads(line) for line in files["predictions.jsonl"].splitlines()]
+    return sorted((line["i"], json.dumps([line["question"], line["proposed"]])) for line in lines)
+
+
+def _places(members: Members) -> set[str]:
+    return {name.rpartition("/")[0] for name in members if "/" in name}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What may be in a parcel
+
+
+def _read(file: Path) -> tuple[dict[str, Any], Members]:
+    """(plan, all members) of a parcel, checked: nothing of it was written anywhere."""
     if not file.is_file():
         raise UserError(f"{file}: no such file.")
-    with tempfile.TemporaryDirectory() as temporary:
-        inside = Path(temporary)
+    members: Members = {}
+    try:
+        with tarfile.open(file, "r:xz") as archive:
+            for member in archive:
+                if not member.isfile() or member.size + sum(map(len, members.values())) > MOST:
+                    raise UserError(f"{file}: holds {member.name!r}, which is no file, or is too large for a parcel.")
+                content = archive.extractfile(member)
+                assert content is not None
+                members[member.name] = content.read()
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise UserError(f"{file}: no parcel of a sweep, or cut off ({error}).") from error
+    try:
+        plan = json.loads(members[sweep.PLAN])
+        for key, usual in (("scale", ""), ("dropped", [])):
+            plan.setdefault(key, usual)
+        _check_plan(plan)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: has no plan of a sweep in it.") from error
+    entries = {entry["folder"]: entry for entry in plan["trials"]}
+    allowed = {sweep.PLAN, sweep.SHEET, *(f"{place}/{kind}" for place in entries for kind in KEPT)}
+    if strangers := [name for name in members if name not in allowed]:
+        raise UserError(f"{file}: holds {strangers[0]!r}, which its own plan has not.")
+    for place in _places(members):
+        files = {kind: members.get(f"{place}/{kind}", b"") for kind in KEPT}
+        if not _vouched(files):
+            raise UserError(f"{file}: {place} is not what its done.json vouches for. Have the file sent again.")
         try:
-            with tarfile.open(file, "r:xz") as archive:
-                for member in archive:
-                    if not member.isfile() or not MEMBER.fullmatch(member.name) or "/../" in member.name:
-                        raise UserError(f"{file}: holds {member.name!r}, which no sweep's parcel has.")
-                    archive.extract(member, inside, filter="data")
-        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-            raise UserError(f"{file}: no parcel of a sweep, or cut off ({error}).") from error
-        try:
-            plan = store.read_json(inside / sweep.PLAN)
-            known = {str(entry["folder"]) for entry in plan["trials"]}
-            str(plan["name"]), [entry["id"] for entry in plan["trials"]]
-        except (UserError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise UserError(f"{file}: has no plan of a sweep in it.") from error
-        strangers = [p.name for p in (inside / "trials").glob("*") if f"trials/{p.name}" not in known]
-        if strangers:
-            raise UserError(f"{file}: holds trials that its own plan has not, such as {strangers[0]}.")
-        yield inside, plan
+            _check_trial(files, entries[place])
+        except (UserError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"{file}: {place} is no trial that its plan has ({why}).") from error
+    return plan, members
+
+
+def _check_plan(plan: Mapping[str, Any]) -> None:
+    """Every trial lies where, and is called what, its config says."""
+    sweep.folder_name(str(plan["name"]), str(plan["scale"]))
+    for entry in plan["trials"]:
+        run = config.resolve(entry["config"])
+        if (entry["id"], entry["folder"]) != (run.id, f"trials/{run.name}"):
+            raise UserError(
+                f"{entry['folder']}: this code reads the plan otherwise. Unpack with the code that packed it."
+            )
+
+
+def _check_trial(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> None:
+    """The files are this trial's, its answers are whole, and what they name lies in the folder."""
+    run = config.resolve(yaml.safe_load(files["config.yaml"]))
+    if not run.id == entry["id"] == json.loads(files["result.json"])["id"]:
+        raise ValueError("another trial's files")
+    lines = [json.loads(line) for line in files["predictions.jsonl"].splitlines()]
+    if sorted(line["i"] for line in lines) != [*range(run.test)]:
+        raise ValueError("an answer is missing, or stands twice")
+    for line in lines:
+        if str(line["raw"]).endswith(".webp") and not library.CLIP.fullmatch(line["raw"]):
+            raise ValueError("a clip outside its folder")

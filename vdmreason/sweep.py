@@ -63,7 +63,7 @@ import yaml
 
 import tasks
 from tasks.base import UserError, suggest
-from vdmreason import config, jobs, store
+from vdmreason import config, evaluate, jobs, store
 from vdmreason.config import Run, merge, nested
 from vdmreason.launchers import HOPELESS, LAUNCHERS, PARENT, Launcher, Local, Ray, Slurm, devices_here
 from vdmreason.progress import duration, progress
@@ -768,7 +768,13 @@ def _attempt(
             if "provenance" not in (store.read_json(place / "result.json") or {}):
                 # Damaged or gone: where it came from is written by the end of a training, which its last checkpoint repeats.
                 shutil.rmtree(place / "adapter", ignore_errors=True)
+            if _answered(place):  # only told otherwise, and its adapter may be on another machine
+                evaluate.evaluate(place)
+                _finish(place, time.time() - began)
+                return None
             _borrow(folder, entry, run)
+            if not store.whole_folder(place / "adapter") and not store.checkpoints(place):
+                _rename(place / "predictions.jsonl")  # another adapter's
             arm = train(run, place, stop=stop, resident=resident)
             if store.read_state(place).get("state") != "done":
                 wish.signalled |= not mine.lost  # a signal during the training was the training's to hear
@@ -795,6 +801,21 @@ def _attempt(
     return failed
 
 
+def _answered(place: Path) -> bool:
+    """Whether all answers are there that a done.json, set aside since, vouched for."""
+    vouched = _set_aside(place).get("sha256", {}).get("predictions.jsonl")
+    result = store.read_json(place / "result.json") or {}
+    return bool(vouched) and vouched == hashes(place)["predictions.jsonl"] and {"provenance", "codec"} <= set(result)
+
+
+def _set_aside(place: Path) -> dict[str, Any]:
+    """The word that was taken back of a damaged trial; {} where none was."""
+    try:
+        return store.read_json(place / f"{DONE}.damaged") or {}
+    except UserError:
+        return {}
+
+
 def _finish(place: Path, seconds: float) -> None:
     """What is needed no more goes, and done.json vouches for the rest."""
     result = store.read_json(place / "result.json") or {}
@@ -817,6 +838,8 @@ def _finish(place: Path, seconds: float) -> None:
         "answering": round(spent[1], 3),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    if _answered(place):  # who answered, when and in what time, is as it was
+        done |= {key: value for key, value in _set_aside(place).items() if key != "sha256"}
     (place / FAILED).unlink(missing_ok=True)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     store.write_json(place / DONE, done)
@@ -945,7 +968,10 @@ class Forecast:
             except (UserError, KeyError):  # it cannot be read, or it vouches for its files and says no times
                 continue
             self._seen.add(now.entry["id"])
-            self._trained.add(_training(now.entry))
+            # where it was unpacked, its adapter stayed elsewhere
+            lends = store.whole_folder(place / "adapter") is not None
+            if lends:
+                self._trained.add(_training(now.entry))
             # where the adapter was lent, nothing is learned about how long learning takes
             spent |= {"samples": samples_of(run) if spent["training"] else 0, "answers": answers_of(run)}
             for sums in (
@@ -954,7 +980,7 @@ class Forecast:
             ):
                 for key, value in spent.items():
                     sums[key] = sums.get(key, 0.0) + value
-            if not self.sizes:
+            if not (self.sizes and lends):
                 continue
             with contextlib.suppress(OSError):  # its worker may still be letting go of it
                 self._sizes.append(sum(path.stat().st_size for path in place.rglob("*") if path.is_file()))
@@ -1428,9 +1454,10 @@ def unpack_command(
     file: Annotated[Path, typer.Argument(help="What `sweep pack` wrote")],
     out: Annotated[Path | None, typer.Option(help="The sweep's folder (default: runs/sweeps/<name>)")] = None,
 ) -> None:
-    """Add what such a file holds to a sweep's folder, to report on it or to go on: `sweep run` does the rest.
+    """Add what such a file holds to a sweep's folder, to report on it or to go on.
 
     vdmreason sweep unpack structured-small.tar.xz
+    vdmreason sweep run runs/sweeps/structured-small/sweep.yaml --scale small      (does the rest)
     """
     from vdmreason.parcel import unpack
 

@@ -175,8 +175,13 @@ class Watched:
         seconds, (_, unknown) = self._forecast.guess(entries), self._forecast.total(entries)
         if seconds is not None:
             for trial in trials:
-                if trial.state == "running" and trial.updates:
-                    seconds -= (self._forecast.guess([trial.entry]) or 0.0) * trial.step / trial.updates
+                if (
+                    trial.state == "running" and trial.updates
+                ):  # so much of its training is done; answers are still to come
+                    whole = self._forecast.guess([trial.entry]) or 0.0
+                    asking = self._forecast.seconds(trial.entry["config"], trained=False) or 0.0
+                    seconds -= max(0.0, whole - asking) * trial.step / trial.updates
+            seconds = max(0.0, seconds)
         return seconds, tuple(sorted(unknown))
 
     def _trial(self, entry: Mapping[str, Any]) -> Seen:
