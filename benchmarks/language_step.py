@@ -88,12 +88,14 @@ def main() -> None:
         "chunk": arm.options.loss_chunk, "samples": MIXED, "bytes kept by the head": head, "places": places,
     }  # fmt: skip
     store.write_json(RESULTS, found)
-    what = f"{VOCABULARY:,} words, {found['answer tokens']:,} of {found['tokens']:,} tokens learned, in chunks of {found['chunk']}"
+    learned = f"{found['answer tokens']:,} of {found['tokens']:,} tokens learned"
+    what = f"{VOCABULARY:,} words, {learned}, in chunks of {found['chunk']}"
+    rows = f"token places of {sum(MIXED.values())} samples, packed into common rows"
     lines = [
         f"What the language arm's step keeps (`language_step.json`, `{found['command']}`, commit {found['commit']}).", "",
         "| | without | with |", "|---|---|---|",
         f"| MB that the head keeps for the way back: {what} | {head['plain'] / 1e6:,.0f} | {head['in chunks'] / 1e6:,.1f} |",
-        f"| token places of {sum(MIXED.values())} samples, packed into common rows | {places['padded']:,} | {places['packed']:,} |",
+        f"| {rows} | {places['padded']:,} | {places['packed']:,} |",
     ]  # fmt: skip
     text = "\n".join(lines) + "\n"
     RESULTS.with_suffix(".md").write_text(text)
