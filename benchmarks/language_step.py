@@ -86,7 +86,8 @@ def main() -> None:
     found = {
         "command": "python benchmarks/language_step.py", "commit": commit(), "torch": torch.__version__, "seed": 0,
         "vocabulary": VOCABULARY, "tokens": int(hidden.shape[0] * hidden.shape[1]), "answer tokens": int((labels != -100).sum()),
-        "chunk": arm.options.loss_chunk, "samples": {"head": FEW, "rows": MIXED}, "bytes kept by the head": head, "places": places,
+        "chunk": arm.options.loss_chunk, "samples": {"head": FEW, "rows": MIXED},
+        "bytes kept by the head": head, "places": places,
     }  # fmt: skip
     store.write_json(RESULTS, found)
     learned = f"{found['answer tokens']:,} of {found['tokens']:,} tokens learned"
