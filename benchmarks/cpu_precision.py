@@ -4,7 +4,7 @@
 
 One thread, Life and an elementary automaton at n = 30, batch 16, rank 32. The ways take turns, so that what else the machine
 does meets all of them; told is each one's median as a share of fp32's. "bf16, attention too" leaves attention in bf16, whose way
-back is slow on a CPU: why `speed.best_attention` has it in fp32 there.
+back is slow on a CPU: why `speed.best_attention` has it in fp32 there. Attention by itself, forward and back, is the fastest of eight.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import math
 import platform
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
 from effects import commit  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 from vdmreason import config, speed, store  # noqa: E402
 from vdmreason.predict import predict  # noqa: E402
@@ -51,6 +54,19 @@ def measured(family: str, task: str, way: str, updates: int, resident: Resident)
         return updates_[WARM:], [record["seconds"] for record in records]
 
 
+def attention(tokens: int, way: str, tries: int = 8) -> float:
+    """Seconds of torch's attention, there and back, for 16 samples and 6 heads of 32, in bf16 as it comes and goes."""
+    given = [torch.randn(16, 6, tokens, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    device, best = torch.device("cpu"), math.inf
+    for _ in range(tries):
+        with sdpa_kernel(SDPBackend.MATH if way == "plain" else SDPBackend.FLASH_ATTENTION):
+            with speed.best_attention(device, torch.bfloat16 if way == "fused, in fp32" else None):
+                began = time.perf_counter()
+                torch.nn.functional.scaled_dot_product_attention(*given).sum().backward()
+                best = min(best, time.perf_counter() - began)
+    return best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=10)
@@ -71,18 +87,30 @@ def main() -> None:
             shares = [statistics.median(v) / b for v, b in zip(values, base, strict=True)]
             rows.append({"family": family, "task": task, "way": way, "update": shares[0], "answer": shares[1]})
             print(f"{family:<18} {task:<12} {way:<20} update {shares[0]:.2f}  answer {shares[1]:.2f}", flush=True)
+    alone = []
+    for tokens in (68, 136, 260, 520):
+        found_ = {way: attention(tokens, way) for way in ("fused, in fp32", "fused, in bf16", "plain")}
+        alone.append({"tokens": tokens, **{way: seconds / found_["fused, in fp32"] for way, seconds in found_.items()}})
+        print(alone[-1], flush=True)
     native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     store.write_json(
         RESULTS,
         {
             "command": f"python benchmarks/cpu_precision.py --updates {given.updates} --rounds {given.rounds}",
             "commit": commit(), "machine": f"{platform.system()} {platform.machine()}, 1 thread", "native bf16": native,
-            "torch": torch.__version__, "rows": rows,
+            "torch": torch.__version__, "rows": rows, "attention": alone,
         },
     )  # fmt: skip
     lines = ["Seconds of an update and of an answer, as shares of fp32's (`cpu_precision.json`).", ""]
     lines += ["| backbone | task | way | update | answer |", "|---|---|---|---|---|"]
     lines += [f"| {r['family']} | {r['task']} | {r['way']} | {r['update']:.2f} | {r['answer']:.2f} |" for r in rows]
+    lines += [
+        "",
+        "Attention alone, there and back, by torch's kernels, beside the fused one in fp32 with its casts:",
+        "",
+    ]
+    lines += ["| tokens | fused, in bf16 | plain, in bf16 |", "|---|---|---|"]
+    lines += [f"| {a['tokens']} | {a['fused, in bf16']:.1f} | {a['plain']:.1f} |" for a in alone]
     RESULTS.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 

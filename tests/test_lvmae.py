@@ -21,6 +21,7 @@ from pretrain.lvmae import LVMAE, MASKS, Config, draw
 from pretrain.recipe import millions, to_pixels
 from pretrain.stored import Stored
 from pretrain.vit3d import coordinates, gather, patchify
+from vdmreason import plan
 
 folder = videos  # a fixture: real files, some of them broken
 TINY = lvmae.FLAVOURS["tiny"]
@@ -422,9 +423,8 @@ def test_an_lvmae_of_pixels_does_not_sit_the_exam(tmp_path: Path) -> None:
 
 
 def test_a_decoder_s_work_at_128_frames_and_15_percent_is_that_of_32_at_100() -> None:
-    """The multiplications of a forward pass, counted by torch: published shapes, width and heads a quarter."""
-    from torch.utils.flop_counter import FlopCounterMode
-
+    """The multiplications of a forward pass, counted by torch, attention too, which is most of it: published places, and a
+    narrow decoder, so that what is square in the tokens weighs more than it does as published."""
     config = Config(lvmae.Size(48, 1, 2), lvmae.Size(24, 4, 2), tokenizer="")
     decoder = lvmae.Decoder(config, 6)
 
@@ -433,11 +433,13 @@ def test_a_decoder_s_work_at_128_frames_and_15_percent_is_that_of_32_at_100() ->
         seen = total // 196 * 20
         asked = round(share * total) if share < 1 else total - seen
         at = torch.zeros(1, seen + asked, 3)
-        with FlopCounterMode(display=False) as counted:
+        with plan.counter() as counted:
             decoder(torch.zeros(1, seen, 48), at[:, :seen], at[:, seen:])
+        attention = counted.get_flop_counts()["Global"][plan.FUSED]
+        assert attention > counted.get_total_flops() / 2
         return counted.get_total_flops()
 
-    assert flops(128, 0.15) == pytest.approx(flops(32, 1.0), rel=0.03)
+    assert flops(128, 0.15) == pytest.approx(flops(32, 1.0), rel=0.05)
 
 
 def test_counts_by_part() -> None:
