@@ -4,7 +4,7 @@
 
 One thread, Life and an elementary automaton at n = 30, batch 16, rank 32. The ways take turns, so that what else the machine
 does meets all of them; told is each one's median as a share of fp32's. "bf16, attention too" leaves attention in bf16, whose way
-back is slow on a CPU: why `speed.best_attention` has it in fp32 there. Attention by itself, forward and back, is the fastest of eight.
+back is slow on a CPU: why `speed.best_attention` has it in fp32 there. Attention by itself, there and back: the fastest of eight.
 """
 
 from __future__ import annotations

@@ -228,8 +228,8 @@ def _attending_in_fp32() -> Iterator[None]:
 
 @contextlib.contextmanager
 def best_attention(device: torch.device, precision: torch.dtype | None = None) -> Iterator[None]:
-    """Attention by the fastest kernel that can do it: on a GPU, and on a CPU in bf16, where torch's fused kernel (2.13) is slower, there
-    and back, than in fp32 with its casts, and the plain one too (`benchmarks/results/cpu_precision.md`)."""
+    """Attention by the fastest kernel that can do it: on a GPU, and on a CPU in bf16, where torch's fused kernel (2.13) is
+    slower, there and back, than in fp32 with its casts, and the plain one too (`benchmarks/results/cpu_precision.md`)."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     if device.type == "cuda":
