@@ -1,6 +1,7 @@
 """What bf16 brings on a CPU that has it (avx512_bf16, AMX): seconds of an update and of an answer, for the backbones that ship.
 
-    python benchmarks/cpu_precision.py        # results/cpu_precision.{json,md}
+    python benchmarks/cpu_precision.py                    # results/cpu_precision.{json,md}
+    python benchmarks/cpu_precision.py --family lvmae     # one anew, among what is there; on a machine that does nothing else
 
 One thread, Life and an elementary automaton at n = 30, batch 16, rank 32. The ways take turns, so that what else the machine
 does meets all of them; told is each one's median as a share of fp32's. "bf16, attention too" leaves attention in bf16, whose way
@@ -71,10 +72,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--family", choices=FAMILIES, action="append")
     given = parser.parse_args()
+    families = given.family or FAMILIES
+    known = (store.read_json(RESULTS) or {}).get("rows", []) if given.family else []
     torch.set_num_threads(1)
     rows = []
-    for family, task in itertools.product(FAMILIES, TASKS):
+    for family, task in itertools.product(families, TASKS):
         seen: dict[str, tuple[list[float], list[float]]] = {way: ([], []) for way in WAYS}
         residents = {way: Resident() for way in WAYS}
         for _ in range(given.rounds):
@@ -85,13 +89,23 @@ def main() -> None:
         base = [statistics.median(values) for values in seen["fp32"]]
         for way, values in seen.items():
             shares = [statistics.median(v) / b for v, b in zip(values, base, strict=True)]
-            rows.append({"family": family, "task": task, "way": way, "update": shares[0], "answer": shares[1]})
+            row = {
+                "family": family,
+                "task": task,
+                "way": way,
+                "update": shares[0],
+                "answer": shares[1],
+                "commit": commit(),
+            }
+            rows.append(row)
             print(f"{family:<18} {task:<12} {way:<20} update {shares[0]:.2f}  answer {shares[1]:.2f}", flush=True)
     alone = []
     for tokens in (68, 136, 260, 520):
         found_ = {way: attention(tokens, way) for way in ("fused, in fp32", "fused, in bf16", "plain")}
         alone.append({"tokens": tokens, **{way: seconds / found_["fused, in fp32"] for way, seconds in found_.items()}})
         print(alone[-1], flush=True)
+    kept = [row for row in known if row["family"] not in families]
+    rows = sorted([*kept, *rows], key=lambda row: FAMILIES.index(row["family"]))
     native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     store.write_json(
         RESULTS,
