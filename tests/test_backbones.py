@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from test_cli import call, refused
 
 from pretrain import nextvid
+from vdmreason import backbones
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,16 @@ def test_show_draws_masks_and_a_rollout(backbone: Path, tmp_path: Path) -> None:
         "no mask",
         "rollout from frame 4",
     ]
+
+
+def test_captions_end_before_the_pictures_begin(tmp_path: Path) -> None:
+    """However long: the last column before the pictures is white, and the picture wide enough for all."""
+    film = np.zeros((2, 96, 96, 3), np.uint8)
+    for name in ("a", "a caption of quite some length, which says what is hidden, how much of it, and why"):
+        backbones.sheet({name: film}, tmp_path / "sheet.png")
+        shown = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
+        black = np.flatnonzero((shown[8:104] < 10).all(0))
+        assert len(black) == 2 * 96 and (shown[:, black[0] - 1] == 255).all()
 
 
 def test_show_a_video_of_one_s_own(backbone: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from test_sweep import ONE, THREE, _families, _quick, places, planned, real_shee
 
 import adapters
 from tasks.base import UserError
-from vdmreason import parcel, report, store, sweep
+from vdmreason import parcel, predict, report, store, sweep
 
 fixtures = (_families, _quick)  # pytest's, shared
 
@@ -76,6 +76,14 @@ def test_a_report_of_a_parcel_is_the_report_of_the_sweep(tmp_path) -> None:
         report.report_sweep(folder, folder / "report")
     texts = [(folder / "report" / "report.json").read_text().replace(str(folder), "") for folder in (here, there)]
     assert texts[0] == texts[1]
+
+
+def test_who_is_asked_without_an_adapter_says_where_it_is(tmp_path) -> None:
+    here = planned(tmp_path / "here", **ONE)
+    sweep.work(here)
+    there, _ = parcel.unpack(parcel.pack(here, tmp_path / "file.tar.xz")[0], tmp_path / "there")
+    with pytest.raises(UserError, match="stayed where it was trained"):
+        predict.predict(places(there)[0])
 
 
 def test_what_is_not_finished_or_damaged_stays_where_it_is(tmp_path) -> None:

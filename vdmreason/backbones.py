@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import math
 import os
 import re
 import sys
@@ -654,9 +655,10 @@ def sheet(films: Mapping[str, np.ndarray], place: Path) -> None:
 
     height, width = next(iter(films.values())).shape[1:3]
     scale = max(1, 96 // height)
-    left, tall, wide = 190, height * scale + 8, width * scale + 4
     most = max(len(film) for film in films.values())
     font = ImageFont.load_default(14)
+    left = 16 + math.ceil(max(font.getlength(name) for name in films))
+    tall, wide = height * scale + 8, width * scale + 4
 
     def page(columns: int, pick: Any) -> Image.Image:
         made = Image.new("RGB", (left + columns * wide + 8, len(films) * tall + 8), "white")

@@ -137,6 +137,8 @@ def load_adapted(run: Run, folder: str | Path) -> Arm:
 def require_adapter(folder: Path) -> None:
     """Refuse a run whose training has not ended."""
     if not store.whole_folder(folder / "adapter"):
+        if (folder / "predictions.jsonl").exists():
+            raise UserError(f"{folder}: has answers and no adapter, which stayed where it was trained. Ask it there.")
         raise UserError(f"{folder}: has no adapter yet. Train it first: vdmreason train --folder {folder}")
 
 
