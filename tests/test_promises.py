@@ -76,7 +76,7 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
     goes on from its checkpoint to its end."""
     monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path))
     keys = {"video": "cogvideox/tiny", "language": "causal_lm/tiny"}
-    (run,) = training.plan("maze/7x7", 3, 0, ["language"], keys, 500, 2)
+    (run,) = training.plan("maze/7x7", 3, 0, ["language"], keys, 320, 2)
     training.start([run], together=True)
     folder = training.folder_of(run)
 
@@ -122,7 +122,7 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
         strip_says(url, "lost", press="Resume")
         strip_says(url, "done", seconds=240)
     steps = [line["step"] for line in store.read_lines(folder / "metrics.jsonl")]
-    assert steps == [*range(1, 501)], "every step is there once"
+    assert steps == [*range(1, 321)], "every step is there once"
 
 
 def test_a_tab_has_an_address_and_back_leads_to_the_one_before(browser: Any, server: str) -> None:
