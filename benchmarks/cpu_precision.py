@@ -36,7 +36,7 @@ from vdmreason.train import Resident, train  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "cpu_precision.json"
 FAMILIES = ("cogvideox", "causal_lm", "nextvid", "internvideo_next", "lvmae")
-TASKS = {"life/B3S23": "short", "eca/110": "long"}  # sequences: some 100 tokens, some 280
+TASKS = ("life/B3S23", "eca/110")  # sequences of some 100 tokens, and some 280
 WAYS = {"fp32": "fp32", "bf16": "bf16", "bf16, attention too": "bf16"}
 WARM = 2  # updates that are not counted
 
@@ -45,9 +45,8 @@ def measured(family: str, task: str, way: str, updates: int, resident: Resident)
     """(seconds of each update, seconds of each answer)."""
     keys: dict[str, Any] = {"task": task, "n": 30, "test": 16, "family": family, "flavour": "small"}
     keys |= {"precision": WAYS[way], "optim": {"updates": updates, "batch": 16}, "lora": {"rank": 32, "alpha": 32}}
-    all_of_it = way.endswith("too")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        if all_of_it:
+        if way.endswith("too"):
             stack.enter_context(mock.patch.object(speed, "best_attention", lambda *given: contextlib.nullcontext()))
         arm = train(config.resolve(keys), folder, resident=resident)
         records = predict(folder, arm, codec=False)
@@ -89,28 +88,21 @@ def main() -> None:
         base = [statistics.median(values) for values in seen["fp32"]]
         for way, values in seen.items():
             shares = [statistics.median(v) / b for v, b in zip(values, base, strict=True)]
-            row = {
-                "family": family,
-                "task": task,
-                "way": way,
-                "update": shares[0],
-                "answer": shares[1],
-                "commit": commit(),
-            }
-            rows.append(row)
+            scores = {"update": shares[0], "answer": shares[1], "commit": commit()}
+            rows.append({"family": family, "task": task, "way": way, **scores})
             print(f"{family:<18} {task:<12} {way:<20} update {shares[0]:.2f}  answer {shares[1]:.2f}", flush=True)
     alone = []
     for tokens in (68, 136, 260, 520):
-        found_ = {way: attention(tokens, way) for way in ("fused, in fp32", "fused, in bf16", "plain")}
-        alone.append({"tokens": tokens, **{way: seconds / found_["fused, in fp32"] for way, seconds in found_.items()}})
+        times = {way: attention(tokens, way) for way in ("fused, in fp32", "fused, in bf16", "plain")}
+        alone.append({"tokens": tokens, **{way: seconds / times["fused, in fp32"] for way, seconds in times.items()}})
         print(alone[-1], flush=True)
-    kept = [row for row in known if row["family"] not in families]
-    rows = sorted([*kept, *rows], key=lambda row: FAMILIES.index(row["family"]))
+    others = [row for row in known if row["family"] not in families]
+    rows = sorted([*others, *rows], key=lambda row: FAMILIES.index(row["family"]))
     native = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     store.write_json(
         RESULTS,
         {
-            "command": f"python benchmarks/cpu_precision.py --updates {given.updates} --rounds {given.rounds}",
+            "command": " ".join(["python benchmarks/cpu_precision.py", *sys.argv[1:]]),
             "commit": commit(), "machine": f"{platform.system()} {platform.machine()}, 1 thread", "native bf16": native,
             "torch": torch.__version__, "rows": rows, "attention": alone,
         },

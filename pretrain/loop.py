@@ -26,6 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pretrain.data import named_rng
+
 
 class Stopped(Exception):
     """Someone asked a training to end: its checkpoint has all that was done."""
@@ -173,9 +175,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate[group["prefix"]]
         # What a module draws for itself, such as which blocks are passed over, on whatever device.
-        torch.manual_seed(
-            (seed * 6364136223846793005 + step * accelerator.num_processes + accelerator.process_index) % 2**63
-        )
+        torch.manual_seed(int(named_rng("update", seed, step, accelerator.process_index).integers(2**63)))
         found = []
         for number, batch in enumerate(batches(step, step + 1 < total and not timing), 1):
             # Gradients are averaged over processes once, with the last piece.

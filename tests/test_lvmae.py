@@ -444,3 +444,13 @@ def test_a_decoder_s_work_at_128_frames_and_15_percent_is_that_of_32_at_100() ->
 
 def test_counts_by_part() -> None:
     assert set(millions(model())) == {"encoder", "decoder", "tokenizer"}
+
+
+def test_what_is_decoded_is_hidden(tmp_path: Path) -> None:
+    """More than is hidden cannot be decoded, and is refused in one line; where all that is hidden is, no share is asked."""
+    with pytest.raises(ValueError, match="at most hidden"):
+        Config(lvmae.Size(48, 1, 2), lvmae.Size(24, 1, 2), hidden=0.1)
+    for mask in ("none", "uniform"):
+        assert Config(lvmae.Size(48, 1, 2), lvmae.Size(24, 1, 2), hidden=0.1, mask=mask).hidden == 0.1
+    shipped = str(Path(lvmae.__file__).parent / "zoo" / "lvmae")
+    assert "at most hidden" in refused("pretrain", "show", shipped, "--hidden", "0.1", "--out", str(tmp_path / "x.png"))

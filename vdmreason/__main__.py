@@ -25,6 +25,7 @@ import typer.core
 import tasks
 from tasks.base import UserError, suggest
 from vdmreason import backbones, config, jobs, library_cli, report, store, sweep
+from vdmreason.progress import print_keys
 
 
 class OneLine(typer.core.TyperGroup):
@@ -312,15 +313,8 @@ def train(
 
 
 def _print_keys(overrides: list[str]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     found = config.keys(overrides)
-    table = Table("key", "default", "what it is", box=None, padding=(0, 2, 0, 0))
-    for key, default, about in found:
-        table.add_row(key, "" if default is None else escape(str(default)), escape(about))
-    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    print_keys(found)
     if not any(key.startswith("options.") for key, _, _ in found):
         print("options.*: a family's own. Name it to see them: --set family=cogvideox")
 

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +25,7 @@ import typer.core
 from adapters.base import load_errors
 from tasks.base import UserError, suggest
 from vdmreason import config, jobs, store
+from vdmreason.progress import print_keys
 
 RECIPES = ("nextvid", "internvideo_next", "lvmae")  # with features to probe and frames to draw
 SHOWN = (*RECIPES, "tokenizer")
@@ -325,19 +325,13 @@ def keys(
     vdmreason pretrain keys internvideo-next --size base
     vdmreason pretrain internvideo-next --set momentum=0.999 --set decoded=0.5 --out other
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     known = [recipe.replace("_", "-") for recipe in RECIPES]
     one_of("the recipe", name.replace("_", "-"), tuple(known))
     room = name.replace("-", "_")
     recipe = importlib.import_module(f"pretrain.{room}")
     values = recipe.FLAVOURS[size_of(room, size)]
-    table = Table("key", "value", "what it is", box=None, padding=(0, 2, 0, 0))
-    for key, _, about in config.described(recipe.Config, recipe.KEYS):
-        table.add_row(key, escape(str(getattr(values, key))), escape(about))
-    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    about = config.described(recipe.Config, recipe.KEYS)
+    print_keys(((key, getattr(values, key), what) for key, _, what in about), "value")
 
 
 @app.command("show")
@@ -595,7 +589,10 @@ def remask(model: Any, blocks: str, hidden: float | None, mask: str) -> None:
     if mask:
         one_of("--mask", mask, importlib.import_module("pretrain.lvmae").MASKS)
     if changes:
-        model.config = dataclasses.replace(config, **changes)
+        try:
+            model.config = dataclasses.replace(config, **changes)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
 def parse_blocks(text: str, masks: int) -> tuple[tuple[int, float], ...]:

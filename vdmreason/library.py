@@ -767,6 +767,11 @@ def _layers(place: Path) -> dict[str, set[tuple[int, int]]]:
     return found
 
 
+def names_a_clip_elsewhere(record: Mapping[str, Any]) -> bool:
+    """Whether an answer's clip is said to lie outside its run's folder."""
+    return str(record["raw"]).endswith(".webp") and not CLIP.fullmatch(record["raw"])
+
+
 def _take_answers(folder: Path, new: Path) -> None:
     """Answers that came along, scored again here: nobody has to believe the file."""
     path = folder / "predictions.jsonl"
@@ -777,8 +782,7 @@ def _take_answers(folder: Path, new: Path) -> None:
 
     with _damaged(path):
         for record in records:
-            clip = str(record["raw"]).endswith(".webp")
-            if clip and not CLIP.fullmatch(record["raw"]):
+            if names_a_clip_elsewhere(record):
                 raise UserError(f"{path}: names a clip outside its folder ({_printable(record['raw'])[:60]}).")
         _copy_answers(folder, new)
         evaluate.evaluate(new)

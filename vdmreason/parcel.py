@@ -165,10 +165,12 @@ def _read(file: Path) -> tuple[dict[str, Any], Members]:
     if not file.is_file():
         raise UserError(f"{file}: no such file.")
     members: Members = {}
+    size = 0
     try:
         with tarfile.open(file, "r:xz") as archive:
             for member in archive:
-                if not member.isfile() or member.size + sum(map(len, members.values())) > MOST:
+                size += member.size
+                if not member.isfile() or size > MOST:
                     raise UserError(f"{file}: holds {member.name!r}, which is no file, or is too large for a parcel.")
                 content = archive.extractfile(member)
                 assert content is not None
@@ -219,6 +221,5 @@ def _check_trial(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> None:
     lines = [json.loads(line) for line in files["predictions.jsonl"].splitlines()]
     if sorted(line["i"] for line in lines) != [*range(run.test)]:
         raise ValueError("an answer is missing, or stands twice")
-    for line in lines:
-        if str(line["raw"]).endswith(".webp") and not library.CLIP.fullmatch(line["raw"]):
-            raise ValueError("a clip outside its folder")
+    if any(library.names_a_clip_elsewhere(line) for line in lines):
+        raise ValueError("a clip outside its folder")

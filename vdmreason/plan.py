@@ -13,7 +13,7 @@ import functools
 import json
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,12 +115,10 @@ FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FUSED_BACK = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-@contextlib.contextmanager
-def fused_attention() -> Iterator[None]:
+def fused_attention() -> contextlib.AbstractContextManager[None]:
     """On the meta device torch takes attention apart into matrix products, whose weights (heads, T, T) a GPU never has in memory.
-    Here it is one kernel, as it is there. A patch and no mode: checkpointed blocks are computed again where modes are off."""
-    functional = torch.nn.functional
-    plain = functional.scaled_dot_product_attention
+    Here it is one kernel, as it is there."""
+    plain = speed.plain_attention
 
     def attention(
         query: Tensor,
@@ -141,11 +139,7 @@ def fused_attention() -> Iterator[None]:
         found: Tensor = FUSED(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
         return found
 
-    functional.scaled_dot_product_attention = attention
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = plain
+    return speed.attention_through(attention)
 
 
 def counter() -> FlopCounterMode:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 SECONDS_A_LINE = 5
 
@@ -18,6 +19,18 @@ def duration(seconds: float) -> str:
     """Seconds in the unit that reads best: "95 s", "12 min", "5.2 h"."""
     minutes, hours = seconds / 60, seconds / 3600
     return f"{seconds:.0f} s" if seconds < 100 else f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
+
+
+def print_keys(rows: Iterable[tuple[str, Any, str]], value: str = "default") -> None:
+    """A table of what may be set: (key, `value`, what it is)."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("key", value, "what it is", box=None, padding=(0, 2, 0, 0))
+    for key, given, about in rows:
+        table.add_row(key, "" if given is None else escape(str(given)), escape(about))
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
 
 
 @contextmanager

@@ -195,35 +195,35 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> int:
     return len(found)
 
 
-_PLAIN = nn.functional.scaled_dot_product_attention
-_attending, _turn = 0, threading.Lock()  # how many want attention in fp32 now
-
-
-def _attend_in_fp32(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **more: Any
-) -> Tensor:
-    """torch's fused attention, given fp32 where it was to have fewer bits."""
-    if query.dtype not in (torch.bfloat16, torch.float16) and not torch.is_autocast_enabled(query.device.type):
-        return _PLAIN(query, key, value, attn_mask, *rest, **more)
-    mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
-    with torch.autocast(query.device.type, enabled=False):  # it would round the inputs again
-        return _PLAIN(query.float(), key.float(), value.float(), mask, *rest, **more).to(query.dtype)
+plain_attention = nn.functional.scaled_dot_product_attention
+_through: list[Callable[..., Tensor]] = []  # what attention goes through now, the last first
+_turn = threading.Lock()
 
 
 @contextlib.contextmanager
-def _attending_in_fp32() -> Iterator[None]:
-    """A patch and no mode: checkpointed blocks are computed again where modes are off. Counted, for threads may overlap."""
-    global _attending
+def attention_through(function: Callable[..., Tensor]) -> Iterator[None]:
+    """Have libraries attend through `function` in place of torch's own. A patch and no mode: checkpointed blocks are computed
+    again where modes are off. Threads may overlap: torch's own is back when the last of them is done."""
     with _turn:
-        _attending += 1
-        nn.functional.scaled_dot_product_attention = _attend_in_fp32
+        _through.append(function)
+        nn.functional.scaled_dot_product_attention = function
     try:
         yield
     finally:
         with _turn:
-            _attending -= 1
-            if not _attending:
-                nn.functional.scaled_dot_product_attention = _PLAIN
+            _through.remove(function)
+            nn.functional.scaled_dot_product_attention = _through[-1] if _through else plain_attention
+
+
+def _in_fp32(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **more: Any
+) -> Tensor:
+    """torch's fused attention, given fp32 where it was to have fewer bits."""
+    if query.dtype not in (torch.bfloat16, torch.float16) and not torch.is_autocast_enabled(query.device.type):
+        return plain_attention(query, key, value, attn_mask, *rest, **more)
+    mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
+    with torch.autocast(query.device.type, enabled=False):  # it would round the inputs again
+        return plain_attention(query.float(), key.float(), value.float(), mask, *rest, **more).to(query.dtype)
 
 
 @contextlib.contextmanager
@@ -236,7 +236,7 @@ def best_attention(device: torch.device, precision: torch.dtype | None = None) -
         with sdpa_kernel([getattr(SDPBackend, name) for name in ATTENTION], set_priority=True):
             yield
     elif device.type == "cpu" and precision == torch.bfloat16:
-        with _attending_in_fp32():
+        with attention_through(_in_fp32):
             yield
     else:
         yield

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from vdmreason.train import Resident
 
 PLAN, SHEET, CLAIM, DONE, FAILED = "plan.json", "sweep.yaml", "claim.json", "done.json", "failed.json"
+ASIDE = f"{DONE}.damaged"  # the word that was taken back of a trial whose files were no longer what it vouches for
 VOUCHED = ("predictions.jsonl", "result.json")  # what done.json holds the hashes of
 RETRIES = 2  # of what is the machine's fault, by themselves
 BEAT = 15.0  # seconds between heartbeats
@@ -422,11 +423,16 @@ def hashes(place: Path) -> dict[str, str]:
 
 def is_done(place: Path) -> bool:
     """Whether the trial in this folder counts: it was finished, and its results are what they were then."""
-    try:
-        done = store.read_json(place / DONE)
-    except UserError:
-        return False
+    done = _word(place / DONE)
     return bool(done) and done.get("sha256") == hashes(place)
+
+
+def _word(path: Path) -> dict[str, Any]:
+    """What a done.json says; {} where there is none, or it cannot be read."""
+    try:
+        return store.read_json(path) or {}
+    except UserError:
+        return {}
 
 
 def standing(folder: Path, entry: Mapping[str, Any], check: bool = True) -> Standing:
@@ -803,17 +809,9 @@ def _attempt(
 
 def _answered(place: Path) -> bool:
     """Whether all answers are there that a done.json, set aside since, vouched for."""
-    vouched = _set_aside(place).get("sha256", {}).get("predictions.jsonl")
+    vouched = _word(place / ASIDE).get("sha256", {}).get("predictions.jsonl")
     result = store.read_json(place / "result.json") or {}
     return bool(vouched) and vouched == hashes(place)["predictions.jsonl"] and {"provenance", "codec"} <= set(result)
-
-
-def _set_aside(place: Path) -> dict[str, Any]:
-    """The word that was taken back of a damaged trial; {} where none was."""
-    try:
-        return store.read_json(place / f"{DONE}.damaged") or {}
-    except UserError:
-        return {}
 
 
 def _finish(place: Path, seconds: float) -> None:
@@ -839,7 +837,7 @@ def _finish(place: Path, seconds: float) -> None:
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if _answered(place):  # who answered, when and in what time, is as it was
-        done |= {key: value for key, value in _set_aside(place).items() if key != "sha256"}
+        done |= {key: value for key, value in _word(place / ASIDE).items() if key != "sha256"}
     (place / FAILED).unlink(missing_ok=True)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     store.write_json(place / DONE, done)
@@ -848,10 +846,7 @@ def _finish(place: Path, seconds: float) -> None:
 def set_aside(place: Path) -> None:
     """Take a damaged trial's word back and keep what is damaged under another name; what is whole stays, and need not be made
     again. A result that is only told otherwise (`vdmreason evaluate` under newer rules) is computed from the same answers."""
-    try:
-        vouched = (store.read_json(place / DONE) or {}).get("sha256", {})
-    except UserError:
-        vouched = {}
+    vouched = _word(place / DONE).get("sha256", {})
     try:
         readable = {"provenance", "codec"} <= set(store.read_json(place / "result.json") or {})
     except UserError:

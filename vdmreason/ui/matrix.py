@@ -174,10 +174,8 @@ class Watched:
         entries = [trial.entry for trial in trials]
         seconds, (_, unknown) = self._forecast.guess(entries), self._forecast.total(entries)
         if seconds is not None:
-            for trial in trials:
-                if (
-                    trial.state == "running" and trial.updates
-                ):  # so much of its training is done; answers are still to come
+            for trial in trials:  # of one that runs, so much of its training is done; answers are still to come
+                if trial.state == "running" and trial.updates:
                     whole = self._forecast.guess([trial.entry]) or 0.0
                     asking = self._forecast.seconds(trial.entry["config"], trained=False) or 0.0
                     seconds -= max(0.0, whole - asking) * trial.step / trial.updates
