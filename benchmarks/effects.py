@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 from pretrain import heads, loop, probe  # noqa: E402
 from pretrain.recipe import to_pixels  # noqa: E402
 from pretrain.scenes import CLASSES, Scene, scene  # noqa: E402
+from pretrain.stored import Stored  # noqa: E402
 from pretrain.targets import meters  # noqa: E402
 from vdmreason import store  # noqa: E402
 
@@ -64,11 +66,13 @@ def clips(numbers: Iterable[int], seed: int) -> tuple[Tensor, dict[str, Tensor]]
 
 
 def read(encode: Callable[[Tensor], Tensor], seed: int, measure: bool = True, dense: bool = False) -> Found:
-    """Scores of probes on `encode`, uint8 (B, F, H, W, 3) -> (B, N, D); `dense` adds depth order and tracks."""
+    """Scores of probes on `encode`, uint8 (B, F, H, W, 3) on the device -> (B, N, D); `dense` adds depth order and tracks."""
     most = max(LABELLED.values())
     numbers = [range(i, i + 100) for i in range(0, most + PICK + TEST, 100)]
     labelled = PROBED + 10 + seed  # other clips for every seed: the interval is over them too
-    features = probe.features(encode, (clips(some, labelled) for some in numbers), len(numbers))
+    features = probe.features(
+        lambda video: encode(video.to(device())), (clips(some, labelled) for some in numbers), len(numbers)
+    )
     found: Found = {}
     if measure:
         found |= {name: value.item() for name, value in meters(features.tokens[:256], 2048).items()}
@@ -141,6 +145,7 @@ class Study:
     columns: Sequence[str] = ()
     numbers: Mapping[str, Callable[[Mapping[str, Any]], str]] = field(default_factory=dict)
     dim: Callable[[str], bool] = lambda arm: False  # arms that the plot marks
+    keep: bool = False  # clips on the disk, for all arms
 
     @property
     def results(self) -> Path:
@@ -162,6 +167,13 @@ class Study:
         """Where an arm's training lies."""
         return self.work / f"{arm.replace(',', '').replace(' ', '-')}-{seed}-{updates}"
 
+    def clips(self, render: Callable[[range], Tensor], total: int, **key: Any) -> Stored | None:
+        """What `render` gives, uint8 (B, F, H, W, 3) named "video", each clip once for all arms, where clips are kept. `key` is
+        all that they depend on."""
+        if not self.keep:
+            return None
+        return Stored(self.work / "clips", key, total, lambda numbers: {"video": render(numbers)})
+
     def done(self) -> list[Found]:
         return [json.loads(line) for line in self.lines.read_text().splitlines()] if self.lines.exists() else []
 
@@ -174,7 +186,7 @@ class Study:
             began = time.process_time()
             found = {"arm": arm, "seed": seed, "updates": updates, **self.trial(arm, seed, updates)}
             found |= {"cpu_seconds": time.process_time() - began, **made}
-            found |= {"machine": f"{torch.get_num_threads()} CPU thread(s)", "torch": torch.__version__}
+            found |= {"machine": machine(), "torch": torch.__version__}
             with self.lines.open("a") as file:
                 file.write(json.dumps(found) + "\n")
             print(arm, seed, {name: round(found[name]["accuracy"], 3) for name in self.read_outs if name in found})
@@ -292,6 +304,9 @@ class Study:
         runs.add_argument("--seed", action="append", type=int, help="only this; may be repeated")
         runs.add_argument("--updates", type=int, default=self.updates)
         runs.add_argument("--threads", type=int, default=1)
+        runs.add_argument(
+            "--keep-clips", action="store_true", help="render each clip once for all arms: gigabytes below runs/"
+        )
         reports = commands.add_parser("report", help="write the table and the plot")
         reports.add_argument("--updates", type=int, default=self.updates)
         given = parser.parse_args()
@@ -299,7 +314,18 @@ class Study:
             self.report(given.updates)
             return
         torch.set_num_threads(given.threads)
+        self.keep = given.keep_clips
         self.run(given.arm or [*self.lines_of_scale, *self.arms], given.seed or list(SEEDS), given.updates)
+
+
+def device() -> torch.device:
+    """Where trainings run, and so what is read is computed."""
+    return PartialState().device
+
+
+def machine() -> str:
+    threads = f"{torch.get_num_threads()} CPU thread(s)"
+    return f"{torch.cuda.get_device_name()}, {threads}" if torch.cuda.is_available() else threads
 
 
 def commit() -> str:

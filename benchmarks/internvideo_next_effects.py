@@ -24,7 +24,7 @@ from typing import Any
 
 import effects
 import torch
-from effects import GRID, PATCH, Found, Study, clips, mean
+from effects import FRAMES, GRID, PATCH, SIDE, Found, Study, clips, device, mean
 from torch import Tensor
 
 from pretrain import image_teacher, loop, probe
@@ -34,6 +34,7 @@ from pretrain.recipe import to_pixels
 from pretrain.vit3d import Size
 
 BATCH, UPDATES = 32, 2500  # clips an update
+CLIPS = BATCH * UPDATES  # the long arms see them more than once
 FIRST = 0.6  # share of the updates in Stage 1; its arms stop there
 RATE, RATE_ON = 1e-3, 5e-4  # of Stage 1, and of what goes on from it, whichever stage that is
 
@@ -56,6 +57,9 @@ FULL = iv.Config(
     cut="random",  # of four frames the tail cut would leave a quarter of the clips one frame to see
 )
 WEIGHTS = (0.1, 0.3, 3.0)  # of the linear head's loss, beside 1
+# What should favour Stage 2: three times the updates, all eight frames, and of a clip only its first frames to see, so that no
+# neighbour tells what moves.
+EIGHT, TIMES = replace(FULL, grid=(8, 6, 6), cut="tail"), 3
 FIRSTS: dict[str, iv.Config] = {
     "pixels, linear": replace(FULL, align=0.0, pool=0.0, head="linear"),
     "pixels, diffusion": replace(FULL, align=0.0, pool=0.0),
@@ -65,6 +69,7 @@ FIRSTS: dict[str, iv.Config] = {
     "both, MLP": replace(FULL, head="mlp"),
     "both, diffusion": FULL,
     "both, diffusion, block masks": replace(FULL, mask="blocks"),
+    "eight frames, stage 1": EIGHT,
 }
 SECONDS: dict[str, dict[str, Any]] = {
     "stage 1 continued": {},
@@ -72,22 +77,27 @@ SECONDS: dict[str, dict[str, Any]] = {
     "stage 2, average": {"momentum": 0.999},
     "stage 2, image teacher": {"latent": "image teacher"},
     "stage 2, semantic masks": {"mask": "semantic"},
+    "eight frames, stage 1 continued": {},
+    "eight frames, stage 2": {},
 }
 
 
-def pixels(video: Tensor) -> Tensor:
-    return to_pixels(video[:, ::2])
+def frames_of(video: Tensor, config: iv.Config) -> Tensor:
+    """Of clips (B, 8, H, W, 3) the frames that an encoder sees: every second one, or all."""
+    return video[:, :: FRAMES // config.grid[0]]
 
 
 def fitted(model: iv.InternVideoNext, work: Path, seed: int, start: int, updates: int, rate: float) -> Found:
     config = model.config
+    kept = STUDY.clips(lambda numbers: clips(numbers, seed)[0], CLIPS, seed=seed, frames=FRAMES, side=SIDE)
 
     def batch_at(step: int, share: Share) -> dict[str, Any]:
         rows = share.rows(BATCH)
-        first = (start + step) * BATCH
-        video, _ = clips(range(first + rows.start, first + rows.stop), seed)
-        drawn = iv.draw(config, GRID, BATCH, rows, seed, start + step)
-        return {"video": video[:, ::2], **drawn.batch(), "measure": step % 50 == 0}
+        first = (start + step) * BATCH % CLIPS
+        numbers = range(first + rows.start, first + rows.stop)
+        video = kept.span(numbers)["video"] if kept else clips(numbers, seed)[0]
+        drawn = iv.draw(config, config.grid, BATCH, rows, seed, start + step)
+        return {"video": frames_of(video, config), **drawn.batch(), "measure": step % 50 == 0}
 
     return loop.fit(
         model,
@@ -107,8 +117,13 @@ def weights() -> str:
     return hashlib.sha256((image_teacher.ZOO / "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
+def times(arm: str) -> int:
+    return TIMES if arm.startswith("eight") else 1
+
+
 def first(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found]:
     """A Stage 1; from its checkpoint where it is there already."""
+    updates *= times(arm)
     torch.manual_seed(seed)
     model = iv.InternVideoNext(FIRSTS[arm]).learn_from(iv.teacher_of(FULL))
     return model, fitted(model, STUDY.folder(arm, seed, updates), seed, 0, round(FIRST * updates), RATE)
@@ -116,10 +131,11 @@ def first(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found]
 
 def second(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found]:
     """The rest of the updates on the whole Stage 1 of the seed. All arms begin them with a fresh optimiser, at the same rate."""
-    model, _ = first("both, diffusion", seed, updates)
-    if arm != "stage 1 continued":
+    model, _ = first("eight frames, stage 1" if arm.startswith("eight") else "both, diffusion", seed, updates)
+    updates *= times(arm)
+    if not arm.endswith("continued"):
         torch.manual_seed(seed + 100)
-        model = iv.second_stage(model, **SECONDS[arm])
+        model = iv.second_stage(model, **SECONDS[arm]).to(device())
     start = round(FIRST * updates)
     return model, fitted(model, STUDY.folder(arm, seed, updates), seed, start, updates - start, RATE_ON)
 
@@ -127,9 +143,11 @@ def second(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found
 def trial(arm: str, seed: int, updates: int) -> Found:
     torch.manual_seed(seed)
     if arm == "pixels":
-        found = effects.read(lambda video: probe.raw_patches(video[:, ::2], 1, PATCH), seed, measure=False, dense=True)
+        found = effects.read(
+            lambda video: probe.raw_patches(frames_of(video, FULL), 1, PATCH), seed, measure=False, dense=True
+        )
         return found
-    found = {}
+    found, config = {}, FULL
     encoder = iv.InternVideoNext(FULL).encoder
     if arm == "supervised":
         # At the rate of every second frame, as the others see the clips.
@@ -138,10 +156,12 @@ def trial(arm: str, seed: int, updates: int) -> Found:
         found["log"] = effects.supervised(seen, FULL.encoder.width, work, seed, updates, BATCH)
     elif arm != "random":
         model, found["log"] = (first if arm in FIRSTS else second)(arm, seed, updates)
-        encoder = model.encoder
+        encoder, config = model.encoder, model.config
         found["passes"] = float(len(model.config.passes))
-    encoder.eval()
-    return found | effects.read(lambda video: encoder(pixels(video)), seed, dense=True)
+    encoder.to(device()).eval()
+    # The heads for depth and tracks are told of four frames' tokens.
+    dense = config.grid == GRID
+    return found | effects.read(lambda video: encoder(to_pixels(frames_of(video, config))), seed, dense=dense)
 
 
 class Every(torch.nn.Module):
@@ -173,6 +193,11 @@ EFFECTS = {
     "semantic masks in Stage 1": ("both, diffusion", "both, diffusion, block masks", "table 4: +1.4, +0.6"),
     "Stage 2 after Stage 1": ("stage 2", "both, diffusion", "table 3: +1.1, +20.0"),
     "Stage 2 for Stage 1 continued": ("stage 2", "stage 1 continued", "not in the paper"),
+    "Stage 2 for Stage 1 continued, eight frames, three times the updates": (
+        "eight frames, stage 2",
+        "eight frames, stage 1 continued",
+        "not in the paper",
+    ),
     "frozen Stage 1 for an average": ("stage 2", "stage 2, average", "table 3: +2.8, +2.6"),
     "frozen Stage 1 for the image teacher": ("stage 2", "stage 2, image teacher", "table 3: +1.5, +11.2"),
     "block masks in Stage 2": ("stage 2", "stage 2, semantic masks", "table 4: +1.7, +4.6"),

@@ -17,12 +17,13 @@ tokenizer that ships. The arm that is pretrained on 32 frames sees as many clips
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from effects import Found, Study
+from effects import Found, Study, device
 from torch import Tensor
 from tqdm import tqdm
 
@@ -85,18 +86,24 @@ def pretrained(arm: str, seed: int, updates: int) -> tuple[lvmae.LVMAE, Found]:
     """A model after its pretraining. Arms that differ only in what they see afterwards share it."""
     frames, mask = ARMS[arm].pretrained, ARMS[arm].mask
     torch.manual_seed(seed)
-    model = lvmae.LVMAE(replace(BASE, mask=mask), tokenizer.load("small"))
+    model = lvmae.LVMAE(replace(BASE, mask=mask), tokenizer.load("small")).to(device())
     if not frames:
         return model, {}
     if arm in FEWER:
         updates = round(updates * FEWER[arm])
 
-    stored = kept(model, seed, frames)
+    def render(numbers: Iterable[int]) -> Tensor:
+        return long.clips(numbers, seed, frames, SIDE)[0]
+
+    clips = STUDY.clips(render, CLIPS, seed=seed, frames=frames, side=SIDE)
+    stored = kept(model, seed, frames, lambda numbers: clips.span(numbers)["video"] if clips else render(numbers))
+    if clips:
+        clips.fill(f"clips, {frames} frames, seed {seed}")
 
     def batch_at(step: int, share: Share) -> dict[str, Any]:
         rows = share.rows(BATCH)
         numbers = [lvmae.clip_at(step * BATCH + row, CLIPS, seed) for row in rows]
-        video, _ = long.clips(numbers, seed, frames, SIDE)
+        video = clips(numbers)["video"] if clips else render(numbers)
         grid = (frames // BASE.tubelet, SIDE // BASE.patch, SIDE // BASE.patch)
         drawn = lvmae.draw(model.config, grid, rows, seed, step).batch()
         return {**drawn, **stored(numbers), "video": video, "measure": step % 50 == 0}
@@ -114,13 +121,14 @@ def pretrained(arm: str, seed: int, updates: int) -> tuple[lvmae.LVMAE, Found]:
     return model, log
 
 
-def kept(model: lvmae.LVMAE, seed: int, frames: int) -> Stored:
+def kept(model: lvmae.LVMAE, seed: int, frames: int, render: Callable[[range], Tensor]) -> Stored:
     """The codes of all clips, and the flow where the mask is made of it: dear, and the same for every arm and update."""
     flow = model.config.mask == "flow"
 
     def make(numbers: range) -> dict[str, torch.Tensor]:
-        video, _ = long.clips(numbers, seed, frames, SIDE)
-        codes = torch.cat([model.tokenizer.indices(model.tokenizer.encode(to_pixels(part))) for part in video.split(8)])
+        video = render(numbers)
+        parts = [to_pixels(part.to(device())) for part in video.split(8)]
+        codes = torch.cat([model.tokenizer.indices(model.tokenizer.encode(part)) for part in parts])
         return {"codes": codes, **({"scores": model.scores(video)} if flow else {})}
 
     key = {"tokenizer": sum_of(model.tokenizer), "seed": seed, "frames": frames, "side": SIDE, "flow": flow}
@@ -141,7 +149,7 @@ def read_out(encoder: Any, arm: Arm, task: str, seed: int) -> dict[str, float]:
     for start in tqdm(range(0, count, 20), desc=f"{task}, {arm.seen} frames", mininterval=5.0):
         # No pretraining draws clips of these seeds.
         video, label = long.clips(range(start, start + 20), 10**7 + seed, arm.seen, SIDE, task, long.middle(arm.seen))
-        features.append(described(encoder, video, arm.at_once or arm.seen))
+        features.append(described(encoder, video.to(device()), arm.at_once or arm.seen).cpu())
         labels.append(label)
     x, y = torch.cat(features).double(), torch.cat(labels)
     mean, scale = x[:LABELS].mean(0), x[:LABELS].std(0).clamp_min(1e-6)

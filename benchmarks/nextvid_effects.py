@@ -108,6 +108,7 @@ def trial(arm: str, seed: int, updates: int) -> Found:
         model, found["log"] = pretrained(arm, seed, updates)
         backbone = model.encoder
         found |= held_out(model) if ARMS[arm].flow else {}
+    backbone.to(effects.device())
     return found | effects.read(lambda video: backbone(nextvid.to_pixels(video)), seed)
 
 

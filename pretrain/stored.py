@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,27 @@ class Stored:
         self.values: Values = {}
 
     def fill(self, title: str = "stored") -> Stored:
-        """Make what is not there and hold all of it. Many processes share the work."""
+        """Make what is not there and hold all of it. Many processes share the work: those of one start part it among them, others
+        that are at it at the same time go through it in another order and find what these have made."""
         state, numbers = PartialState(), range(0, self.total, SHARD)
-        mine = numbers[state.process_index :: state.num_processes]
+        mine = list(numbers[state.process_index :: state.num_processes])
+        random.Random(os.getpid()).shuffle(mine)
         for start in tqdm(mine, desc=title, disable=not state.is_main_process, mininterval=2.0):
             self._shard(start)
         state.wait_for_everyone()
-        shards = [self._shard(start) for start in numbers]
-        self.values = {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+        for start in numbers:
+            for name, value in self._shard(start).items():
+                if name not in self.values:
+                    self.values[name] = torch.empty((self.total, *value.shape[1:]), dtype=value.dtype)
+                self.values[name][start : start + len(value)] = value
         return self
+
+    def span(self, numbers: range) -> Values:
+        """The values of consecutive clips, made where they are not there. Nothing is held."""
+        first = numbers.start - numbers.start % SHARD
+        shards = [self._shard(start) for start in range(first, numbers.stop, SHARD)]
+        part = slice(numbers.start - first, numbers.stop - first)
+        return {name: torch.cat([shard[name] for shard in shards])[part] for name in shards[0]}
 
     def __call__(self, numbers: list[int]) -> Values:
         return {name: value[numbers] for name, value in self.values.items()}
