@@ -7,7 +7,8 @@ On long procedural clips (`pretrain/long.py`, 64 px, the middle 32 frames) that 
 the moving object covers (by a tenth or more). Recall: how many of them are among the best tenth, by the learned scorer, one that
 was never trained, pixel differences, optical flow (Farneback) and chance; with a background that stands and one that pans.
 PSNR: what the tokenizer makes of a clip of which only the best half, quarter and tenth of the tokens stay, and the first frame
-of each window, as in its training. Means over clips with 95 % intervals. And how many of the codes all these clips' tokens use.
+of each window, as in its training. Means over clips with 95 % intervals.
+And how many of the codes all these clips' tokens use, and those of procedural clips of many kinds (`pretrain/data.py`).
 
 The picture shows a clip whose background pans as the LVMAE that ships meets it: where the importance lies, what its encoder sees,
 what is decoded, and what becomes of the rest.
@@ -32,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pretrain import long, lvmae, tokenizer  # noqa: E402
+from pretrain.data import clip  # noqa: E402
 from pretrain.flow import flow_scores  # noqa: E402
 from pretrain.recipe import to_pixels  # noqa: E402
 from pretrain.stored import sum_of  # noqa: E402
@@ -71,9 +73,9 @@ def measure(model: Tokenizer, count: int) -> dict[str, Any]:
     for background in ("still", "panning"):
         values: dict[str, list[float]] = {}
         for i in tqdm(range(count), desc=background, mininterval=2.0):
-            clip = long.long_clip(i, SEED, SIDE, None, range(start, start + FRAMES), background == "panning")
-            video = torch.from_numpy(clip.frames)[None]
-            pixels, seen = to_pixels(video), torch.from_numpy(clip.seen.astype(np.float32))[None, None]
+            made = long.long_clip(i, SEED, SIDE, None, range(start, start + FRAMES), background == "panning")
+            video = torch.from_numpy(made.frames)[None]
+            pixels, seen = to_pixels(video), torch.from_numpy(made.seen.astype(np.float32))[None, None]
             moving = patchify(seen, model.config.tubelet, model.config.patch)[0].mean(-1) >= COVERED
             codes.append(model.indices(model.encode(pixels)).flatten())
             total, places = len(moving), math.prod(model.grid(pixels)[1:])
@@ -93,16 +95,25 @@ def measure(model: Tokenizer, count: int) -> dict[str, Any]:
             for name, value in zip(kept, errors(model, pixels, torch.stack([*kept.values()])), strict=True):
                 values.setdefault(name, []).append(value)
         found[background] = {name: interval(some) for name, some in values.items()}
-    counts = torch.cat(codes).long().bincount().double()
+    others = [torch.from_numpy(np.stack([clip(i, SEED, 16).frames for i in range(k, k + 8)])) for k in range(0, 64, 8)]
+    drawn = [model.indices(model.encode(to_pixels(video))).flatten() for video in others]
+    return found | {"used": used(model, torch.cat(codes)), "used by other clips": used(model, torch.cat(drawn))}
+
+
+def used(model: Tokenizer, indices: Tensor) -> dict[str, Any]:
+    """How many of the codes these are, how evenly, and how many levels of each number."""
+    indices = indices.long()
+    counts = indices.bincount().double()
     shares = counts[counts > 0] / counts.sum()
-    perplexity = (-(shares * shares.log()).sum()).exp().item()
-    used = {
-        "tokens": int(counts.sum()),
+    levels = model.fsq.indices_to_level_indices(indices)
+    return {
+        "tokens": len(indices),
         "codes": len(shares),
         "of": math.prod(model.config.levels),
-        "perplexity": perplexity,
+        "perplexity": (-(shares * shares.log()).sum()).exp().item(),
+        "levels": [len(channel.unique()) for channel in levels.unbind(-1)],
+        "of levels": list(model.config.levels),
     }
-    return found | {"used": used}
 
 
 def errors(model: Tokenizer, pixels: Tensor, stays: Tensor) -> list[float]:
@@ -133,7 +144,7 @@ def markdown(table: dict[str, Any]) -> str:
             else f"{scale * v['value']:.{digits}f} [{scale * v['low']:.{digits}f}, {scale * v['high']:.{digits}f}]"
         )
 
-    moving, used = 100 * found["still"]["tokens that move"]["value"], found["used"]
+    moving = 100 * found["still"]["tokens that move"]["value"]
     lines = [
         f"{table['clips']} clips of {FRAMES} frames of {SIDE} px a row, tokenizer `{table['tokenizer']}`. The object "
         f"covers {moving:.1f} % of the tokens. Recall among the best tenth in %, PSNR in dB [95 % interval over clips].",
@@ -147,9 +158,17 @@ def markdown(table: dict[str, Any]) -> str:
         cells += [cell("panning", f"psnr, {name}, {s:.0%}", 1, 2) for s in SHARES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"All tokens: {cell('still', 'psnr, all tokens', 1, 2)} dB where the background stands, "
-              f"{cell('panning', 'psnr, all tokens', 1, 2)} where it pans.", "",
-              f"Codes: {used['codes']:,} of {used['of']:,} are used by {used['tokens']:,} tokens, with a perplexity of "
-              f"{used['perplexity']:,.0f}."]  # fmt: skip
+              f"{cell('panning', 'psnr, all tokens', 1, 2)} where it pans.", ""]  # fmt: skip
+    for name, key in (
+        ("these clips", "used"),
+        ("64 of the clips of many kinds that it learned from in turn", "used by other clips"),
+    ):
+        use = found[key]
+        levels = ", ".join(f"{n} of {of}" for n, of in zip(use["levels"], use["of levels"], strict=True))
+        lines.append(
+            f"Codes of {name}: {use['tokens']:,} tokens use {use['codes']:,} of {use['of']:,}, with a perplexity of "
+            f"{use['perplexity']:,.0f}; levels number by number: {levels}."
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -160,9 +179,9 @@ def plot(file: Path) -> None:
     import matplotlib.pyplot as plt
 
     start = long.middle(FRAMES)
-    clip = long.long_clip(3, SEED, SIDE, "bounces", range(start, start + FRAMES), True)
+    panning = long.long_clip(3, SEED, SIDE, "bounces", range(start, start + FRAMES), True)
     model = lvmae.load(tokenizer.ZOO.with_name("lvmae")).eval()
-    shown = lvmae.pictures(model, torch.from_numpy(clip.frames)[None])
+    shown = lvmae.pictures(model, torch.from_numpy(panning.frames)[None])
     columns = range(3, FRAMES, 4)
     figure, axes = plt.subplots(len(shown), len(columns), figsize=(8, 1.03 * len(shown)), layout="constrained")
     for row, (name, frames) in zip(axes, shown.items(), strict=True):
