@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,10 +216,41 @@ def counted(folder: Path, model: Tokenizer, total: int = 3 * SHARD - 10) -> tupl
 
 def test_values_are_made_once(model: Tokenizer, tmp_path: Path) -> None:
     first, made = counted(tmp_path, model)
-    assert made == list(range(first.total))
+    assert sorted(made) == list(range(first.total))
     second, made = counted(tmp_path, model)
     assert made == [] and torch.equal(second([170, 3])["codes"], torch.tensor([[170], [3]]))
     assert torch.equal(second([170, 3])["scores"], torch.tensor([170, 3]) / 7)
+
+
+def test_a_span_is_what_is_held(model: Tokenizer, tmp_path: Path) -> None:
+    """From the disk, within a shard, over a border of two, at the end; what is not there is made, and no more than that."""
+    kept, made = counted(tmp_path / "filled", model)
+    for numbers in (range(5, 9), range(SHARD - 2, SHARD + 3), range(kept.total - 4, kept.total)):
+        assert all(torch.equal(value, kept(list(numbers))[name]) for name, value in kept.span(numbers).items())
+    made.clear()
+    fresh = Stored(tmp_path / "empty", {}, kept.total, kept.make)
+    assert torch.equal(fresh.span(range(SHARD, SHARD + 5))["codes"], kept(list(range(SHARD, SHARD + 5)))["codes"])
+    assert made == list(range(SHARD, 2 * SHARD)) and not fresh.values
+
+
+def test_two_that_fill_at_once_share_the_work(
+    model: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in its own order: half way through the one the other finds what was made."""
+    total, seen = 12 * SHARD, []
+
+    def make(numbers: range) -> dict[str, Tensor]:
+        seen.append(numbers.start)
+        if len(seen) == 6:
+            monkeypatch.setattr(os, "getpid", lambda: 2)
+            Stored(tmp_path, {}, total, make).fill()
+        return {"codes": torch.tensor(list(numbers))}
+
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    values = Stored(tmp_path, {}, total, make).fill().values
+    assert torch.equal(values["codes"], torch.arange(total))
+    assert set(seen) == set(range(0, total, SHARD)) and len(seen) == 13  # the one that was being made is made twice
+    assert seen != sorted(seen)
 
 
 def test_another_tokenizer_makes_them_anew(model: Tokenizer, tmp_path: Path) -> None:
@@ -227,7 +259,7 @@ def test_another_tokenizer_makes_them_anew(model: Tokenizer, tmp_path: Path) -> 
     with torch.no_grad():
         other.scorer[0].bias[0] += 1e-3  # type: ignore[operator, index]
     changed, made = counted(tmp_path, other)
-    assert made == list(range(changed.total))
+    assert sorted(made) == list(range(changed.total))
     assert counted(tmp_path, model)[1] == [] == counted(tmp_path, other)[1]
 
 
@@ -243,7 +275,7 @@ def test_a_shard_that_was_cut_or_edited_is_made_again(model: Tokenizer, tmp_path
     save_file(values, shards[2])  # whole, but without its sum
     assert [read(shard) for shard in shards] == [None] * 3
     again, made = counted(tmp_path, model)
-    assert made == list(range(again.total)) and torch.equal(again.values["codes"], kept.values["codes"])
+    assert sorted(made) == list(range(again.total)) and torch.equal(again.values["codes"], kept.values["codes"])
 
 
 # Long clips
