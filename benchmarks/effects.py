@@ -9,12 +9,13 @@ that was never trained, and the pixels.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
+from filelock import FileLock
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,6 +168,13 @@ class Study:
     def folder(self, arm: str, seed: int, updates: int) -> Path:
         """Where an arm's training lies."""
         return self.work / f"{arm.replace(',', '').replace(' ', '-')}-{seed}-{updates}"
+
+    @contextlib.contextmanager
+    def alone(self, folder: Path) -> Iterator[None]:
+        """One process at a time in a training that arms share: the second waits, and finds it done."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".alone"):
+            yield
 
     def clips(self, render: Callable[[range], Tensor], total: int, **key: Any) -> Stored | None:
         """What `render` gives, uint8 (B, F, H, W, 3) named "video", each clip once for all arms, where clips are kept. `key` is

@@ -99,16 +99,17 @@ def fitted(model: iv.InternVideoNext, work: Path, seed: int, start: int, updates
         drawn = iv.draw(config, config.grid, BATCH, rows, seed, start + step)
         return {"video": frames_of(video, config), **drawn.batch(), "measure": step % 50 == 0}
 
-    return loop.fit(
-        model,
-        batch_at,
-        work,
-        updates=updates,
-        schedule=iv.Stage(1.0, 4, BATCH, rate, 0.05).rates,
-        settings={"config": asdict(config), "teacher": weights(), "seed": seed, "start": start},
-        **iv.OPTIMISER,
-        title=f"{work.name}",
-    )
+    with STUDY.alone(work):
+        return loop.fit(
+            model,
+            batch_at,
+            work,
+            updates=updates,
+            schedule=iv.Stage(1.0, 4, BATCH, rate, 0.05).rates,
+            settings={"config": asdict(config), "teacher": weights(), "seed": seed, "start": start},
+            **iv.OPTIMISER,
+            title=f"{work.name}",
+        )
 
 
 @functools.cache

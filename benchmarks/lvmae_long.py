@@ -108,16 +108,18 @@ def pretrained(arm: str, seed: int, updates: int) -> tuple[lvmae.LVMAE, Found]:
         drawn = lvmae.draw(model.config, grid, rows, seed, step).batch()
         return {**drawn, **stored(numbers), "video": video, "measure": step % 50 == 0}
 
-    log = loop.fit(
-        model,
-        batch_at,
-        STUDY.folder(f"pretrained {mask} {frames}", seed, updates),
-        updates=updates,
-        schedule=lambda step, total: {"": loop.warm_cosine(step, total, 1e-3, 0.05)},
-        **lvmae.OPTIMISER,
-        settings={"config": asdict(model.config), "tokenizer": sum_of(model.tokenizer), "seed": seed},
-        title=f"{mask}, {frames} frames, seed {seed}",
-    )
+    work = STUDY.folder(f"pretrained {mask} {frames}", seed, updates)
+    with STUDY.alone(work):
+        log = loop.fit(
+            model,
+            batch_at,
+            work,
+            updates=updates,
+            schedule=lambda step, total: {"": loop.warm_cosine(step, total, 1e-3, 0.05)},
+            **lvmae.OPTIMISER,
+            settings={"config": asdict(model.config), "tokenizer": sum_of(model.tokenizer), "seed": seed},
+            title=f"{mask}, {frames} frames, seed {seed}",
+        )
     return model, log
 
 

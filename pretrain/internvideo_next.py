@@ -79,19 +79,19 @@ class Config:
     hidden: float = 0.75  # of a frame, by the scripts; the paper's text has 0.8
     # Visible tokens are drawn in proportion to the teacher's attention (the code, UMT) or are its highest (the paper's words).
     pick: Literal["sample", "top"] = "sample"
-    head: Literal["diffusion", "linear", "mlp"] = "diffusion"
-    align: float = 1.0  # weights of the losses
-    pool: float = 1.0
-    pixels: float = 1.0
-    asked_for: Literal["noise", "clean"] = "noise"
+    head: Literal["diffusion", "linear", "mlp"] = "diffusion"  # by which hidden patches become pixels
+    align: float = 1.0  # weight of the loss on visible tokens and the teacher's
+    pool: float = 1.0  # weight of the loss on what all of them are pooled to and the teacher's
+    pixels: float = 1.0  # weight of the loss on hidden patches
+    asked_for: Literal["noise", "clean"] = "noise"  # of the diffusion decoder
     shift: float = 1.0  # of the diffusion's times towards noise
     decoded: float = 1.0  # share of the hidden tokens that the decoder is asked for
     ahead: bool = False  # one more pass, all frames after some one hidden whole, as generation asks; pixels only
 
-    # Stage 2
+    # Stage 2: multi-block masks, each a pass: so many blocks, the share of a frame that each covers.
     blocks: tuple[tuple[int, float], ...] = ((8, 0.15), (2, 0.7))
     most: float = 400 / 8 / 256  # share of the tokens that stay at most
-    cut: Literal["tail", "random"] = "tail"
+    cut: Literal["tail", "random"] = "tail"  # which tokens go where more are left than that
     momentum: float = 1.0  # of the Stage-1 teacher: frozen
     latent: Literal["stage 1", "image teacher"] = "stage 1"  # what is predicted
     pixels_too: float = 0.0  # weight of the decoder's loss in Stage 2 (table 3 finds no difference)
@@ -101,7 +101,18 @@ class Config:
     flavour: str = ""  # the name it has in FLAVOURS, for its card and for a Stage 2 that goes on from it
 
     def __post_init__(self) -> None:
-        recipes.shares(self, "hidden", "decoded", "most", "momentum", "drop")
+        recipes.shares(self, "decoded", "most", "momentum")
+        recipes.shares(self, "hidden", "drop", whole=False)
+        recipes.masks_of_blocks(self, "blocks")
+        if self.stage == 1:
+            recipes.weights(self, "align", "pool", "pixels")
+        layers = min(self.encoder.depth, self.teacher_size[1])
+        if (self.align or self.pool) and not 1 <= self.aligned <= layers:
+            raise ValueError(
+                f"aligned: the last 1 to {layers} blocks, which both it and the teacher have; not {self.aligned}"
+            )
+        if self.registers < 0 or self.shift <= 0 or not self.blocks:
+            raise ValueError("registers: not negative; shift: above 0; blocks: at least one mask")
 
     @property
     def process(self) -> denoise.DDPM:

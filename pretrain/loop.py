@@ -229,7 +229,7 @@ def fit(
     torch.manual_seed(seed)  # what follows finds the same whether or not updates were left to do
     accelerator.wait_for_everyone()
     if not last and (folder / "metrics.jsonl").exists():  # the run had already ended
-        last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        last = json.loads(((folder / "metrics.jsonl").read_text().splitlines() or ["{}"])[-1])
     return {**last, "updates": step, "skipped": skipped, "seconds": spent + time.monotonic() - began}
 
 
@@ -363,14 +363,17 @@ def _cut_metrics(path: Path, step: int) -> None:
     """Drop the lines after the checkpoint (they will be written again) and a line torn by a kill."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
+    kept, lines = [], path.read_text().splitlines()
+    for line in lines:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):
             break
-    path.write_text("".join(line + "\n" for line in kept))
+    if kept != lines:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        os.replace(temporary, path)
 
 
 def _write_json(path: Path, value: Any) -> None:

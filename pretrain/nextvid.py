@@ -63,8 +63,8 @@ class Config:
     base: float = 10_000.0  # of the positions' frequencies
     isolated: bool = True  # the predictor never changes the context (section 3.2)
     frame_isolated: bool = True  # frames are denoised apart (table 5)
-    align: float = 1.0  # weights of the two losses (table 8)
-    flow: float = 0.5
+    align: float = 1.0  # weight of the alignment with the reference (table 8)
+    flow: float = 0.5  # weight of the decoder's flow loss (table 8)
     # Of the reference encoder: an average over 1 / (1 - momentum) updates, as published 1333 of 132,000. A short training
     # needs a shorter one, or the reference is still the random encoder that it began with.
     momentum: float = 0.99925
@@ -77,6 +77,10 @@ class Config:
 
     def __post_init__(self) -> None:
         recipes.shares(self, "momentum")
+        recipes.weights(self, "align", "flow")
+        recipes.masks_of_blocks(self, "masks")
+        if self.shift <= 0:
+            raise ValueError(f"shift: above 0, not {self.shift:g}")
 
 
 KEYS = (

@@ -101,11 +101,33 @@ def check_side(side: int, patch: int) -> None:
 # A training
 
 
-def shares(config: Any, *names: str) -> None:
-    """Raises ValueError where a field that is a share is none."""
+def shares(config: Any, *names: str, whole: bool = True) -> None:
+    """Raises ValueError where a field that is a share is none; unless `whole`, where it is all."""
     for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{name}: a share between 0 and 1, not {getattr(config, name):g}")
+        value = getattr(config, name)
+        if not 0 <= value <= 1 or (value == 1 and not whole):
+            raise ValueError(f"{name}: a share between 0 and 1{'' if whole else ', and less than 1'}, not {value:g}")
+
+
+def weights(config: Any, *names: str) -> None:
+    """Raises ValueError where the weights of losses are negative, or leave nothing to learn from."""
+    values = [getattr(config, name) for name in names]
+    if min(values) < 0 or not any(values):
+        raise ValueError(f"{', '.join(names)}: weights of losses, none negative and one above 0, not {values}")
+
+
+def is_mask(mask: Sequence[float]) -> bool:
+    """Whether it is (blocks, the share of a frame that each covers) as a mask of blocks can be."""
+    return len(mask) == 2 and 1 <= mask[0] <= 16 and mask[0] == int(mask[0]) and 0.02 <= mask[1] <= 0.8
+
+
+def masks_of_blocks(config: Any, name: str) -> None:
+    """Raises ValueError where a field has a mask that cannot be."""
+    for mask in getattr(config, name):
+        if not is_mask(mask):
+            raise ValueError(
+                f"{name}: each a number of blocks, 1 to 16, and the share of a frame that each covers, 0.02 to 0.8; not {mask}"
+            )
 
 
 def record_of(name: str, recipe: Any, out: Path, budget: str, given: Mapping[str, Any], pretrain: Callable) -> dict:

@@ -61,7 +61,8 @@ class Stored:
         mine = list(numbers[state.process_index :: state.num_processes])
         random.Random(os.getpid()).shuffle(mine)
         for start in tqdm(mine, desc=title, disable=not state.is_main_process, mininterval=2.0):
-            self._shard(start)
+            if not self._place(start).exists():  # whether it is whole is seen when it is read
+                self._shard(start)
         state.wait_for_everyone()
         for start in numbers:
             for name, value in self._shard(start).items():
@@ -80,8 +81,11 @@ class Stored:
     def __call__(self, numbers: list[int]) -> Values:
         return {name: value[numbers] for name, value in self.values.items()}
 
+    def _place(self, start: int) -> Path:
+        return self.folder / f"{start // SHARD:06d}.safetensors"
+
     def _shard(self, start: int) -> Values:
-        path = self.folder / f"{start // SHARD:06d}.safetensors"
+        path = self._place(start)
         if (kept := read(path)) is not None:
             return kept
         made = {n: v.cpu().contiguous() for n, v in self.make(range(start, min(start + SHARD, self.total))).items()}

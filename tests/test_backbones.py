@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import yaml
 from PIL import Image
 from test_cli import call, refused
 
-from pretrain import nextvid
-from vdmreason import backbones
+from pretrain import internvideo_next, nextvid
+from vdmreason import backbones, store
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,48 @@ def test_a_recipe_may_be_set_otherwise(recipe: str, said: list[str], kept: dict,
         assert key in call("pretrain", "keys", recipe).output
 
 
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("internvideo-next", "aligned=0"),
+        ("internvideo-next", "aligned=99"),
+        ("internvideo-next", "registers=-1"),
+        ("internvideo-next", "shift=0"),
+        ("internvideo-next", "hidden=1"),
+        ("internvideo-next", "drop=1"),
+        ("internvideo-next", "align=0 pool=0 pixels=0"),
+        ("internvideo-next", "pixels=-1"),
+        ("nextvid", "align=0 flow=0"),
+        ("nextvid", "shift=-1"),
+        ("nextvid", "masks=[[2,-0.5]]"),
+        ("nextvid", "masks=[[2,5.0]]"),
+        ("nextvid", "masks=[[0,0.5]]"),
+    ],
+)
+def test_a_recipe_that_cannot_learn_so_is_refused(recipe: str, said: str, tmp_path: Path) -> None:
+    """In one line that names the key, before anything is written."""
+    words = [word for text in said.split() for word in ("--set", text)]
+    line = refused(
+        *("pretrain", recipe, "--size", "tiny", "--budget", "1u", "--out", str(tmp_path / "x")),
+        *(("--stages", "1") if recipe.startswith("intern") else ()),
+        *words,
+    )
+    assert said.partition("=")[0] in line and not (tmp_path / "x" / "work").exists()
+
+
+@pytest.mark.parametrize("blocks", ["[]", "[[0,0.5]]", "[[2,5.0]]", "[[-1,0.5],[2,0.7]]", "[[1.5,0.5]]"])
+def test_stage_2_has_blocks_that_can_be(blocks: str) -> None:
+    first = internvideo_next.FLAVOURS["tiny"]
+    with pytest.raises(ValueError, match="blocks"):
+        dataclasses.replace(first, stage=2, blocks=tuple(map(tuple, json.loads(blocks))))
+
+
+def test_two_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with store.lock(tmp_path / "x"):
+        line = refused("pretrain", "nextvid", "--size", "tiny", "--budget", "1u", "--out", str(tmp_path / "x"))
+    assert "another process is working there" in line
+
+
 def test_each_stage_has_its_own_keys(tmp_path: Path) -> None:
     first = ("pretrain", "internvideo-next", "--size", "tiny", "--budget", "2u")
     call(*first, "--stages", "1", "--set", "mask=blocks", "--out", str(tmp_path / "one"))
@@ -133,6 +176,7 @@ def test_each_stage_has_its_own_keys(tmp_path: Path) -> None:
     )
     assert "each stage has its own" in refused(*first, "--set", "mask=blocks", "--out", str(tmp_path / "x"))
     call(*second, "--set", "mask=semantic", "--set", "latent=image teacher")
+    assert "of Stage 1" in refused("pretrain", "show", str(tmp_path / "one"), "--blocks", "4x0.1,2x0.3")
     one, two = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("one", "two"))
     assert (one["stage"], one["mask"], two["stage"], two["mask"]) == (1, "blocks", 2, "semantic")
     assert two["latent"] == "image teacher"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import lzma
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -135,6 +137,32 @@ def test_what_was_cut_off_while_it_was_unpacked_is_answered_by_its_own_adapter(t
     assert states(there) == {"done": 1} and b'"proposed": ' not in (place / "predictions.jsonl").read_bytes()
 
 
+def test_what_was_cut_off_is_not_answered_for_a_lent_adapter_either(tmp_path, monkeypatch) -> None:
+    """Of two trials of one training one is done here; the other's came in a parcel and its word did not."""
+    asked = {**ONE, "axes": {"votes": [1, 2]}}
+    here, there = planned(tmp_path / "here", **asked), planned(tmp_path / "there", **asked)
+    sweep.work(here)
+    file = parcel.pack(here, tmp_path / "file.tar.xz")[0]
+    sweep.work(there)
+    place = there / sweep.look(there)[1].entry["folder"]
+    for path in (*parcel.KEPT, "state.json"):
+        (place / path).unlink()
+    shutil.rmtree(place / "adapter")
+    real = parcel._write
+
+    def killed(path: Path, content: bytes) -> None:
+        if path.name == sweep.DONE:
+            raise KeyboardInterrupt
+        real(path, content.replace(b'"proposed":', b'"proposed": '))
+
+    monkeypatch.setattr(parcel, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        parcel.unpack(file, there)
+    assert b'"proposed": ' in (place / "predictions.jsonl").read_bytes() and not sweep.is_done(place)
+    sweep.work(there)
+    assert states(there) == {"done": 2} and b'"proposed": ' not in (place / "predictions.jsonl").read_bytes()
+
+
 def test_an_unpacked_trial_that_is_told_otherwise_is_not_trained_again(tmp_path, monkeypatch) -> None:
     """Newer rules write result.json anew: the answers are still those that were packed, and so is who gave them."""
     here = planned(tmp_path / "here", **ONE)
@@ -172,7 +200,7 @@ def test_who_works_on_a_trial_keeps_it(tmp_path) -> None:
     mine = sweep.claim(places(there)[0])
     assert mine
     counts = parcel.unpack(parcel.pack(here, tmp_path / "file.tar.xz")[0], there)[1]
-    assert counts["running"] == 1 and not sweep.is_done(places(there)[0]) and mine.mine
+    assert counts["running"] == 1 and not sweep.is_done(places(there)[0]) and mine.mine()
 
 
 def test_another_sweep_s_folder_and_other_answers_are_refused_and_nothing_changes(tmp_path) -> None:
@@ -248,11 +276,28 @@ def test_a_plan_says_nothing_but_where_its_trials_lie(tmp_path) -> None:
         {"id": "0" * 12},
         {"config": {}},
         {"config": 3},
+        {"training": "another's"},  # whose adapter a trial would take
+        {"seed": 7},
+        {"task": "sudoku/4x4"},
+        {"arm": ["video"]},
+        {"set": 3},
     ):
         for kept in (changed(members, **changes), changed({"plan.json": members["plan.json"]}, **changes)):
             with pytest.raises(UserError):
                 parcel.unpack(of(kept, tmp_path / "bad.tar.xz"), tmp_path / "there")
             assert not (tmp_path / "there").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": ".."}, {"name": ["a"]}, {"scale": 5}, {"dropped": 3}, {"dropped": [3]}, {"trials": 3}], ids=str
+)
+def test_a_plan_has_a_name(tmp_path, changes: dict) -> None:
+    here = planned(tmp_path / "here", **THREE)
+    members = members_of(packed_one(here, tmp_path))
+    members["plan.json"] = json.dumps({**json.loads(members["plan.json"]), **changes}).encode()
+    with pytest.raises(UserError, match="has no plan of a sweep"):
+        parcel.unpack(of(members, tmp_path / "bad.tar.xz"), tmp_path / "there")
+    assert not (tmp_path / "there").exists()
 
 
 def packed_one(here: Path, tmp_path: Path) -> Path:
@@ -279,13 +324,28 @@ def test_a_trial_s_files_are_its_own(tmp_path) -> None:
     answers = members[f"{first}/predictions.jsonl"]
     lines = answers.splitlines(keepends=True)
     other = {kind: members[f"{second}/{kind}"] for kind in parcel.KEPT[:-1]}
-    elsewhere = json.dumps({**json.loads(lines[0]), "raw": "../../secret.webp"}).encode() + b"\n"
+
+    def with_line(**changes) -> dict[str, bytes]:
+        return {
+            "predictions.jsonl": b"".join([json.dumps({**json.loads(lines[0]), **changes}).encode(), b"\n", *lines[1:]])
+        }
+
+    result = json.loads(members[f"{first}/result.json"])
+    deep = b"[" * 10**5
+    repeats = b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
     for files in (
         other,
         {"config.yaml": other["config.yaml"]},
         {"predictions.jsonl": b"".join(lines[1:])},
         {"predictions.jsonl": answers + lines[0]},
-        {"predictions.jsonl": b"".join([elsewhere, *lines[1:]])},
+        with_line(raw="../../secret.webp"),
+        with_line(seconds={"a": 1}),
+        {"predictions.jsonl": answers.replace(b'"question"', b'"quest"')},
+        {"predictions.jsonl": deep},
+        {"result.json": deep},
+        {"result.json": json.dumps({**result, "provenance": 7}).encode()},
+        {"config.yaml": repeats},
+        {"config.yaml": deep},
         {"predictions.jsonl": b"\xff" + answers},
         {"config.yaml": b"\xff"},
     ):
@@ -293,6 +353,12 @@ def test_a_trial_s_files_are_its_own(tmp_path) -> None:
         with pytest.raises(UserError, match="no trial that its plan has"):
             parcel.unpack(bad, tmp_path / "there")
         assert not (tmp_path / "there").exists()
+    word = {**json.loads(members[f"{first}/done.json"]), "training": "long"}
+    with pytest.raises(UserError, match="no trial that its plan has"):
+        parcel.unpack(
+            of({**members, f"{first}/done.json": json.dumps(word).encode()}, tmp_path / "bad.tar.xz"),
+            tmp_path / "there",
+        )
     parcel.unpack(of(vouched(members, first), tmp_path / "good.tar.xz"), tmp_path / "there")
 
 
@@ -336,6 +402,41 @@ def test_a_fuller_parcel_is_not_lost(tmp_path) -> None:
     assert parcel.pack(less, tmp_path / "folder")[0] == tmp_path / "folder" / "sweep.tar.xz"
     parcel.unpack(file, less)
     assert parcel.pack(less, file)[1] == 3
+
+
+def test_a_parcel_does_not_take_the_place_of_other_answers(tmp_path) -> None:
+    here = planned(tmp_path / "here", **ONE)
+    sweep.work(here)
+    file = parcel.pack(here, tmp_path / "file.tar.xz")[0]
+    (place,) = places(here)
+    answers = store.read_lines(place / "predictions.jsonl")
+    answers[0]["proposed"] = [[9]]
+    store.write_lines(place / "predictions.jsonl", answers)
+    store.write_json(place / sweep.DONE, {**store.read_json(place / sweep.DONE), "sha256": sweep.hashes(place)})
+    whole = file.read_bytes()
+    with pytest.raises(UserError, match="answers otherwise there"):
+        parcel.pack(here, file)
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.timeout(60)
+def test_a_header_does_not_hang_or_fill_the_memory(tmp_path, monkeypatch) -> None:
+    """A size below nothing, which tarfile reads again and again; headers larger than a parcel may be."""
+    size, check = slice(124, 136), slice(148, 156)
+    header = bytearray(tarfile.TarInfo("plan.json").tobuf())
+    header[size] = b"\xff" * 10 + b"\xfc\x00"  # base 256: -1024
+    header[check] = b" " * 8
+    header[check] = f"{sum(header):06o}".encode() + b"\0 "
+    (tmp_path / "bad.tar.xz").write_bytes(lzma.compress(bytes(header) + bytes(10240 - len(header))))
+    with pytest.raises(UserError):
+        parcel.unpack(tmp_path / "bad.tar.xz", tmp_path / "there")
+    monkeypatch.setattr(parcel, "MOST", 1 << 20)
+    with tarfile.open(
+        tmp_path / "large.tar.xz", "w:xz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "0" * (2 << 20)}
+    ):
+        pass
+    with pytest.raises(UserError, match="too large"):
+        parcel.unpack(tmp_path / "large.tar.xz", tmp_path / "there")
 
 
 def test_a_link_does_not_get_in(tmp_path) -> None:

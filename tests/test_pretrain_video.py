@@ -102,6 +102,20 @@ def test_fit_learns_and_a_second_call_adds_nothing(tmp_path: Path) -> None:
     assert loop.fit(_Line(), _batch, tmp_path, updates=150, schedule=loop.trapezoid(0.05, 5))["updates"] == 150
     loop.fit(module, _batch, tmp_path, updates=150, schedule=loop.trapezoid(0.05, 5))
     assert torch.equal(module.layer.weight, weights)
+    (tmp_path / "metrics.jsonl").write_text("")  # lost: its end is still told
+    assert loop.fit(module, _batch, tmp_path, updates=150, schedule=loop.trapezoid(0.05, 5))["updates"] == 150
+
+
+def test_what_was_measured_is_not_written_anew_at_every_start(tmp_path: Path) -> None:
+    """A kill between a truncation and the writing would lose all of it."""
+    loop.fit(_Line(), _batch, tmp_path, updates=5)
+    lines = tmp_path / "metrics.jsonl"
+    before = lines.stat()
+    loop.fit(_Line(), _batch, tmp_path, updates=5)
+    assert lines.stat() == before
+    lines.write_text(lines.read_text() + '{"step": 6, "lo')
+    loop.fit(_Line(), _batch, tmp_path, updates=5)
+    assert len(lines.read_text().splitlines()) == 5 and not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_budget_in_minutes_becomes_a_plan_that_is_kept(tmp_path: Path) -> None:

@@ -91,7 +91,10 @@ def run(name: str, out: Path, budget: str, **given: Any) -> None:
     loop.stop_wanted = lambda: (out / jobs.STOP).exists()
     # SIGTERM ends it at once: pretraining keeps its own checkpoints and goes on from the newest
     try:
-        with jobs.working(out, listens=False) if first else contextlib.nullcontext():
+        with (
+            store.lock(out) if first else contextlib.nullcontext(),
+            jobs.working(out, listens=False) if first else contextlib.nullcontext(),
+        ):
             try:
                 module.pretrain(out, minutes=minutes, updates=updates, **given)
             except (ValueError, FloatingPointError) as error:
@@ -581,6 +584,8 @@ def remask(model: Any, blocks: str, hidden: float | None, mask: str) -> None:
         name = "blocks" if "blocks" in has else "masks"
         if name not in has or not getattr(config, name):
             raise UserError("--blocks: this backbone's recipe has no masks of blocks.")
+        if getattr(config, "stage", 2) == 1:
+            raise UserError("--blocks: this one is of Stage 1, which hides what the teacher does not look at.")
         changes[name] = parse_blocks(blocks, len(getattr(config, name)))
     for option, name, value in (("--hidden", "hidden", hidden), ("--mask", "mask", mask)):
         if value and (name not in has or (name == "mask" and "top" not in has)):
@@ -599,11 +604,8 @@ def parse_blocks(text: str, masks: int) -> tuple[tuple[int, float], ...]:
     """ "8x0.15,2x0.7" -> ((8, 0.15), (2, 0.7)): so many rectangles, each so large a share of a frame."""
     parts = [re.fullmatch(r"(\d{1,2})x(0?\.\d+)", part.strip()) for part in text.split(",")]
     found = tuple((int(part[1]), float(part[2])) for part in parts if part)
-    if (
-        len(found) != masks
-        or len(parts) != masks
-        or not all(1 <= n <= 16 and 0.02 <= share <= 0.8 for n, share in found)
-    ):
+    recipe = importlib.import_module("pretrain.recipe")
+    if len(found) != masks or len(parts) != masks or not all(recipe.is_mask(mask) for mask in found):
         example = "8x0.15,2x0.7" if masks == 2 else ",".join(["8x0.15"] * masks)
         raise UserError(
             f"--blocks {text}: must name {masks} masks like {example}, of 1 to 16 blocks that each cover 0.02 to 0.8 of a frame."

@@ -28,6 +28,14 @@ ENDING = ".tar.xz"
 # done.json last: a trial that is cut off while it is unpacked does not count
 KEPT = ("config.yaml", *sweep.VOUCHED, sweep.DONE)
 MOST = 1 << 30  # bytes that a parcel may hold
+UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    yaml.YAMLError,
+)  # what is not as it should be
 STAYS = {sweep.CLAIM, ".claim.lock", ".lock", "log.txt"}  # of a trial's folder when a parcel's trial takes its place
 
 Members = dict[str, bytes]  # by name: "plan.json", "trials/<run>/done.json"
@@ -48,12 +56,17 @@ def pack(folder: Path, out: Path | None = None) -> tuple[Path, int, int]:
     name = folder.resolve().name + ENDING
     out = Path(name) if out is None else Path(out) / name if Path(out).is_dir() else Path(out)
     if out.exists():
-        lost = sorted(_places(_read(out)[1]) - set(done))
-        if lost:
-            held = lost[0] + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
+        held = _packed(_read(out)[1])
+        if lost := sorted(set(held) - set(done)):
+            places = lost[0] + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
             raise UserError(
-                f"{out}: holds {held}, which {folder} has not. Unpack it there first, or take another --out."
+                f"{out}: holds {places}, which {folder} has not. Unpack it there first, or take another --out."
             )
+        for place, files in held.items():
+            if _answers(files) != _answers(done[place]):
+                raise UserError(
+                    f"{out}: the same trial answers otherwise there than in {folder / place}. Take another --out."
+                )
     members = {sweep.PLAN: json.dumps(plan, indent=1).encode()}
     if (folder / sweep.SHEET).is_file():
         members[sweep.SHEET] = (folder / sweep.SHEET).read_bytes()
@@ -84,7 +97,7 @@ def unpack(file: Path, folder: Path | None = None) -> tuple[Path, dict[str, int]
         raise UserError(f"{folder}: holds the sweep {other}, {file} holds {name}. Take another --out.")
     if here is None and folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: is there and is no sweep. Take another --out.")
-    packed = {place: {kind: members[f"{place}/{kind}"] for kind in KEPT} for place in sorted(_places(members))}
+    packed = _packed(members)
     for place, files in packed.items():
         mine = _whole(folder / place)
         if mine and _answers(mine) != _answers(files):
@@ -152,8 +165,10 @@ def _answers(files: Mapping[str, bytes]) -> list[Any]:
     return sorted((line["i"], json.dumps([line["question"], line["proposed"]])) for line in lines)
 
 
-def _places(members: Members) -> set[str]:
-    return {name.rpartition("/")[0] for name in members if "/" in name}
+def _packed(members: Members) -> dict[str, dict[str, bytes]]:
+    """Each trial's files, by its folder."""
+    places = sorted({name.rpartition("/")[0] for name in members if "/" in name})
+    return {place: {kind: members.get(f"{place}/{kind}", b"") for kind in KEPT} for place in places}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -165,13 +180,15 @@ def _read(file: Path) -> tuple[dict[str, Any], Members]:
     if not file.is_file():
         raise UserError(f"{file}: no such file.")
     members: Members = {}
-    size = 0
     try:
-        with tarfile.open(file, "r:xz") as archive:
+        with lzma.open(file) as packed:
+            whole = packed.read(MOST + 1)  # headers and all, before anything looks into it
+        if len(whole) > MOST:
+            raise UserError(f"{file}: is too large for a parcel.")
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
             for member in archive:
-                size += member.size
-                if not member.isfile() or size > MOST:
-                    raise UserError(f"{file}: holds {member.name!r}, which is no file, or is too large for a parcel.")
+                if not member.isfile() or member.size < 0:
+                    raise UserError(f"{file}: holds {member.name!r}, which is no file.")
                 content = archive.extractfile(member)
                 assert content is not None
                 members[member.name] = content.read()
@@ -184,42 +201,55 @@ def _read(file: Path) -> tuple[dict[str, Any], Members]:
         _check_plan(plan)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{file}: has no plan of a sweep in it.") from error
     entries = {entry["folder"]: entry for entry in plan["trials"]}
     allowed = {sweep.PLAN, sweep.SHEET, *(f"{place}/{kind}" for place in entries for kind in KEPT)}
     if strangers := [name for name in members if name not in allowed]:
         raise UserError(f"{file}: holds {strangers[0]!r}, which its own plan has not.")
-    for place in _places(members):
-        files = {kind: members.get(f"{place}/{kind}", b"") for kind in KEPT}
+    for place, files in _packed(members).items():
         if not _vouched(files):
             raise UserError(f"{file}: {place} is not what its done.json vouches for. Have the file sent again.")
         try:
             _check_trial(files, entries[place])
-        except (UserError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        except (UserError, *UNREADABLE) as error:
             why = " ".join(str(error).split())
             raise UserError(f"{file}: {place} is no trial that its plan has ({why}).") from error
     return plan, members
 
 
 def _check_plan(plan: Mapping[str, Any]) -> None:
-    """Every trial lies where, and is called what, its config says."""
-    sweep.folder_name(str(plan["name"]), str(plan["scale"]))
+    """The plan has a name, and every trial lies where, and is what, its config says."""
+    said = [plan["name"], plan["scale"], *plan["dropped"]]
+    if not all(isinstance(text, str) for text in said) or not sweep.folder_name(plan["name"], plan["scale"]).strip("."):
+        raise ValueError("no name")
     for entry in plan["trials"]:
-        run = config.resolve(entry["config"])
-        if (entry["id"], entry["folder"]) != (run.id, f"trials/{run.name}"):
+        trial = sweep.Trial(config.resolve(entry["config"]), entry["arm"], entry["control"], entry["set"])
+        wanted = {key: entry.get(key, value) for key, value in trial.entry().items()}
+        if not {"id", "folder"} <= set(entry) or {**wanted, "config": ""} != {**trial.entry(), "config": ""}:
             raise UserError(
                 f"{entry['folder']}: this code reads the plan otherwise. Unpack with the code that packed it."
             )
+        if not all(isinstance(entry[key], str) for key in ("arm", "control")):
+            raise ValueError("no arm")
 
 
 def _check_trial(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> None:
     """The files are this trial's, its answers are whole, and what they name lies in the folder."""
-    run = config.resolve(yaml.safe_load(files["config.yaml"]))
-    if not run.id == entry["id"] == json.loads(files["result.json"])["id"]:
+    text = files["config.yaml"].decode()
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise ValueError("its config repeats itself")  # which a few lines can do a million times
+    run, result = config.resolve(yaml.safe_load(text)), json.loads(files["result.json"])
+    if not run.id == entry["id"] == result["id"]:
         raise ValueError("another trial's files")
     lines = [json.loads(line) for line in files["predictions.jsonl"].splitlines()]
-    if sorted(line["i"] for line in lines) != [*range(run.test)]:
+    if len(lines) != run.test or sorted(line["i"] for line in lines) != [*range(run.test)]:
         raise ValueError("an answer is missing, or stands twice")
     if any(library.names_a_clip_elsewhere(line) for line in lines):
         raise ValueError("a clip outside its folder")
+    _answers(files)
+    times = [json.loads(files[sweep.DONE]).get(key, 0) for key in ("seconds", "training", "answering")]
+    if not all(isinstance(value, (int, float)) for value in (*times, *(line.get("seconds", 0) for line in lines))):
+        raise ValueError("a time that is no number")
+    if not all(isinstance(result.get(key, {}), dict) for key in ("provenance", "scores")):
+        raise ValueError("a result that is none")

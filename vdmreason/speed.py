@@ -219,7 +219,8 @@ def _in_fp32(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **more: Any
 ) -> Tensor:
     """torch's fused attention, given fp32 where it was to have fewer bits."""
-    if query.dtype not in (torch.bfloat16, torch.float16) and not torch.is_autocast_enabled(query.device.type):
+    few_bits = query.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(query.device.type)
+    if query.is_meta or not few_bits:  # of what is only counted the kernel that counts it knows best
         return plain_attention(query, key, value, attn_mask, *rest, **more)
     mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
     with torch.autocast(query.device.type, enabled=False):  # it would round the inputs again

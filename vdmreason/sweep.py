@@ -430,9 +430,10 @@ def is_done(place: Path) -> bool:
 def _word(path: Path) -> dict[str, Any]:
     """What a done.json says; {} where there is none, or it cannot be read."""
     try:
-        return store.read_json(path) or {}
+        said = store.read_json(path)
     except UserError:
         return {}
+    return said if isinstance(said, dict) else {}
 
 
 def standing(folder: Path, entry: Mapping[str, Any], check: bool = True) -> Standing:
@@ -702,7 +703,6 @@ def _next(
             if (mine := claim(place, driver)) is None:
                 continue
             # Between the look and the claim another worker may have finished it, or given it up.
-            now = standing(folder, entry)
             done, failed = is_done(place), _read_failed(place)
             if not done and (place / DONE).exists():
                 set_aside(place)
@@ -741,8 +741,10 @@ def _borrow(folder: Path, entry: Mapping[str, Any], run: Run) -> None:
     plan = read_plan(folder)
     twins = [folder / twin["folder"] for twin in _by_training(plan["trials"])[_training(entry)]]
     dropped = [place for id_ in plan["dropped"] for place in (folder / "trials").glob(f"*--{id_[:6]}")]
-    for lender in (*twins, *(place for place in dropped if _trained_alike(place, run))):
-        if lender.name != run.name and is_done(lender) and store.whole_folder(lender / "adapter"):
+    for lender in (*twins, *dropped):
+        if lender.name == run.name or not _trained_alike(lender, run):
+            continue
+        if is_done(lender) and store.whole_folder(lender / "adapter"):
             return share_adapter(lender, run, folder / entry["folder"])
 
 
@@ -778,9 +780,9 @@ def _attempt(
                 evaluate.evaluate(place)
                 _finish(place, time.time() - began)
                 return None
-            _borrow(folder, entry, run)
             if not store.whole_folder(place / "adapter") and not store.checkpoints(place):
                 _rename(place / "predictions.jsonl")  # another adapter's
+            _borrow(folder, entry, run)
             arm = train(run, place, stop=stop, resident=resident)
             if store.read_state(place).get("state") != "done":
                 wish.signalled |= not mine.lost  # a signal during the training was the training's to hear
@@ -960,7 +962,7 @@ class Forecast:
                 spent = {"trials": 1, "training": done["training"], "answering": done["answering"]}
                 # of a trial that was interrupted only the last sitting's seconds are known
                 spent["rest"] = max(0.0, done["seconds"] - done["training"] - done["answering"])
-            except (UserError, KeyError):  # it cannot be read, or it vouches for its files and says no times
+            except (UserError, KeyError, TypeError):  # it cannot be read, or it vouches for its files and says no times
                 continue
             self._seen.add(now.entry["id"])
             # where it was unpacked, its adapter stayed elsewhere
