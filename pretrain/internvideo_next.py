@@ -111,8 +111,10 @@ class Config:
             raise ValueError(
                 f"aligned: the last 1 to {layers} blocks, which both it and the teacher have; not {self.aligned}"
             )
-        if self.registers < 0 or self.shift <= 0 or not self.blocks:
-            raise ValueError("registers: not negative; shift: above 0; blocks: at least one mask")
+        if self.registers < 0 or self.shift <= 0:
+            raise ValueError("registers: not negative; shift: above 0")
+        if not self.passes:
+            raise ValueError("blocks: at least one mask, where there is no pass ahead")
 
     @property
     def process(self) -> denoise.DDPM:

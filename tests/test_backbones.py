@@ -157,7 +157,7 @@ def test_a_recipe_that_cannot_learn_so_is_refused(recipe: str, said: str, tmp_pa
 def test_stage_2_has_blocks_that_can_be(blocks: str) -> None:
     first = internvideo_next.FLAVOURS["tiny"]
     with pytest.raises(ValueError, match="blocks"):
-        dataclasses.replace(first, stage=2, blocks=tuple(map(tuple, json.loads(blocks))))
+        dataclasses.replace(first, stage=2, mask="blocks", ahead=False, blocks=tuple(map(tuple, json.loads(blocks))))
 
 
 def test_two_do_not_train_in_one_folder(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ ENDING = ".tar.xz"
 # done.json last: a trial that is cut off while it is unpacked does not count
 KEPT = ("config.yaml", *sweep.VOUCHED, sweep.DONE)
 MOST = 1 << 30  # bytes that a parcel may hold
+DEEPEST = 16  # mappings and lists in each other in a config
 UNREADABLE = (
     ValueError,
     KeyError,
@@ -237,8 +238,11 @@ def _check_plan(plan: Mapping[str, Any]) -> None:
 def _check_trial(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> None:
     """The files are this trial's, its answers are whole, and what they name lies in the folder."""
     text = files["config.yaml"].decode()
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-        raise ValueError("its config repeats itself")  # which a few lines can do a million times
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):  # a few bytes can say much that takes minutes to read
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+            raise ValueError("its config repeats itself, or is deeper than any")
     run, result = config.resolve(yaml.safe_load(text)), json.loads(files["result.json"])
     if not run.id == entry["id"] == result["id"]:
         raise ValueError("another trial's files")
