@@ -9,13 +9,12 @@ that was never trained, and the pixels.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,12 +168,10 @@ class Study:
         """Where an arm's training lies."""
         return self.work / f"{arm.replace(',', '').replace(' ', '-')}-{seed}-{updates}"
 
-    @contextlib.contextmanager
-    def alone(self, folder: Path) -> Iterator[None]:
+    def alone(self, folder: Path) -> FileLock:
         """One process at a time in a training that arms share: the second waits, and finds it done."""
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".alone"):
-            yield
+        return FileLock(folder / ".alone")
 
     def clips(self, render: Callable[[range], Tensor], total: int, **key: Any) -> Stored | None:
         """What `render` gives, uint8 (B, F, H, W, 3) named "video", each clip once for all arms, where clips are kept. `key` is

@@ -117,7 +117,7 @@ def held_out(model: nextvid.NextVid, count: int = 256) -> dict[str, float]:
     """On clips that no training draws, and for the last frame alone, so that no arm is told of it by another frame's noise:
     the error of the clean patch that the decoder guesses, with the past whole and with the past masked, the same places,
     times and noise for every arm; and how far a drawn last frame is from the true one, beside a copy of the frame before."""
-    model.eval()
+    model.eval().cpu()  # where what it is asked is drawn
     video, _ = clips(range(count), PROBED + 1)
     pixels, last = nextvid.to_pixels(video), GRID[0] - 1
     clean, places = model.target.encode(pixels), GRID[1] * GRID[2]

@@ -78,9 +78,8 @@ class Config:
     def __post_init__(self) -> None:
         recipes.shares(self, "hidden", "top", "extra")
         decoded = self.top + self.extra
-        most = (
-            1.0 if self.mask in ("none", "uniform") else self.hidden + 1e-9
-        )  # these two take what is hidden, however little
+        # These two take what is hidden, however little.
+        most = 1.0 if self.mask in ("none", "uniform") else self.hidden + 1e-9
         if not 0 < decoded <= most:
             share = f"{decoded:g} of the tokens"
             raise ValueError(f"top + extra: {share}; more than none, and at most hidden, {self.hidden:g}")

@@ -91,10 +91,10 @@ def run(name: str, out: Path, budget: str, **given: Any) -> None:
     loop.stop_wanted = lambda: (out / jobs.STOP).exists()
     # SIGTERM ends it at once: pretraining keeps its own checkpoints and goes on from the newest
     try:
-        with (
-            store.lock(out) if first else contextlib.nullcontext(),
-            jobs.working(out, listens=False) if first else contextlib.nullcontext(),
-        ):
+        with contextlib.ExitStack() as held:
+            if first:
+                held.enter_context(store.lock(out))
+                held.enter_context(jobs.working(out, listens=False))
             try:
                 module.pretrain(out, minutes=minutes, updates=updates, **given)
             except (ValueError, FloatingPointError) as error:

@@ -29,14 +29,8 @@ ENDING = ".tar.xz"
 KEPT = ("config.yaml", *sweep.VOUCHED, sweep.DONE)
 MOST = 1 << 30  # bytes that a parcel may hold
 DEEPEST = 16  # mappings and lists in each other in a config
-UNREADABLE = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    yaml.YAMLError,
-)  # what is not as it should be
+# What reading raises where something is not as it should be
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
 STAYS = {sweep.CLAIM, ".claim.lock", ".lock", "log.txt"}  # of a trial's folder when a parcel's trial takes its place
 
 Members = dict[str, bytes]  # by name: "plan.json", "trials/<run>/done.json"
@@ -64,7 +58,7 @@ def pack(folder: Path, out: Path | None = None) -> tuple[Path, int, int]:
                 f"{out}: holds {places}, which {folder} has not. Unpack it there first, or take another --out."
             )
         for place, files in held.items():
-            if _answers(files) != _answers(done[place]):
+            if _answers(_lines(files)) != _answers(_lines(done[place])):
                 raise UserError(
                     f"{out}: the same trial answers otherwise there than in {folder / place}. Take another --out."
                 )
@@ -101,7 +95,7 @@ def unpack(file: Path, folder: Path | None = None) -> tuple[Path, dict[str, int]
     packed = _packed(members)
     for place, files in packed.items():
         mine = _whole(folder / place)
-        if mine and _answers(mine) != _answers(files):
+        if mine and _answers(_lines(mine)) != _answers(_lines(files)):
             raise UserError(
                 f"{folder / place}: answers otherwise than the same trial in {file}. Remove that folder to take the "
                 "parcel's, or unpack to another --out."
@@ -161,8 +155,11 @@ def _vouched(files: Mapping[str, bytes]) -> bool:
     return bool(said == {kind: hashlib.sha256(files[kind]).hexdigest() for kind in sweep.VOUCHED})
 
 
-def _answers(files: Mapping[str, bytes]) -> list[Any]:
-    lines = [json.loads(line) for line in files["predictions.jsonl"].splitlines()]
+def _lines(files: Mapping[str, bytes]) -> list[Any]:
+    return [json.loads(line) for line in files["predictions.jsonl"].splitlines()]
+
+
+def _answers(lines: list[Any]) -> list[Any]:
     return sorted((line["i"], json.dumps([line["question"], line["proposed"]])) for line in lines)
 
 
@@ -221,13 +218,15 @@ def _read(file: Path) -> tuple[dict[str, Any], Members]:
 
 def _check_plan(plan: Mapping[str, Any]) -> None:
     """The plan has a name, and every trial lies where, and is what, its config says."""
-    said = [plan["name"], plan["scale"], *plan["dropped"]]
-    if not all(isinstance(text, str) for text in said) or not sweep.folder_name(plan["name"], plan["scale"]).strip("."):
+    texts = [plan["name"], plan["scale"], *plan["dropped"]]
+    if not all(isinstance(text, str) for text in texts) or not sweep.folder_name(plan["name"], plan["scale"]).strip(
+        "."
+    ):
         raise ValueError("no name")
     for entry in plan["trials"]:
-        trial = sweep.Trial(config.resolve(entry["config"]), entry["arm"], entry["control"], entry["set"])
-        wanted = {key: entry.get(key, value) for key, value in trial.entry().items()}
-        if not {"id", "folder"} <= set(entry) or {**wanted, "config": ""} != {**trial.entry(), "config": ""}:
+        wanted = sweep.Trial(config.resolve(entry["config"]), entry["arm"], entry["control"], entry["set"]).entry()
+        said = {key: value for key, value in entry.items() if key in wanted and key != "config"}
+        if not {"id", "folder"} <= set(said) or any(wanted[key] != value for key, value in said.items()):
             raise UserError(
                 f"{entry['folder']}: this code reads the plan otherwise. Unpack with the code that packed it."
             )
@@ -246,12 +245,12 @@ def _check_trial(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> None:
     run, result = config.resolve(yaml.safe_load(text)), json.loads(files["result.json"])
     if not run.id == entry["id"] == result["id"]:
         raise ValueError("another trial's files")
-    lines = [json.loads(line) for line in files["predictions.jsonl"].splitlines()]
+    lines = _lines(files)
     if len(lines) != run.test or sorted(line["i"] for line in lines) != [*range(run.test)]:
         raise ValueError("an answer is missing, or stands twice")
     if any(library.names_a_clip_elsewhere(line) for line in lines):
         raise ValueError("a clip outside its folder")
-    _answers(files)
+    _answers(lines)  # they can be compared with others
     times = [json.loads(files[sweep.DONE]).get(key, 0) for key in ("seconds", "training", "answering")]
     if not all(isinstance(value, (int, float)) for value in (*times, *(line.get("seconds", 0) for line in lines))):
         raise ValueError("a time that is no number")
