@@ -536,7 +536,7 @@ class Tab:
         )  # fmt: skip
         self.frame.opens("backbones", self.opened, [], self.outputs)
         self.frame.opens("backbones", self.foresee, form, foreseen)
-        self.frame.clock("backbones", 2.0).tick(**quiet(self.tick), **everything)
+        self.frame.clock("backbones").tick(**quiet(self.tick), **everything)
 
     # Choosing
 

@@ -13,6 +13,8 @@ from tasks.base import UserError
 from vdmreason.ui import compare
 from vdmreason.ui.scenes import Shown
 
+SECONDS = 2.0  # between two looks at what is new: a look costs the browser a tenth of a second of its processor
+
 
 @dataclass
 class Frame:
@@ -26,7 +28,7 @@ class Frame:
         default_factory=list
     )  # first views, by tab id
 
-    def clock(self, tab: str, seconds: float = 1.0) -> gr.Timer:
+    def clock(self, tab: str, seconds: float = SECONDS) -> gr.Timer:
         """A timer that runs while the tab of this id is the one that is looked at."""
         self.clocks[tab] = gr.Timer(seconds, active=False)
         return self.clocks[tab]

@@ -189,7 +189,7 @@ class Tab:
 
     def _listen(self) -> None:
         state = [self.picked, self.run, self.ticked, self.errand, self.seen]
-        clock = self.frame.clock("library", 2.0)
+        clock = self.frame.clock("library")
         self.frame.opens("library", self._opened, state, self.outputs)
         clock.tick(**quiet(self.refresh), inputs=state, outputs=self.outputs)
         self.adapters.pick(**each(self._pick), inputs=state, outputs=[*self.outputs, self.push_box])

@@ -22,7 +22,7 @@ from tasks.base import UserError
 from vdmreason import store
 from vdmreason.ui import api, backbones_tab, compare, draw_tab, library_tab, public, sweeps_tab, training
 from vdmreason.ui.components import Jobs, script
-from vdmreason.ui.frame import Frame
+from vdmreason.ui.frame import SECONDS, Frame
 from vdmreason.ui.inputs import said, text
 from vdmreason.ui.strip import strip
 from vdmreason.worker import Worker
@@ -127,7 +127,7 @@ def build() -> gr.Blocks:
                 library_tab.Tab(frame)
         strip_of_jobs = Jobs(elem_id="jobs")
         seen_jobs = gr.State([])
-        timer = gr.Timer(1.0)
+        timer = gr.Timer(SECONDS)
 
         def act(event: gr.EventData) -> None:
             try:
