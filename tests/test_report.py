@@ -132,6 +132,19 @@ def test_every_accuracy_can_be_computed_again_from_the_answers(made, page) -> No
         assert row["PSR"].split(" [")[0] == f"{100 * connects:.1f}"
 
 
+def test_the_glance_is_the_accuracies_turned(page) -> None:
+    """Every cell of the first table stands in the long one, and nothing of that is missing."""
+    glance = rows_of(page.parent / "report.md", "At a glance")
+    long = {(r["task"], r["arm"], r["n"]): r for r in rows_of(page.parent / "report.md", "Accuracy")}
+    cells = {
+        (r["task"], r["arm"], k.removeprefix("n = ")): v for r in glance for k, v in r.items() if k.startswith("n = ")
+    }
+    assert {key for key, value in cells.items() if value != "–"} == set(long)
+    most = max(int(r["seeds"]) for r in long.values())
+    for key, row in long.items():
+        assert cells[key] == row["exact"] + "*" * (int(row["seeds"]) < most)
+
+
 def test_tests_and_overlap_can_be_computed_again(made, page) -> None:
     right = {}
     for entry in entries_of(made):

@@ -100,6 +100,7 @@ def p_value(p: float) -> str:
 def tables(gathered: Gathered, found: Mapping[str, Any]) -> list[Table]:
     """All tables that have a row, in the order of the page."""
     made = [
+        _glance(found),
         _efficiency(found),
         _needed(found),
         _accuracy(found),
@@ -111,6 +112,22 @@ def tables(gathered: Gathered, found: Mapping[str, Any]) -> list[Table]:
         _provenance(gathered),
     ]
     return [table for table in made if table.rows]
+
+
+def _glance(found: Mapping[str, Any]) -> Table:
+    """A row an arm, a column an n: the learning curves as they are read. With a star, fewer seeds than the others have."""
+    rows: dict[tuple[str, str], dict[int, str]] = {(r["task"], r["series"]): {} for r in found["accuracy"]}
+    whole = max((len(r["seeds"]) for r in found["accuracy"]), default=0)
+    for r in found["accuracy"]:
+        star = "*" if len(r["seeds"]) < whole else ""
+        rows[r["task"], r["series"]][r["n"]] = f"{percent(r['exact'])}{star}"
+    ns = sorted({n for cells in rows.values() for n in cells})
+    return Table(
+        "At a glance",
+        f"Exact match in %, mean over seeds [95 % interval], by the number of training examples. *: fewer than {whole} seeds.",
+        ("task", "arm", *(f"n = {n}" for n in ns)),
+        [(*key, *(cells.get(n, NONE) for n in ns)) for key, cells in rows.items()],
+    )
 
 
 def _efficiency(found: Mapping[str, Any]) -> Table:
