@@ -486,3 +486,23 @@ def test_report_needs_no_torch(made, tmp_path) -> None:
         [sys.executable, "-c", code, str(made), str(tmp_path / "out")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_no_two_arms_of_a_sweep_look_alike() -> None:
+    """All families and one of them asked otherwise; the arms named after their kind have the published curves' colours."""
+    arms = [
+        ("video", "internvideo_next"),
+        ("video", "lvmae"),
+        ("video", "nextvid"),
+        ("video", "video"),
+        ("video", "wan"),
+    ]
+    rows = [
+        {"kind": kind, "arm": arm, "settings": {}}
+        for kind, arm in [*arms, ("language", "language"), ("language", "vlm")]
+    ]
+    rows.append({"kind": "video", "arm": "video", "settings": {"steps": 1}})
+    colours = report_figures._colours(rows)
+    assert len(set(colours.values())) == len(rows)
+    for kind in ("video", "language"):
+        assert colours[kind, "{}"] == report_figures.PALETTES[kind][0]

@@ -19,8 +19,8 @@ from vdmreason import store
 MISSING = "Figures were left out, for matplotlib is not installed: pip install matplotlib"
 INK, QUIET = "#010101", "#8a8780"  # INK becomes the page's own text colour
 PALETTES = {
-    "video": ("#d9660f", "#b8920a", "#c0358a", "#8f5a3c"),
-    "language": ("#2f7fd0", "#12938a", "#7a63d2", "#4d6b8a"),
+    "video": ("#d9660f", "#8f5a3c", "#c0358a", "#b8920a", "#d62f3a", "#5f7d14", "#e58fa6"),  # warm
+    "language": ("#2f7fd0", "#12938a", "#7a63d2", "#4d6b8a"),  # cool
 }
 BASELINES = {
     "copy": ("copy the input", (1, 1.5)),
@@ -103,10 +103,12 @@ def _curves(figures: Figures, rows: Sequence[Mapping[str, Any]], published: Publ
 
 
 def _colours(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
-    """A colour for each arm under its settings; a control has its arm's."""
+    """A colour for each arm under its settings; a control has its arm's. The two arms that are named after their kind come
+    first, and so look in every report as the published curves do."""
     colours: dict[tuple[str, str], str] = {}
     for kind, palette in PALETTES.items():
         arms = dict.fromkeys((row["arm"], str(row["settings"])) for row in rows if row["kind"] == kind)
+        arms = dict.fromkeys(sorted(arms, key=lambda arm: arm[0] != kind))
         colours |= dict(zip(arms, itertools.cycle(palette), strict=False))
     return colours
 
