@@ -35,6 +35,7 @@ def test_up_in_six_seconds_and_a_comparison_two_seconds_later(root: Path, browse
     assert up < 6 * SLACK and shown < 2 * SLACK, f"up after {up:.1f} s, a comparison {shown:.1f} s later"
 
 
+@pytest.mark.timeout(600)
 def test_axe_finds_no_serious_violation(browser: Any, server: str) -> None:
     """On no tab, light or dark."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()

@@ -277,6 +277,7 @@ def test_yaml_in_the_browser_and_a_failure_on_the_page(tmp_path: Path) -> None:
 
 
 @needs_browser
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not cogvideox.ZOO.exists(), reason="no small backbone ships here")
 def test_a_training_is_asked_for_a_checkpoint_and_previews(tmp_path: Path) -> None:
     with served(tmp_path) as (url, _), chromium() as browser:

@@ -29,8 +29,8 @@ class Frame:
     )  # first views, by tab id
 
     def clock(self, tab: str, seconds: float = SECONDS) -> gr.Timer:
-        """A timer that runs while the tab of this id is the one that is looked at."""
-        self.clocks[tab] = gr.Timer(seconds, active=False)
+        """A timer that runs while the tab of this id is the one that is looked at. Compare is, when the page opens."""
+        self.clocks[tab] = gr.Timer(seconds, active=tab == "compare")
         return self.clocks[tab]
 
     def opens(self, tab: str, view: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:

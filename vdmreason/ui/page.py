@@ -145,7 +145,7 @@ def build() -> gr.Blocks:
         frame.opens("train", train.foresee, train.form, train.foreseen)
         page.load(**compare.quiet(poll), inputs=[seen_jobs], outputs=[strip_of_jobs, seen_jobs])
         timer.tick(**compare.quiet(poll), inputs=[seen_jobs], outputs=[strip_of_jobs, seen_jobs])
-        timer.tick(
+        frame.clock("compare").tick(
             **compare.quiet(comparing.tick), inputs=[comparing.choice, comparing.shown, comparing.seen],
             outputs=[*comparing.outputs, comparing.seen],
         )  # fmt: skip
