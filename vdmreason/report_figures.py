@@ -108,8 +108,7 @@ def _colours(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     colours: dict[tuple[str, str], str] = {}
     for kind, palette in PALETTES.items():
         arms = dict.fromkeys((row["arm"], str(row["settings"])) for row in rows if row["kind"] == kind)
-        arms = dict.fromkeys(sorted(arms, key=lambda arm: arm[0] != kind))
-        colours |= dict(zip(arms, itertools.cycle(palette), strict=False))
+        colours |= zip(sorted(arms, key=lambda arm: arm[0] != kind), itertools.cycle(palette), strict=False)
     return colours
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vdmreason.report_figures import Figures
+from vdmreason.report_figures import PALETTES, Figures
 from vdmreason.statistics import DRAWS, TARGETS, Bound, Interval
 
 if TYPE_CHECKING:
@@ -523,8 +523,8 @@ def _drawings(figures: Figures) -> list[str]:
         ]
         if figures.published:
             swatches += [
-                f'<li><i class="thin" style="color:{colour}"></i>published {kind} model, not ours</li>'
-                for kind, colour in (("video", "#d9660f"), ("language", "#2f7fd0"))
+                f'<li><i class="thin" style="color:{palette[0]}"></i>published {kind} model, not ours</li>'
+                for kind, palette in PALETTES.items()
             ]
         drawn = "".join(f"<div>{svg}</div>" for svg in figures.panels.values())
         parts.append(

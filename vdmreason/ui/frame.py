@@ -28,9 +28,9 @@ class Frame:
         default_factory=list
     )  # first views, by tab id
 
-    def clock(self, tab: str, seconds: float = SECONDS) -> gr.Timer:
+    def clock(self, tab: str) -> gr.Timer:
         """A timer that runs while the tab of this id is the one that is looked at. Compare is, when the page opens."""
-        self.clocks[tab] = gr.Timer(seconds, active=tab == "compare")
+        self.clocks[tab] = gr.Timer(SECONDS, active=tab == "compare")
         return self.clocks[tab]
 
     def opens(self, tab: str, view: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
