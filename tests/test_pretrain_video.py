@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -219,25 +218,20 @@ pretrain(Path(sys.argv[1]), updates=24, size="tiny", clips=512, batch=4)
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(out)], cwd=ROOT, check=True, capture_output=True, env=environment
-    )
+    forked.run(_SCRIPT, str(out), env=os.environ)
     return out
 
 
 def test_a_killed_pretraining_resumes_to_the_same_weights(pretrained: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", _SCRIPT, str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    process = forked.Process(_SCRIPT, str(tmp_path), env=os.environ)
     metrics = tmp_path / "work" / "transformer" / "metrics.jsonl"
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 7):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
+    forked.run(_SCRIPT, str(tmp_path), env=os.environ)
     assert cogvideox.weights_hash(tmp_path) == cogvideox.weights_hash(pretrained)
 
 

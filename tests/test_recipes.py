@@ -7,14 +7,13 @@ import importlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -50,14 +49,14 @@ def name_of(recipe: ModuleType) -> str:
     return recipe.__name__.partition(".")[2]
 
 
-def command(recipe: ModuleType, out: Path) -> list[str]:
-    return [sys.executable, "-c", _SCRIPT, name_of(recipe), str(out), str(UPDATES)]
+def words(recipe: ModuleType, out: Path) -> list[str]:
+    return [name_of(recipe), str(out), str(UPDATES)]
 
 
 @pytest.fixture(scope="module")
 def pretrained(recipe: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp(name_of(recipe))
-    subprocess.run(command(recipe, out), cwd=ROOT, check=True, capture_output=True, env=_ENVIRONMENT)
+    forked.run(_SCRIPT, *words(recipe, out), env=_ENVIRONMENT)
     return out
 
 
@@ -79,16 +78,14 @@ def logged(out: Path) -> list[str]:
 @pytest.mark.parametrize("after", [5, 12])
 def test_a_killed_training_resumes_to_the_bit(recipe: ModuleType, pretrained: Path, tmp_path: Path, after: int) -> None:
     """In the first half and in the second, which for some is another stage."""
-    process = subprocess.Popen(
-        command(recipe, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_ENVIRONMENT
-    )
+    process = forked.Process(_SCRIPT, *words(recipe, tmp_path), env=_ENVIRONMENT)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if len(logged(tmp_path)) > after:
             break
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = [json.loads(file.read_text())["step"] for file in (tmp_path / "work").rglob("checkpoint*/loop.json")]
     assert kept and max(kept) > 1
@@ -96,7 +93,7 @@ def test_a_killed_training_resumes_to_the_bit(recipe: ModuleType, pretrained: Pa
     for file in (tmp_path / "work").rglob("metrics.jsonl"):
         lines = file.read_text().splitlines()
         file.write_text("\n".join([lines[0].replace("{", '{"first": true, ', 1), *lines[1:]]) + "\n")
-    subprocess.run(command(recipe, tmp_path), cwd=ROOT, check=True, capture_output=True, env=_ENVIRONMENT)
+    forked.run(_SCRIPT, *words(recipe, tmp_path), env=_ENVIRONMENT)
     assert metrics(tmp_path)[0].get("first"), "it began anew"
     one, two = weights(pretrained), weights(tmp_path)
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
@@ -105,28 +102,7 @@ def test_a_killed_training_resumes_to_the_bit(recipe: ModuleType, pretrained: Pa
 
 def test_two_processes_are_one(recipe: ModuleType, pretrained: Path, tmp_path: Path) -> None:
     """The same batches, shared: the same losses and, to rounding, the same weights."""
-    script = tmp_path / "train.py"
-    script.write_text(_SCRIPT)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(script)]
-    done = subprocess.run(
-        [*launch, name_of(recipe), str(tmp_path / "two"), str(UPDATES)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**_ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    forked.run(_SCRIPT, *words(recipe, tmp_path / "two"), env=_ENVIRONMENT, processes=2)
     one, two = metrics(pretrained), metrics(tmp_path / "two")
     assert [a["loss"] for a in one] == pytest.approx([b["loss"] for b in two], rel=1e-4)
     assert [a["norm"] for a in one] == pytest.approx([b["norm"] for b in two], rel=1e-3)

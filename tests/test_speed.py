@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import fake_family
+import forked
 import pytest
 import torch
-from test_train import ENV, ROOT, free_port, metrics, run_of, same, weights
+from test_train import CODE, ENV, ROOT, metrics, run_of, same, weights
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -273,7 +274,7 @@ def launch(run: Run, folder: Path, *extra: str) -> None:
     config_file = folder.with_suffix(".yaml")
     config_file.write_text(config.to_yaml(run))
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu.yaml")]
-    words += ["--main_process_port", str(free_port()), "-m", "vdmreason.train", "--config", str(config_file)]
+    words += ["--main_process_port", str(forked.free_port()), "-m", "vdmreason.train", "--config", str(config_file)]
     words += ["--folder", str(folder), *extra]
     done = subprocess.run(words, env=ENV, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -317,7 +318,7 @@ def test_sharded_over_two_processes_is_the_run_of_one(tmp_path: Path, family: st
         if processes == 1:
             train.train(run, folder)
         else:
-            launch(run, folder)
+            forked.run(CODE, str(tmp_path / "two.yaml"), str(folder), "0", env=ENV, processes=2)
         for a, b in zip(one, metrics(folder), strict=True):
             assert a["loss"] == pytest.approx(b["loss"], rel=3e-4), (source, a["step"])
 

@@ -7,12 +7,11 @@ import math
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import fake_family
+import forked
 import pytest
 import torch
 from hypothesis import given
@@ -380,10 +379,10 @@ def test_sigkill_at_a_random_step_changes_no_bit(tmp_path, family: str) -> None:
     config_file, killed, whole = tmp_path / "run.yaml", tmp_path / "killed", tmp_path / "whole"
     config_file.write_text(config.to_yaml(run))
     step = random.randint(1, updates - 3)
-    process = subprocess.Popen([sys.executable, "-c", CODE, str(config_file), str(killed), "0.1"], env=ENV)
+    process = forked.Process(CODE, str(config_file), str(killed), "0.1", env=ENV)
     deadline = time.monotonic() + 120
     while len(metrics(killed)) < step:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None and time.monotonic() < deadline, process.said()
         time.sleep(0.01)
     time.sleep(random.random() * 0.1)
     os.kill(process.pid, signal.SIGKILL)
@@ -403,41 +402,13 @@ def test_two_processes_give_the_curve_of_one(tmp_path, family: str) -> None:
     run = run_of(family, updates=6, lora={"dropout": 0.0}, optim={"schedule": "constant", "lr": 1e-3, "batch": 4})
     config_file = tmp_path / "run.yaml"
     config_file.write_text(config.to_yaml(run))
-    script = tmp_path / "go.py"
-    script.write_text(CODE)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
-    done = subprocess.run(
-        [*launch, str(script), str(config_file), str(tmp_path / "two"), "0"],
-        env=ENV,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    forked.run(CODE, str(config_file), str(tmp_path / "two"), "0", env=ENV, processes=2)
     train.train(run, tmp_path / "one")
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert [r["step"] for r in two] == list(range(1, 7))  # written once, by one process
     for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-4), a["step"]
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-3), a["step"]
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("family", REAL)
