@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from filelock import FileLock
 from torch import Tensor, nn
 
@@ -326,7 +325,7 @@ class Study:
 
 def device() -> torch.device:
     """Where trainings run, and so what is read is computed."""
-    return PartialState().device
+    return loop.processes().device
 
 
 def machine() -> str:

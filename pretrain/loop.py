@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, send_to_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -122,7 +122,7 @@ def fit(
     `module(**batch)` returns a scalar loss, or a dict with "loss" and further scalars to log; `module.after_step()`, if
     there is one, is called after every update. Give `updates`, or `minutes`: the first updates are timed, the number that
     fits is written to `plan.json`, and a resumed run keeps it. `decay_vectors=False` spares biases and norms from weight
-    decay, `spared` weights whose name has one of these parts. Under `accelerate launch` every process gets its share of the
+    decay, `spared` weights whose name has one of these parts. Each of many processes gets its share of the
     same batches; `ahead` makes the next one in a thread; `micro` walks through a process's share in so many pieces, one after
     the other, where memory is short, for the same update.
     A folder that was begun with other `settings` is refused with a ValueError.
@@ -133,7 +133,7 @@ def fit(
     Returns the last metrics with `updates`, `skipped` and `seconds` spent.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=precision)
+    accelerator = Accelerator(mixed_precision=precision, cpu=processes().device.type == "cpu")
     pieces = accelerator.num_processes * micro
     shares = [Share(accelerator.process_index * micro + k, pieces) for k in range(micro)]
     if accelerator.is_main_process:
@@ -249,6 +249,25 @@ def _groups(
             group["params"].append(parameter)
             group["names"].append(name)
     return list(groups.values())
+
+
+def processes() -> PartialState:
+    """The processes of this start, this one's number among them, and its device. Raises ValueError where it was to be one of many
+    and is alone."""
+    state = PartialState(
+        cpu=not torch.accelerator.is_available()
+    )  # untold, each of torchrun's on a CPU takes itself for the only one
+    # The launcher names a port where it was asked for more than one process, and on a CPU it starts one.
+    if (
+        state.num_processes == 1
+        and state.device.type == "cpu"
+        and "ACCELERATE_USE_CPU" in os.environ
+        and "MASTER_PORT" in os.environ
+    ):
+        raise ValueError(
+            "accelerate launch starts one process on a CPU, whatever its --num_processes: use torchrun --nproc-per-node 2 -m ..."
+        )
+    return state
 
 
 def _over_processes(accelerator: Accelerator, found: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:

@@ -20,14 +20,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from pretrain import long, masks, tokenizer
 from pretrain import recipe as recipes
 from pretrain.data import named_rng
 from pretrain.flow import flow_scores
-from pretrain.loop import Share, check_settings, fit, warm_cosine
+from pretrain.loop import Share, check_settings, fit, processes, warm_cosine
 from pretrain.recipe import Clips, check_side, generator, is_main, record_of, to_pixels, to_uint8
 from pretrain.stored import Stored, sum_of
 from pretrain.targets import meters
@@ -525,11 +524,11 @@ def keep(model: LVMAE, clips: Clips, total: int, folder: Path, given: dict[str, 
     EVEREST's, whose embedding learns, on the mask."""
     side = clips.side // clips.patch
     frames = int(given["frames"])
-    model.to(PartialState().device)
+    model.to(processes().device)
 
     def one(number: int) -> dict[str, Tensor]:
         """One clip at a time: a published tokenizer wants gigabytes for each."""
-        video = clips([number], frames, side, side).to(PartialState().device)
+        video = clips([number], frames, side, side).to(processes().device)
         codes = model.tokenizer.indices(model.tokenizer.encode(to_pixels(video)))
         return {"codes": codes} if model.config.mask == "everest" else {"codes": codes, "scores": model.scores(video)}
 

@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
 from pretrain.data import clip, named_rng
+from pretrain.loop import processes
 
 LEAST = 4  # patches a side: of fewer no masks can be drawn
 # Pictures in patches, (rows, columns), for procedural clips: mostly square, some long, so that distances are learnt.
@@ -166,7 +166,7 @@ def write_down(record: dict[str, Any], out: Path, card: str) -> dict[str, Any]:
 
 def is_main() -> bool:
     """Whether this is the process that writes."""
-    return bool(PartialState().is_main_process)
+    return bool(processes().is_main_process)
 
 
 # Weights

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from pretrain.loop import processes
 
 SHARD = 64  # values in a file
 
@@ -57,7 +58,7 @@ class Stored:
     def fill(self, title: str = "stored") -> Stored:
         """Make what is not there and hold all of it. Many processes share the work: those of one start part it among them, others
         that are at it at the same time go through it in another order and find what these have made."""
-        state, numbers = PartialState(), range(0, self.total, SHARD)
+        state, numbers = processes(), range(0, self.total, SHARD)
         mine = list(numbers[state.process_index :: state.num_processes])
         random.Random(os.getpid()).shuffle(mine)
         for start in tqdm(mine, desc=title, disable=not state.is_main_process, mininterval=2.0):

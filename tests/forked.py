@@ -49,13 +49,13 @@ class Process:
 
 
 def run(code: str, *words: str, env: Mapping[str, str], processes: int = 1) -> None:
-    """As `accelerate launch --cpu --num_processes N` does. AssertionError with what they said, where one fails."""
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    shared |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": "no"}
-    if processes == 1:
-        shared = {}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if shared else {} for rank in range(processes)]
-    started = [Process(code, *words, env={**env, **shared, **rank}) for rank in ranks]
+    """In so many processes, as torchrun starts them. AssertionError with what they said, where one fails."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    ranks = (
+        [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)] if processes > 1 else [{}]
+    )
+    started = [Process(code, *words, env={**env, **rank}) for rank in ranks]
     for process in started:
         assert process.wait() == 0, "".join(p.said() for p in started)[-3000:]
 
@@ -75,3 +75,7 @@ def _main(code: str, words: tuple[str, ...], env: dict[str, str], said: str) -> 
     for number in (1, 2):
         os.dup2(file, number)
     exec(compile(code, "<forked>", "exec"), {"__name__": "__main__"})
+    if "WORLD_SIZE" in env:  # two that each take themselves for the only one give the right numbers, too
+        import torch
+
+        assert torch.distributed.get_world_size() == int(env["WORLD_SIZE"])

@@ -7,6 +7,8 @@ import math
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from safetensors.torch import load_file
 import adapters
 import tasks
 from adapters.base import Arm
+from pretrain.loop import processes
 from tasks.augment import views
 from tasks.base import UserError
 from tasks.split import refuse_leak
@@ -394,6 +397,34 @@ def test_sigkill_at_a_random_step_changes_no_bit(tmp_path, family: str) -> None:
     assert same(weights(killed), weights(whole)), f"killed at step {step}"
     assert [r["loss"] for r in metrics(killed)] == [r["loss"] for r in metrics(whole)]
     assert [r["step"] for r in metrics(killed)] == list(range(1, updates + 1))
+
+
+def test_one_that_was_to_be_many_says_so(tmp_path, monkeypatch) -> None:
+    """accelerate's launcher starts one process on a CPU, whatever it is asked for."""
+    script = tmp_path / "one.py"
+    script.write_text(CODE)
+    config_file = tmp_path / "run.yaml"
+    config_file.write_text(config.to_yaml(run_of(updates=2)))
+    words = [
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    words += ["--main_process_port", str(forked.free_port()), str(script), str(config_file), str(tmp_path / "run"), "0"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", *words]
+    done = subprocess.run(launch, env=ENV, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and "torchrun --nproc-per-node 2 -m vdmreason.train" in done.stderr
+    assert "train.py" not in done.stderr and not (tmp_path / "run" / "metrics.jsonl").exists()
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node 2"):
+        processes()
 
 
 @pytest.mark.parametrize("family", REAL)

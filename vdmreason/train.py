@@ -16,6 +16,7 @@ import argparse
 import functools
 import json
 import math
+import os
 import random
 import shutil
 import sys
@@ -294,11 +295,19 @@ def refuse_non_finite(loss: float, norm: float, step: int, folder: Path) -> None
 
 
 def make_accelerator(report_to: str | None, folder: Path) -> Accelerator:
-    """One accelerator. Precision is ours (`torch.autocast`): a run's config decides it, not the launcher's."""
+    """One accelerator. Precision is ours (`torch.autocast`): a run's config decides it, not the launcher's. UserError where
+    this process was to be one of many and is alone."""
+    cpu = not torch.accelerator.is_available()  # untold, each of torchrun's on a CPU takes itself for the only one
+    if cpu and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys() and PartialState(cpu=cpu).num_processes == 1:
+        # The launcher names a port where it was asked for more than one process, and on a CPU it starts one.
+        raise UserError(
+            "accelerate launch starts one process on a CPU, whatever --num_processes says. To try many: "
+            "torchrun --nproc-per-node 2 -m vdmreason.train --config run.yaml"
+        )
     if report_to is None:
-        return Accelerator(mixed_precision="no")
+        return Accelerator(mixed_precision="no", cpu=cpu)
     try:
-        accelerator = Accelerator(mixed_precision="no", log_with=report_to, project_dir=str(folder))
+        accelerator = Accelerator(mixed_precision="no", cpu=cpu, log_with=report_to, project_dir=str(folder))
     except ValueError:
         names = ("tensorboard", "trackio", "wandb")
         raise UserError(
