@@ -109,11 +109,10 @@ def mates(board: chess.Board) -> list[chess.Move]:
     """The moves that mate."""
     found = []
     for move in board.legal_moves:
-        if board.gives_check(move):
-            board.push(move)
-            if board.is_checkmate():
-                found.append(move)
-            board.pop()
+        board.push(move)
+        if board.is_checkmate():
+            found.append(move)
+        board.pop()
     return found
 
 
@@ -129,8 +128,11 @@ def _example(board: chess.Board, rng: random.Random) -> Example:
 
 def _stripped(board: chess.Board) -> chess.Board | None:
     """The position without hidden rights, if White is to move, all is legal, and there is a mate."""
-    bare = from_grid(to_grid(board))
-    return bare if board.turn and bare.is_valid() and mates(bare) else None
+    if not board.turn:
+        return None
+    bare = board.copy(stack=False)
+    bare.castling_rights, bare.ep_square, bare.promoted = 0, None, 0
+    return bare if bare.is_valid() and mates(bare) else None
 
 
 def _played(rng: random.Random) -> chess.Board | None:
