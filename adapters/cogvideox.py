@@ -305,7 +305,7 @@ class CogVideoX(ClipArm):
         dtype = self.model.dtype
         predicted = self.model(
             hidden_states=torch.cat([noisy, condition], 2).to(dtype),
-            encoder_hidden_states=self.prompt.expand(batch, -1, -1).to(dtype),
+            encoder_hidden_states=self.prompt.expand(batch, -1, -1).to(noisy.device, dtype),
             timestep=t,
             ofs=None if self.model.config.ofs_embed_dim is None else noisy.new_full((1,), 2.0, dtype=dtype),
             image_rotary_emb=rotary,

@@ -289,9 +289,9 @@ class LTX(FlowArm):
         kind = self.model.dtype
         predicted = self.model(
             hidden_states=tokens.to(kind),
-            encoder_hidden_states=self.prompt["prompt_embeds"].expand(batch, -1, -1).to(kind),
+            encoder_hidden_states=self.prompt["prompt_embeds"].expand(batch, -1, -1).to(self.device, kind),
             timestep=times,
-            encoder_attention_mask=self.prompt["prompt_mask"].expand(batch, -1),
+            encoder_attention_mask=self.prompt["prompt_mask"].expand(batch, -1).to(self.device),
             **self.positions(batch, frames, height, width),
             return_dict=False,
         )[0]

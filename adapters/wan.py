@@ -399,7 +399,7 @@ class Wan(FlowArm):
         predicted = model(
             hidden_states=inputs.permute(0, 2, 1, 3, 4).to(kind),
             timestep=times,
-            encoder_hidden_states=self.prompt.expand(len(noisy), -1, -1).to(kind),
+            encoder_hidden_states=self.prompt.expand(len(noisy), -1, -1).to(noisy.device, kind),
             encoder_hidden_states_image=told["clip"].to(kind) if self.clip is not None else None,
             return_dict=False,
         )[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import begun
 import gradio as gr
 import numpy as np
 import psutil
@@ -213,7 +214,9 @@ def test_a_pretraining_stops_when_asked_and_goes_on_as_if_it_had_not(
         assert "stopped after update 2" in call(*command, str(root / "stopped")).output
     assert store.read_state(root / "stopped")["state"] == "stopped" and not (root / "stopped" / jobs.STOP).exists()
     assert files.by_key("stopped").state == "stopped" and loop.stop_wanted is loop.never
+    begun.mark(root / "stopped")
     call(*command, str(root / "stopped"))
+    assert begun.went_on(root / "stopped")
     assert files.weights(root / "stopped") == files.weights(root / "through") != ""
 
 

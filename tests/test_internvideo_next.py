@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import begun
 import numpy as np
 import pytest
 import torch
@@ -569,7 +570,7 @@ def test_which_blocks_go_together() -> None:
 
 
 def test_an_image_teacher_of_our_own(tmp_path: Path) -> None:
-    """It learns what it is told, resumes, is written in the published layout, and its card says what it knows."""
+    """It learns what it is told, once, is written in the published layout, and its card says what it knows."""
     record = image_teacher.pretrain(tmp_path, updates=6, size="tiny", batch=4)
     teacher = image_teacher.load(tmp_path)
     assert teacher.width == 24 and record["log"]["updates"] == 6
@@ -578,7 +579,9 @@ def test_an_image_teacher_of_our_own(tmp_path: Path) -> None:
     pictures, there, place = zip(*(image_teacher.still(i, 0, 32) for i in range(200)), strict=True)
     assert {p.shape for p in pictures} == {(32, 32, 3)} and np.stack(there).sum(0).min() > 0
     assert set(place) == set(range(-1, 9))
+    begun.mark(tmp_path)
     again = image_teacher.pretrain(tmp_path, updates=6, size="tiny", batch=4)
+    assert begun.went_on(tmp_path)
     assert again["weights"] == record["weights"]
 
 

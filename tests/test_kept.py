@@ -108,6 +108,7 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
     made = {k: v for seed in range(20) for k, v in values(seed).items()}
     assert same(Kept(tmp_path).get(made), made) and len(list(tmp_path.iterdir())) == 20
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import begun
 import numpy as np
 import pytest
 import torch
@@ -298,7 +299,9 @@ def test_fine_tuning_learns_resumes_and_is_told_once(tmp_path: Path) -> None:
     classifier, log = finetune.finetune(one.encoder, data, tmp_path, **settings)  # type: ignore[arg-type]
     for name, clips_ in data.items():
         assert finetune.tested(classifier, name, clips_)["accuracy"] == 1.0  # type: ignore[arg-type]
+    begun.mark(tmp_path)
     again, more = finetune.finetune(model().encoder, data, tmp_path, **settings)  # type: ignore[arg-type]
+    assert begun.went_on(tmp_path)
     assert more["updates"] == log["updates"] == 40
     pairs = zip(classifier.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

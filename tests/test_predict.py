@@ -203,8 +203,17 @@ def test_how_a_backbone_answers_may_change_after_training(tmp_path, family: str)
     asked = predict.asked_otherwise(tmp_path / "trained", [changes[family]], tmp_path / "asked")
     other = config.resolve(config.to_dict(run), [changes[family]])
     train.train(other, tmp_path / "so")
-    for one, two in zip(predict.predict(asked), predict.predict(tmp_path / "so"), strict=True):
-        assert one["proposed"] == two["proposed"] and one["problem"] == two["problem"]
+    here, there = predict.predict(asked), predict.predict(tmp_path / "so")
+    plain = predict.predict(tmp_path / "trained")
+
+    def said(folder: Path, record: dict) -> Any:
+        """All of an answer: a tiny backbone's is no grid."""
+        clip = folder / str(record["raw"])
+        return store.read_clip(clip).tobytes() if clip.suffix == ".webp" else record["raw"]
+
+    for one, two, other_way in zip(here, there, plain, strict=True):
+        assert said(asked, one) == said(tmp_path / "so", two) and one["problem"] == two["problem"]
+        assert said(asked, one) != said(tmp_path / "trained", other_way)
     fixed = {"cogvideox": "options.shift=2.0", "causal_lm": "options.prompt=plain"}[family]
     with pytest.raises(UserError, match=r"belongs to the training.*options\.batch"):
         predict.asked_otherwise(tmp_path / "trained", [fixed], tmp_path / "no")

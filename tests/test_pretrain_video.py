@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import begun
 import forked
 import numpy as np
 import pytest
@@ -231,7 +232,9 @@ def test_a_killed_pretraining_resumes_to_the_same_weights(pretrained: Path, tmp_
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    begun.mark(tmp_path)
     forked.run(_SCRIPT, str(tmp_path), env=os.environ)
+    assert begun.went_on(tmp_path)
     assert cogvideox.weights_hash(tmp_path) == cogvideox.weights_hash(pretrained)
 
 

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import begun
 import psutil
 import pytest
+from fixture_sweep import make_sweep
 from visit import TABS, Visit, expect, needs_browser, served
 
 from vdmreason import jobs, store
@@ -35,9 +37,22 @@ def test_up_in_six_seconds_and_a_comparison_two_seconds_later(root: Path, browse
     assert up < 6 * SLACK and shown < 2 * SLACK, f"up after {up:.1f} s, a comparison {shown:.1f} s later"
 
 
+# What is on a tab once it is whole.
+CONTENT = {
+    "Compare": "#stage .title",
+    "Draw": "#editor",
+    "Train": "#train-command",
+    "Sweeps": "#sweep-matrix .matrix-box button",
+    "Backbones": "#backbone-card",
+    "Library": "#library-adapters",
+}
+
+
 @pytest.mark.timeout(600)
-def test_axe_finds_no_serious_violation(browser: Any, server: str) -> None:
+def test_axe_finds_no_serious_violation(browser: Any, root: Path, server: str) -> None:
     """On no tab, light or dark."""
+    if not (root / "sweeps").exists():
+        make_sweep(root, running=False)
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     visit = Visit(browser, server)
     visit.page.goto(f"{server}?__theme=light")
@@ -46,7 +61,7 @@ def test_axe_finds_no_serious_violation(browser: Any, server: str) -> None:
     for tab in TABS:
         visit.tab(tab)
         expect(visit.page.get_by_role("tab", name=tab, exact=True)).to_have_attribute("aria-selected", "true")
-        expect(visit.page.get_by_role("tabpanel").first).to_be_visible()
+        expect(visit.page.locator(CONTENT[tab]).first).to_be_visible(timeout=30_000)
         for theme in ("light", "dark"):
             visit.settled()
             found = axe.run(visit.page, options={"resultTypes": ["violations"]}).response["violations"]
@@ -114,6 +129,7 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
         assert jobs.status(folder).pid == before.pid or jobs.status(folder).state == "done"
         strip_says(url, "running")
         killed(store.read_json(folder / jobs.JOB)["pid"])  # the trainer
+        begun.mark(folder)
         strip_says(url, "lost", press="Resume")
         reached(205)
         killed(store.read_json(folder / jobs.JOB)["pid"])  # both
@@ -124,6 +140,7 @@ def test_what_is_killed_is_found_again(tmp_path: Path, monkeypatch: pytest.Monke
         strip_says(url, "done", seconds=240)
     steps = [line["step"] for line in store.read_lines(folder / "metrics.jsonl")]
     assert steps == [*range(1, 321)], "every step is there once"
+    assert begun.went_on(folder)
 
 
 def test_a_tab_has_an_address_and_back_leads_to_the_one_before(browser: Any, server: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import begun
 import forked
 import numpy as np
 import pytest
@@ -89,12 +90,9 @@ def test_a_killed_training_resumes_to_the_bit(recipe: ModuleType, pretrained: Pa
     process.wait()
     kept = [json.loads(file.read_text())["step"] for file in (tmp_path / "work").rglob("checkpoint*/loop.json")]
     assert kept and max(kept) > 1
-    # The lines of what was done before are no longer written: a training that began anew would write them again.
-    for file in (tmp_path / "work").rglob("metrics.jsonl"):
-        lines = file.read_text().splitlines()
-        file.write_text("\n".join([lines[0].replace("{", '{"first": true, ', 1), *lines[1:]]) + "\n")
+    begun.mark(tmp_path)
     forked.run(_SCRIPT, *words(recipe, tmp_path), env=_ENVIRONMENT)
-    assert metrics(tmp_path)[0].get("first"), "it began anew"
+    assert "before" in metrics(tmp_path)[0], "it began anew"  # a later stage may have had no checkpoint yet
     one, two = weights(pretrained), weights(tmp_path)
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     assert len(metrics(tmp_path)) == len(metrics(pretrained)) == UPDATES
@@ -111,12 +109,21 @@ def test_two_processes_are_one(recipe: ModuleType, pretrained: Path, tmp_path: P
     assert worst < 1e-4, worst
 
 
-def test_a_batch_in_pieces_is_one_batch(recipe: ModuleType, pretrained: Path, tmp_path: Path) -> None:
+def test_a_batch_in_pieces_is_one_batch(
+    recipe: ModuleType, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same losses and, to rounding, the same weights, in less memory."""
-    threads = torch.get_num_threads()
+    threads, together, pieces_of = torch.get_num_threads(), loop._over_processes, set()
     torch.set_num_threads(1)
+
+    def seen(accelerator: Any, found: Any) -> Any:
+        pieces_of.add(len(found))
+        return together(accelerator, found)
+
+    monkeypatch.setattr(loop, "_over_processes", seen)
     recipe.pretrain(tmp_path, updates=UPDATES, size="tiny", batch=4, micro=2)
     torch.set_num_threads(threads)
+    assert pieces_of == {2}
     one, two = metrics(pretrained), metrics(tmp_path)
     assert [a["loss"] for a in one] == pytest.approx([b["loss"] for b in two], rel=1e-4)
     whole, pieces = weights(pretrained), weights(tmp_path)

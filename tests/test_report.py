@@ -327,7 +327,7 @@ def test_other_origins_are_called_out(sweep) -> None:
         finish(folder)
 
     first, second, third, lent, *_ = entries_of(sweep)
-    assert report.gather([sweep]).notes == []
+    assert all("each family's own" in note for note in report.gather([sweep]).notes)
     done = store.read_json(sweep / lent["folder"] / sweeps.DONE)
     store.write_json(sweep / lent["folder"] / sweeps.DONE, {**done, "commit": "f" * 40})  # lent: trained by other code
     assert any("2 code commits" in note and "fffffffff (1)" in note for note in report.gather([sweep]).notes)
@@ -386,14 +386,17 @@ def test_configs_that_differ_over_n_are_not_one_curve(tmp_path) -> None:
 def test_unequal_budgets_are_called_out(tmp_path) -> None:
     sweep = tmp_path / "unequal"
     same = [add_trial(sweep, arm, 10, 0, 0.5) for arm in ARMS]
-    assert report.gather([plan(sweep, same)]).notes == []
+    (own,) = report.gather([plan(sweep, same)]).notes  # the budget is equal; rates are each family's own, and said
+    rates = {entry["arm"]: entry["config"]["optim"]["lr"] for entry in same}
+    assert rates["video"] != rates["language"] and own.startswith("optim.lr is each family's own: ")
+    assert all(f"{rate} (" in own for rate in rates.values())
     other = add_trial(sweep, "language", 10, 0, 0.5, "eca/110", optim={"updates": 7})
     other["set"] = {}
     video = add_trial(sweep, "video", 10, 0, 0.5, "eca/110", lora={"targets": ["attention"]})
     notes = report.gather([plan(sweep, [*same, other, video])]).notes
     assert [n for n in notes if "optim.updates" in n and "7 (language)" in n]
     assert [n for n in notes if "lora.targets" in n and "attention (video)" in n and "attention + mlp (language)" in n]
-    assert len(notes) == 2
+    assert len(notes) == 3 and own in notes
 
 
 def test_clear_is_clear_for_other_seeds_too(tmp_path) -> None:

@@ -248,7 +248,12 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
             shown = ", ".join(
                 f"{value[: 40 if name != 'commit' else 9]} ({count})" for value, count in counts.most_common()
             )
-            notes.append(f"Trials come from {len(counts)} {what}: {shown}.")
+            twice = (
+                " A trial whose adapter and answers have two counts for both."
+                if sum(counts.values()) > len(trials)
+                else ""
+            )
+            notes.append(f"Trials come from {len(counts)} {what}: {shown}.{twice}")
     if dirty := sum(bool(_provenance(t).get("dirty") or t.answered.get("dirty")) for t in trials):
         notes.append(f"{dirty} trials ran on code with changes that were not committed.")
     versions = [(_provenance(t).get("libraries") or {}) for t in trials]
@@ -277,7 +282,31 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
         lambda t: str(_provenance(t).get("backbone")),
         "have different fingerprints; these are not the same weights",
     )
-    return notes + _unequal(trials)
+    return notes + _unequal(trials) + _own(trials)
+
+
+OWN = (
+    "optim.lr",
+    "optim.schedule",
+    "optim.warmup",
+    "lora.alpha",
+    "lora.dropout",
+)  # how a family learns best under one budget
+
+
+def _own(trials: Sequence[Trial]) -> list[str]:
+    """A line for each of OWN in which the families differ, with the values of each."""
+    notes, axes = [], {name for trial in trials for name, _ in trial.series.settings}
+    for key in (key for key in OWN if key not in axes):
+        said: dict[str, set[str]] = {}
+        for trial in trials:
+            said.setdefault(f"{trial.run.family} {trial.run.flavour}", set()).add(
+                str(config.flat(config.to_dict(trial.run))[key])
+            )
+        if len({frozenset(values) for values in said.values()}) > 1:
+            shown = ", ".join(f"{' or '.join(sorted(values))} ({name})" for name, values in sorted(said.items()))
+            notes.append(f"{key} is each family's own: {shown}.")
+    return notes
 
 
 def _unequal(trials: Sequence[Trial]) -> list[str]:

@@ -92,7 +92,8 @@ def fill(value: Tensor, whole_value: Tensor) -> None:
 
 
 def shard(module: nn.Module) -> nn.Module:
-    """FSDP2: every process keeps its part of each block's weights and fetches the rest when the block is at work."""
+    """FSDP2: every process keeps its part of each block's weights and fetches the rest when the block is at work. What is on the
+    CPU goes to the process's device block by block."""
     from torch.distributed.fsdp import fully_shard
 
     for block in blocks(module):

@@ -129,7 +129,7 @@ def train(
             examples = config.train_examples(run)
             learned = config.learned_examples(run)
             refuse_leak(examples, config.test_examples(run))
-            arm = (resident or Resident()).arm(run, str(accelerator.device))
+            arm = (resident or Resident()).arm(run, str(accelerator.device), in_parts=in_parts(run, accelerator))
         except UserError:
             if not begun:  # too many examples, no such model: nothing began that a report should miss
                 (folder / "config.yaml").unlink(missing_ok=True)
@@ -179,10 +179,10 @@ def _loop(
     precision = torch.bfloat16 if use_bf16(run, device) else None
     mixed = precision is not None and not speed.in_bf16(arm.model)
     autocast = functools.partial(torch.autocast, device.type, precision, enabled=mixed)
-    wanted = run.speed.shard or accelerator.distributed_type == DistributedType.FSDP
-    sharded = wanted and accelerator.num_processes > 1
+    sharded = in_parts(run, accelerator)
     refuse_impossible(run, sharded)
-    compute_ahead(run, accelerator, arm, samples)
+    if not sharded:
+        compute_ahead(run, accelerator, arm, samples)
     micro = make_room(run, accelerator, arm, samples, autocast, sharded)
     parts = shares(optim.batch, micro, accelerator.process_index, accelerator.num_processes)
     compiled = 0
@@ -192,6 +192,8 @@ def _loop(
         print(f"{run.name}: {_setting(arm, device, precision, len(parts[0]), compiled, sharded)}", file=sys.stderr)
 
     model = speed.shard(arm.module()) if sharded else accelerator.prepare(arm.module())
+    if sharded:  # only now the arm is where it computes
+        compute_ahead(run, accelerator, arm, samples)
     weights = speed.Masters(arm.trainable())
     optimizer = torch.optim.AdamW(
         weights.copies.values(),
@@ -332,8 +334,8 @@ class Resident:
         self._arm: Arm | None = None
         self._key: tuple[Any, ...] = ()
 
-    def arm(self, run: Run, device: str) -> Arm:
-        """The run's backbone with a fresh LoRA attached."""
+    def arm(self, run: Run, device: str, in_parts: bool = False) -> Arm:
+        """The run's backbone with a fresh LoRA attached; where it will lie in parts on the CPU, for no device holds it whole."""
         module = adapters.family(run.family)
         flavour = adapters.base.flavour(module, run.flavour)
         dtype = "bfloat16" if use_bf16(run, torch.device(device)) else "float32"
@@ -345,7 +347,8 @@ class Resident:
         torch.manual_seed(named_seed("load", run.seed))
         if self._arm is None or self._key != key:
             self._arm = None  # lets go of the old one first
-            arm: Arm = module.load(flavour, run.arm_options(), init=run.init, seed=run.seed, device=device, dtype=dtype)
+            place = "cpu" if in_parts else device
+            arm: Arm = module.load(flavour, run.arm_options(), init=run.init, seed=run.seed, device=place, dtype=dtype)
             if run.quantise != "none":
                 speed.quantise(arm.model, run.quantise)
         else:
@@ -354,6 +357,12 @@ class Resident:
         self._arm, self._key = (None, ()) if run.speed.shard else (arm, key)
         arm.attach(run.lora, run.seed)
         return arm
+
+
+def in_parts(run: Run, accelerator: Accelerator) -> bool:
+    """Whether the frozen weights lie in parts over the processes."""
+    wanted = run.speed.shard or accelerator.distributed_type == DistributedType.FSDP
+    return wanted and accelerator.num_processes > 1
 
 
 def refuse_impossible(run: Run, sharded: bool) -> None:
