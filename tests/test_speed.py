@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -280,7 +281,13 @@ def launch(run: Run, folder: Path, *extra: str) -> str:
     words += ["--master-port", str(forked.free_port()), "-m", "vdmreason.train", "--config", str(config_file)]
     words += ["--folder", str(folder), *extra]
     done = subprocess.run(words, env=ENV, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
+    if (
+        "SIGABRT" in done.stderr
+    ):  # once in some seventy starts torch aborted one of them, and what it said is not known yet
+        print(done.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+        done = subprocess.run(words, env=ENV, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
     return done.stderr
 
 
@@ -301,8 +308,6 @@ def test_the_slurm_script_is_a_script() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sharded_over_two_processes_is_the_run_of_one(tmp_path: Path, family: str) -> None:
     """FSDP2: the same losses; saved under two processes it goes on under one, and the other way round."""
-    import shutil
-
     run = real(family, 6, checkpoint_every=3, speed={"shard": True})
     train.train(run, tmp_path / "one")
     assert "weights in parts" in launch(run, tmp_path / "two")
