@@ -1,4 +1,4 @@
-"""Who may import whom, against the code's imports. docs/architecture.md says the same in words, and why; keep the two together."""
+"""Who may import whom, against the code's imports. docs/architecture.md says the same in words; keep the two together."""
 
 from __future__ import annotations
 
