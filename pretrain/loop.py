@@ -254,18 +254,13 @@ def _groups(
 def processes() -> PartialState:
     """The processes of this start, this one's number among them, and its device. Raises ValueError where it was to be one of many
     and is alone."""
-    state = PartialState(
-        cpu=not torch.accelerator.is_available()
-    )  # untold, each of torchrun's on a CPU takes itself for the only one
-    # The launcher names a port where it was asked for more than one process, and on a CPU it starts one.
-    if (
-        state.num_processes == 1
-        and state.device.type == "cpu"
-        and "ACCELERATE_USE_CPU" in os.environ
-        and "MASTER_PORT" in os.environ
-    ):
+    # Untold that there is no GPU, each of torchrun's processes takes itself for the only one.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    # accelerate's launcher names a port where it was asked for more than one process, and on a CPU it starts one.
+    alone = state.num_processes == 1 and state.device.type == "cpu"
+    if alone and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys():
         raise ValueError(
-            "accelerate launch starts one process on a CPU, whatever its --num_processes: use torchrun --nproc-per-node 2 -m ..."
+            "accelerate launch starts one process on a CPU, whatever --num_processes says: use torchrun --nproc-per-node 2 -m ..."
         )
     return state
 
