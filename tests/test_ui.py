@@ -428,6 +428,7 @@ def test_bad_forms_say_what_is_wrong(changes: dict[str, object], words: str) -> 
 
 
 def test_start_snapshots_the_config_and_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.Path, "glob", lambda self, kind: iter(()))
     started = []
     monkeypatch.setattr(jobs, "start", lambda kind, argv, folder, after=None: started.append((folder, after, argv)))
     runs = training.plan("maze/7x7", 3, 0, scenes.ARMS, KEYS, 5, 4)
@@ -435,7 +436,9 @@ def test_start_snapshots_the_config_and_queues(monkeypatch: pytest.MonkeyPatch) 
     (first, none, argv), (_, after, _) = started
     assert none is None and after == first
     assert store.read_config(first) == runs[0]
-    assert "accelerate.commands.launch" in argv[-1] and "-m vdmreason.train --config" in argv[-1]
+    assert "-m vdmreason.train --answer --config" in argv[-1] and "accelerate.commands.launch" not in argv[-1]
+    monkeypatch.setattr(training.Path, "glob", lambda self, kind: iter([self / "nvidia0"] * kind.startswith("nvidia")))
+    assert training.launcher()[1:] == ["-m", "accelerate.commands.launch"]
     assert training.command(runs[0]).startswith("accelerate launch -m vdmreason.train --config ")
 
 

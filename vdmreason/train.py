@@ -600,6 +600,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", required=True, help="a YAML file; one run's config.yaml will do")
     parser.add_argument("--folder", help="where the run is kept (default: runs/<name>); the same folder resumes")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="optim.lr=1e-3")
+    parser.add_argument(
+        "--answer", action="store_true", help="then answer the run's test examples (in one process alone)"
+    )
     parser.add_argument("--report-to", help="tensorboard, trackio or wandb, beside metrics.jsonl")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     given = parser.parse_args(arguments)
@@ -607,7 +610,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with one_line_errors(given.debug):
         run = config.load(given.config, given.set)
-        train(run, given.folder or store.runs_root() / run.name, report_to=given.report_to)
+        folder = Path(given.folder or store.runs_root() / run.name)
+        arm = train(run, folder, report_to=given.report_to)
+        if (
+            given.answer and PartialState().num_processes == 1 and store.whole_folder(folder / "adapter")
+        ):  # else it was stopped
+            predict.predict(folder, arm)
         PartialState().destroy_process_group()
 
 

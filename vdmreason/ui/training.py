@@ -204,12 +204,19 @@ def _arguments(run: Run) -> list[str]:
     return ["--config", str(folder_of(run) / "config.yaml"), "--folder", str(folder_of(run))]
 
 
+def launcher() -> list[str]:
+    """accelerate's, where there is a device that it might start a process on: it loads torch for itself first, and on a CPU it
+    starts one process only."""
+    devices = [found for kind in ("nvidia[0-9]*", "kfd", "accel*") for found in Path("/dev").glob(kind)]
+    return [sys.executable, *(["-m", "accelerate.commands.launch"] if devices else [])]
+
+
 def start(runs: Sequence[Run], together: bool) -> None:
     """Write each run's config and start its job: the shown command, then the answers to its test examples.
 
     The config is in the folder before the job waits its turn, so a later edit of the form does not reach it.
     """
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "-m", "vdmreason.train"]
+    launch = [*launcher(), "-m", "vdmreason.train", "--answer"]
     before: Path | None = None
     for run in runs:
         folder = folder_of(run).resolve()
@@ -217,7 +224,9 @@ def start(runs: Sequence[Run], together: bool) -> None:
             raise UserError(f"{run.name} is already running. Wait for it, or stop it first.")
         store.write_config(folder, run)
         train = shlex.join([*launch, "--config", str(folder / "config.yaml"), "--folder", str(folder)])
-        answer = shlex.join([sys.executable, "-m", "vdmreason", "predict", str(folder)])
+        answer = shlex.join(
+            [sys.executable, "-m", "vdmreason", "predict", str(folder)]
+        )  # what many processes left unanswered
         finished = shlex.join(["test", "-d", str(folder / "adapter")])  # a stopped run has no adapter to answer with
         jobs.start("train", ["sh", "-c", f"{train} && {finished} && {answer}"], folder, None if together else before)
         before = folder
