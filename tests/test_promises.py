@@ -61,7 +61,7 @@ def test_axe_finds_no_serious_violation(browser: Any, root: Path, server: str) -
     for tab in TABS:
         visit.tab(tab)
         expect(visit.page.get_by_role("tab", name=tab, exact=True)).to_have_attribute("aria-selected", "true")
-        expect(visit.page.locator(CONTENT[tab]).first).to_be_visible(timeout=30_000)
+        expect(visit.page.locator(CONTENT[tab]).first).to_be_visible(timeout=60_000)
         for theme in ("light", "dark"):
             visit.settled()
             found = axe.run(visit.page, options={"resultTypes": ["violations"]}).response["violations"]
