@@ -231,6 +231,20 @@ def test_killed_while_the_adapter_is_saved_keeps_where_the_numbers_come_from(tmp
     assert store.whole_folder(tmp_path / "adapter")
 
 
+def test_the_process_that_trained_answers(tmp_path, monkeypatch) -> None:
+    """With the arm at hand; a run that was stopped has nothing to answer with."""
+    run, file, folder = run_of(updates=2), tmp_path / "run.yaml", tmp_path / "run"
+    file.write_text(config.to_yaml(run))
+    monkeypatch.setattr(predict, "load_adapted", lambda *_: pytest.fail("loaded again"))
+    folder.mkdir()
+    (folder / jobs.STOP).write_text("")
+    words = ["--config", str(file), "--folder", str(folder), "--answer"]
+    train.main(words)
+    assert len(metrics(folder)) == 1 and not (folder / "predictions.jsonl").exists()
+    train.main(words)
+    assert len(store.read_lines(folder / "predictions.jsonl")) == run.test
+
+
 def test_done_is_not_done_again(tmp_path) -> None:
     train.train(run_of(updates=3), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()

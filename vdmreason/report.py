@@ -248,11 +248,7 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
             shown = ", ".join(
                 f"{value[: 40 if name != 'commit' else 9]} ({count})" for value, count in counts.most_common()
             )
-            twice = (
-                " A trial whose adapter and answers have two counts for both."
-                if sum(counts.values()) > len(trials)
-                else ""
-            )
+            twice = " A trial whose adapter and answers have two counts for both." * (counts.total() > len(trials))
             notes.append(f"Trials come from {len(counts)} {what}: {shown}.{twice}")
     if dirty := sum(bool(_provenance(t).get("dirty") or t.answered.get("dirty")) for t in trials):
         notes.append(f"{dirty} trials ran on code with changes that were not committed.")
@@ -285,13 +281,8 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
     return notes + _unequal(trials) + _own(trials)
 
 
-OWN = (
-    "optim.lr",
-    "optim.schedule",
-    "optim.warmup",
-    "lora.alpha",
-    "lora.dropout",
-)  # how a family learns best under one budget
+# How a family learns best under one budget.
+OWN = ("optim.lr", "optim.schedule", "optim.warmup", "lora.alpha", "lora.dropout")
 
 
 def _own(trials: Sequence[Trial]) -> list[str]:

@@ -612,9 +612,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = config.load(given.config, given.set)
         folder = Path(given.folder or store.runs_root() / run.name)
         arm = train(run, folder, report_to=given.report_to)
-        if (
-            given.answer and PartialState().num_processes == 1 and store.whole_folder(folder / "adapter")
-        ):  # else it was stopped
+        finished = store.whole_folder(folder / "adapter")  # or it was stopped
+        if given.answer and finished and PartialState().num_processes == 1:
             predict.predict(folder, arm)
         PartialState().destroy_process_group()
 

@@ -224,9 +224,8 @@ def start(runs: Sequence[Run], together: bool) -> None:
             raise UserError(f"{run.name} is already running. Wait for it, or stop it first.")
         store.write_config(folder, run)
         train = shlex.join([*launch, "--config", str(folder / "config.yaml"), "--folder", str(folder)])
-        answer = shlex.join(
-            [sys.executable, "-m", "vdmreason", "predict", str(folder)]
-        )  # what many processes left unanswered
+        # for what many processes leave unanswered; else it finds nothing to do, and loads nothing
+        answer = shlex.join([sys.executable, "-m", "vdmreason", "predict", str(folder)])
         finished = shlex.join(["test", "-d", str(folder / "adapter")])  # a stopped run has no adapter to answer with
         jobs.start("train", ["sh", "-c", f"{train} && {finished} && {answer}"], folder, None if together else before)
         before = folder
