@@ -9,7 +9,7 @@ from pathlib import Path
 
 def mark(folder: Path) -> None:
     """Mark the first line of the metrics in and below a folder. Who goes on keeps it; who begins anew writes another."""
-    files = _metrics(folder)
+    files = metrics(folder)
     assert files, f"{folder}: nothing was done that could be gone on from"
     for file in files:
         first, *more = file.read_text().splitlines(keepends=True)
@@ -18,9 +18,10 @@ def mark(folder: Path) -> None:
 
 def went_on(folder: Path) -> bool:
     """Whether every one of these lines is still there."""
-    return all("before" in json.loads(file.read_text().splitlines()[0]) for file in _metrics(folder))
+    files = metrics(folder)
+    return bool(files) and all("before" in json.loads(file.read_text().splitlines()[0]) for file in files)
 
 
-def _metrics(folder: Path) -> list[Path]:
-    """Not by `rglob`, which fails on a folder that a running training takes away."""
+def metrics(folder: Path) -> list[Path]:
+    """The metrics in and below a folder. Not by `rglob`, which fails on a folder that a running training takes away."""
     return [Path(at) / "metrics.jsonl" for at, _, names in os.walk(folder) if "metrics.jsonl" in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -191,7 +192,7 @@ def call(*words: str, code: int):
 
 
 @pytest.fixture
-def shallow(monkeypatch) -> None:
+def shallow(monkeypatch) -> Iterator[None]:
     """The published backbones in all their width and four or six blocks deep, which is drawn in a second."""
     languages = adapters.family("causal_lm").PUBLISHED
     for name, shape in languages.items():

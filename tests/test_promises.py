@@ -51,8 +51,7 @@ CONTENT = {
 @pytest.mark.timeout(600)
 def test_axe_finds_no_serious_violation(browser: Any, root: Path, server: str) -> None:
     """On no tab, light or dark."""
-    if not (root / "sweeps").exists():
-        make_sweep(root, running=False)
+    make_sweep(root, running=False)
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     visit = Visit(browser, server)
     visit.page.goto(f"{server}?__theme=light")

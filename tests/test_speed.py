@@ -281,9 +281,8 @@ def launch(run: Run, folder: Path, *extra: str) -> str:
     words += ["--master-port", str(forked.free_port()), "-m", "vdmreason.train", "--config", str(config_file)]
     words += ["--folder", str(folder), *extra]
     done = subprocess.run(words, env=ENV, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    if (
-        "SIGABRT" in done.stderr
-    ):  # once in some seventy starts torch aborted one of them, and what it said is not known yet
+    # Once in some seventy starts torch aborted one of them, and what it said is not known yet.
+    if "SIGABRT" in done.stderr:
         print(done.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         done = subprocess.run(words, env=ENV, cwd=ROOT, capture_output=True, text=True, timeout=280)

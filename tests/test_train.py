@@ -427,17 +427,7 @@ def test_one_that_was_to_be_many_says_so(tmp_path, monkeypatch) -> None:
     script.write_text(CODE)
     config_file = tmp_path / "run.yaml"
     config_file.write_text(config.to_yaml(run_of(updates=2)))
-    words = [
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
+    words = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
     words += ["--main_process_port", str(forked.free_port()), str(script), str(config_file), str(tmp_path / "run"), "0"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", *words]
     done = subprocess.run(launch, env=ENV, capture_output=True, text=True, timeout=120)
@@ -455,10 +445,8 @@ def test_two_processes_give_the_curve_of_one(tmp_path, family: str) -> None:
     run = run_of(family, updates=6, lora={"dropout": 0.0}, optim={"schedule": "constant", "lr": 1e-3, "batch": 4})
     config_file = tmp_path / "run.yaml"
     config_file.write_text(config.to_yaml(run))
-    env = {
-        **ENV,
-        "VDMREASON_CACHE": str(tmp_path / "cache"),
-    }  # what is kept, such as latents, they have to make themselves
+    # What is kept, such as latents, the two have to make themselves.
+    env = {**ENV, "VDMREASON_CACHE": str(tmp_path / "cache")}
     forked.run(CODE, str(config_file), str(tmp_path / "two"), "0", env=env, processes=2)
     train.train(run, tmp_path / "one")
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")

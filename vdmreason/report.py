@@ -287,15 +287,18 @@ OWN = ("optim.lr", "optim.schedule", "optim.warmup", "lora.alpha", "lora.dropout
 
 def _own(trials: Sequence[Trial]) -> list[str]:
     """A line for each of OWN in which the families differ, with the values of each."""
-    notes, axes = [], {name for trial in trials for name, _ in trial.series.settings}
-    for key in (key for key in OWN if key not in axes):
-        said: dict[str, set[str]] = {}
-        for trial in trials:
-            said.setdefault(f"{trial.run.family} {trial.run.flavour}", set()).add(
-                str(config.flat(config.to_dict(trial.run))[key])
-            )
-        if len({frozenset(values) for values in said.values()}) > 1:
-            shown = ", ".join(f"{' or '.join(sorted(values))} ({name})" for name, values in sorted(said.items()))
+    axes = {name for trial in trials for name, _ in trial.series.settings}
+    said: dict[str, dict[str, set[str]]] = {
+        key: {} for key in OWN if key not in axes
+    }  # key -> of each backbone its values
+    for trial in trials:
+        values = config.flat(config.to_dict(trial.run))
+        for key, of_each in said.items():
+            of_each.setdefault(f"{trial.run.family} {trial.run.flavour}", set()).add(str(values[key]))
+    notes = []
+    for key, of_each in said.items():
+        if len({frozenset(values) for values in of_each.values()}) > 1:
+            shown = ", ".join(f"{' or '.join(sorted(values))} ({name})" for name, values in sorted(of_each.items()))
             notes.append(f"{key} is each family's own: {shown}.")
     return notes
 
