@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import html.parser
 import itertools
 import json
@@ -177,6 +178,99 @@ def test_tests_and_overlap_can_be_computed_again(made, page) -> None:
         assert (found[str(attempts)]["both"], found[str(attempts)]["video only"]) == (str(both), str(only))
 
 
+def test_how_near_answers_are_can_be_computed_again(made, page) -> None:
+    """From the grids on disk: shares of cells, sizes, and the difference over puzzles and seeds that both arms have."""
+    cells, sizes, unread = {}, {}, {}
+    for entry in entries_of(made):
+        if entry["task"] in PUZZLES:
+            answers = store.read_lines(made / entry["folder"] / "predictions.jsonl")
+            given = [None if a["proposed"] is None else np.array(a["proposed"]) for a in answers]
+            right = [np.array(a["answer"]) for a in answers]
+            alike = [g is not None and g.shape == r.shape for g, r in zip(given, right, strict=True)]
+            shares = [(g == r).mean() if ok else 0 for g, r, ok in zip(given, right, alike, strict=True)]
+            key = entry["arm"], entry["task"], entry["seed"]
+            cells[key], sizes[key] = np.mean(shares), alike
+            unread[key] = [g is None for g in given]
+    table = {row["arm"]: row for row in rows_of(page.parent / "report.md", "How near the ARC answers are")}
+    assert list(table) == ["language", "video", "video − language"]
+
+    def mean(of: dict, arm: str) -> float:
+        return 100 * float(np.mean(np.concatenate([np.atleast_1d(v) for k, v in of.items() if k[0] == arm])))
+
+    for arm in ARMS:
+        row = table[arm]
+        assert row["tried"] == "3" and row["cells"].split(" [")[0] == f"{mean(cells, arm):.1f}"
+        assert (row["right size"], row["unread"]) == (f"{mean(sizes, arm):.1f}", f"{mean(unread, arm):.1f}")
+        assert row["copy"] != "–" and row["nearest"] != "–"
+    pair = table["video − language"]
+    assert pair["cells"].split(" [")[0] == f"{mean(cells, 'video') - mean(cells, 'language'):+.1f}"
+    assert 0 < float(pair["p"]) <= 1
+    assert "3 puzzles that both tried, 2 attempts" in (page.parent / "report.md").read_text()
+
+
+def test_answers_are_shown_by_a_rule_and_not_by_result(made, page) -> None:
+    """Of a task the first test example of the first seed, as every arm answered it after every n that it has."""
+    gathered = report.gather([made])
+    for sheet in report.look(gathered)[:2]:
+        trials = {(t.series.name, t.run.n): t for t in gathered.trials if t.task == sheet.name and t.run.seed == 0}
+        first = next(iter(trials.values())).records[0]
+        assert sheet.heads == ("question", "right answer", "n = 10", "n = 30", "n = 100")
+        given = [p.grid.tolist() for p in sheet.rows[0][1][:2] if p]
+        assert given == [first["question"], first["answer"]]
+        assert [name for name, _ in sheet.rows] == list(dict.fromkeys(name for name, _ in trials))
+        for (name, pictures), n in itertools.product(sheet.rows, (10, 30, 100)):
+            shown, trial = dict(zip(sheet.heads, pictures, strict=True))[f"n = {n}"], trials.get((name, n))
+            if trial is None:
+                assert shown is None
+            elif trial.records[0]["proposed"] is None:
+                assert shown.grid is None and shown.note == "not readable" and not shown.right
+            else:
+                assert shown.grid.tolist() == trial.records[0]["proposed"]
+                assert shown.right == (trial.records[0]["exact"] or trial.records[0]["right"])
+                assert shown.right == ("right" in shown.note)
+    text = (page.parent / "report.md").read_text()
+    for sheet in report.look(gathered):
+        (file,) = re.findall(rf"!\[{re.escape(sheet.about)}\]\((.+?)\)", text)
+        assert (page.parent / file).is_file() and sheet.about in html.unescape(page.read_text())
+
+
+def test_solved_puzzles_are_shown_first(made, tmp_path) -> None:
+    """And are green where one of the attempts equals the answer; votes are the attempts of an answer that has them."""
+    sweep = Path(shutil.copytree(made, tmp_path / "votes"))
+    unsolved, solved = PUZZLES[0], PUZZLES[1]
+    for entry in entries_of(made):
+        folder = sweep / entry["folder"]
+        if entry["task"] in PUZZLES and entry["arm"] == "video":
+            records = store.read_lines(folder / "predictions.jsonl")
+            for record in records:
+                right, wrong = record["answer"], (np.array(record["answer"]) + 1) % 10
+                grids = [wrong.tolist(), right] if entry["task"] == solved else [wrong.tolist(), right[:-1]]
+                record |= {"proposed": grids[0], "votes": [{"grid": grid, "votes": 1} for grid in grids]}
+            store.write_lines(folder / "predictions.jsonl", records)
+            finish(folder)
+        elif entry["task"] in (solved, unsolved):
+            shutil.rmtree(folder)  # so that nobody else solves them
+    sheet = report.look(report.gather([sweep]))[-1]
+    shown = {name: dict(zip(sheet.heads, pictures, strict=True)) for name, pictures in sheet.rows}
+    places = [f"video\nattempt {k}" for k in (1, 2)]
+    marks = {name: [(p.right, p.note) for p in map(row.get, places) if p] for name, row in shown.items()}
+    assert marks["009d5c81"] == [(False, "0.0 % of cells"), (True, "solved")]
+    assert marks["00576224"] == [(False, "0.0 % of cells"), (False, "another size")]
+    first = [any(p.right for p in row.values() if p) for row in shown.values()]
+    assert first == sorted(first, reverse=True) and set(shown) == {name.rpartition("/")[2] for name in PUZZLES}
+
+
+def test_questions_that_nobody_can_answer_do_not_count(sweep) -> None:
+    """A drawn puzzle may lack its truth: no answer to it is wrong."""
+    entry = entries_of(sweep)[0]
+    records = store.read_lines(sweep / entry["folder"] / "predictions.jsonl")
+    records[0]["answer"] = []
+    store.write_lines(sweep / entry["folder"] / "predictions.jsonl", records)
+    finish(sweep / entry["folder"])
+    (gap,) = report.gather([sweep]).missing
+    assert (gap["id"], gap["state"]) == (entry["id"], "open") and f"1 of its {TESTS} questions" in gap["why"]
+
+
 def test_tables_for_others(made, page) -> None:
     with open(page.parent / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -226,10 +320,10 @@ def test_the_page_is_whole_by_itself(page) -> None:
     text = page.read_text()
     reader = Page()
     reader.feed(text)
-    assert not reader.open and reader.loads == ["data:,"]
+    assert not reader.open and all(link.startswith("data:") for link in reader.loads)
     assert "http:" not in text and "https:" not in text and "@import" not in text
     assert len(reader.ids) == len(set(reader.ids)) and set(reader.references) <= set(reader.ids)
-    assert text.count("<svg") == 3  # two tasks, one overlap
+    assert text.count("<svg") == 3 + 3  # curves of two tasks, one overlap; answers of both tasks and of the puzzles
     for word in (
         "prefers-color-scheme: dark",
         'name="viewport"',
@@ -243,7 +337,7 @@ def test_the_caveat_is_on_page_and_tables(page) -> None:
     text, markdown = page.read_text(), (page.parent / "report.md").read_text()
     assert report.CAVEAT in text and report.CAVEAT in markdown
     assert text.index(report.CAVEAT) < text.index("<table")
-    tables = len(re.findall("<table", text))
+    tables = len(re.findall("<table", text)) + 1  # and the pictures of answers
     assert text.count("Small backbones: see the caveat on top.") == tables == markdown.count("Small backbones: see")
 
 

@@ -30,7 +30,17 @@ import adapters
 import adapters.base
 import tasks
 from tasks.base import UserError
-from vdmreason import arc_scores, config, evaluate, report_figures, report_page, statistics, store, sweep
+from vdmreason import (
+    arc_scores,
+    config,
+    evaluate,
+    report_answers,
+    report_figures,
+    report_page,
+    statistics,
+    store,
+    sweep,
+)
 
 PRIMARY = "exact"  # what published tables report, and what every efficiency and test below is about
 PUBLISHED = Path(__file__).parent / "data" / "paper_results.json"
@@ -191,6 +201,8 @@ def _trial(entry: Mapping[str, Any], planned: bool) -> Trial:
         records = evaluate.rescore(tasks.get(run.tested), sorted(records, key=lambda r: r["i"]))
         if [record["i"] for record in records] != list(range(len(records))):
             raise _NotWhole("damaged", "an answer stands twice, or one is missing")
+        if unknown := len(records) - len(evaluate.scorable(records)):
+            raise _NotWhole("open", f"nobody knows the answer to {unknown} of its {len(records)} questions")
     except UserError as error:
         raise _NotWhole("damaged", str(error)) from None
     except (KeyError, TypeError, ValueError, OSError) as error:
@@ -350,13 +362,8 @@ Cells = dict[int, dict[int, Trial]]  # n -> seed -> trial
 
 def findings(gathered: Gathered) -> dict[str, Any]:
     """Every number of the report as plain values. ARC puzzles, which have no n to vary, stand apart."""
-    by_task: dict[str, dict[Series, Cells]] = {}
-    for trial in gathered.trials:
-        if not trial.finite:
-            cells = by_task.setdefault(trial.task, {}).setdefault(trial.series, {})
-            cells.setdefault(trial.run.n, {})[trial.run.seed] = trial
     found: dict[str, Any] = {"accuracy": [], "needed": [], "ratio": [], "tests": [], "thresholds": [], "paths": []}
-    for task, all_series in by_task.items():
+    for task, all_series in learning(gathered.trials).items():
         curves = {series: _curve(task, cells, PRIMARY) for series, cells in all_series.items()}
         for series, cells in all_series.items():
             found["accuracy"] += _accuracy(task, series, cells, curves[series])
@@ -371,8 +378,40 @@ def findings(gathered: Gathered) -> dict[str, Any]:
             found["tests"] += _tests(task, first, second, all_series)
     _holm(found["tests"])
     found["pooled"] = _pooled(found["ratio"])
-    found["arc"] = _arc([trial for trial in gathered.trials if trial.finite])
+    found["arc"] = {name: _arc(name, of_series) for name, of_series in puzzles(gathered.trials).items()}
     return found
+
+
+def learning(trials: Iterable[Trial]) -> dict[str, dict[Series, Cells]]:
+    """The trials of tasks that are learned from n examples: task -> series -> n -> seed -> trial."""
+    found: dict[str, dict[Series, Cells]] = {}
+    for trial in trials:
+        if not trial.finite:
+            cells = found.setdefault(trial.task, {}).setdefault(trial.series, {})
+            cells.setdefault(trial.run.n, {})[trial.run.seed] = trial
+    return found
+
+
+def puzzles(trials: Iterable[Trial]) -> dict[str, dict[Series, list[Trial]]]:
+    """The trials on ARC puzzles: set of puzzles -> series -> trials by n and seed."""
+    found: dict[str, dict[Series, list[Trial]]] = {}
+    for trial in trials:
+        if trial.finite:
+            name = trial.run.tested
+            of_set = "conceptarc" if name.startswith("conceptarc/") else name.rpartition("/")[0]
+            found.setdefault(of_set, {}).setdefault(_with_n(trial), []).append(trial)
+    for of_series in found.values():
+        for chosen in of_series.values():
+            chosen.sort(key=lambda t: (t.run.n, t.run.seed))
+    return found
+
+
+def look(gathered: Gathered) -> list[report_answers.Sheet]:
+    """The answers to look at, a sheet a task and a set of puzzles."""
+    return [
+        *(report_answers.of_task(task, all_series) for task, all_series in learning(gathered.trials).items()),
+        *(report_answers.of_puzzles(name, of_series) for name, of_series in puzzles(gathered.trials).items()),
+    ]
 
 
 def pairs(series: Iterable[Series]) -> list[tuple[Series, Series]]:
@@ -552,44 +591,72 @@ def _with_n(trial: Trial) -> Series:
     return dataclasses.replace(trial.series, settings=(*trial.series.settings, ("n", trial.run.n)))
 
 
-def _arc(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Scores and overlap on each set of puzzles: {set: {"attempts", "scores": [...], "overlap": [...]}}. Attempts are the
+def _arc(name: str, of_series: Mapping[Series, Sequence[Trial]]) -> dict[str, Any]:
+    """Scores, overlap and nearness on one set of puzzles: {"scores": [...], "overlap": [...], "near": [...]}. Attempts are the
     answers of the first seed, by votes, then those of the next."""
-    sets: dict[str, dict[Series, list[Trial]]] = {}
-    for trial in trials:
-        name = trial.run.tested
-        puzzles = "conceptarc" if name.startswith("conceptarc/") else name.rpartition("/")[0]
-        sets.setdefault(puzzles, {}).setdefault(_with_n(trial), []).append(trial)
-    found: dict[str, Any] = {}
-    for puzzles, of_series in sets.items():
-        solved: dict[Series, dict[int, dict[str, bool]]] = {}
-        scores = []
-        for series, chosen in of_series.items():
-            chosen = sorted(chosen, key=lambda t: (t.run.n, t.run.seed))
-            attempts = arc_scores.from_runs([t.folder for t in chosen])
-            allowed: Counter[str] = Counter()  # attempts; votes that agree leave some unused
-            for trial in chosen:
-                allowed[trial.run.tested] += trial.run.votes
-            solved[series] = {}
-            for k in range(1, 4):
-                truth = arc_scores.truth_of(sorted(name for name, count in allowed.items() if count >= k))
-                if not truth:
-                    break
-                solved[series][k] = {id_: all(ok) for id_, ok in arc_scores.solved(attempts, truth, k).items()}
-                hits, count = sum(solved[series][k].values()), len(truth)
-                rate = statistics.Interval(hits / count, *statistics.wilson(hits, count))
-                scores.append({"series": series.name, "rule": f"strict@{k}", "puzzles": count, "score": rate})
-                if puzzles == "conceptarc" and k == 3:
-                    value = arc_scores.score(attempts, truth, "concept@3")
-                    nothing = statistics.Interval(value, math.nan, math.nan)
-                    scores.append({"series": series.name, "rule": "concept@3", "puzzles": count, "score": nothing})
-        overlap = []
-        for video, language in pairs(of_series):
-            for k in sorted(solved[video].keys() & solved[language].keys()):
-                row = {"video": video.name, "language": language.name, "attempts": k}
-                overlap.append(row | statistics.overlap(solved[video][k], solved[language][k]))
-        found[puzzles] = {"scores": scores, "overlap": overlap}
+    solved: dict[Series, dict[int, dict[str, bool]]] = {}
+    found: dict[str, Any] = {"scores": [], "overlap": [], "near": _near(name, of_series)}
+    for series, chosen in of_series.items():
+        attempts = arc_scores.from_runs([t.folder for t in chosen])
+        allowed: Counter[str] = Counter()  # attempts; votes that agree leave some unused
+        for trial in chosen:
+            allowed[trial.run.tested] += trial.run.votes
+        solved[series] = {}
+        for k in range(1, 4):
+            truth = arc_scores.truth_of(sorted(tested for tested, count in allowed.items() if count >= k))
+            if not truth:
+                break
+            solved[series][k] = {id_: all(ok) for id_, ok in arc_scores.solved(attempts, truth, k).items()}
+            hits, count = sum(solved[series][k].values()), len(truth)
+            rate = statistics.Interval(hits / count, *statistics.wilson(hits, count))
+            found["scores"].append({"series": series.name, "rule": f"strict@{k}", "puzzles": count, "score": rate})
+            if name == "conceptarc" and k == 3:
+                value = arc_scores.score(attempts, truth, "concept@3")
+                nothing = statistics.Interval(value, math.nan, math.nan)
+                found["scores"].append({"series": series.name, "rule": "concept@3", "puzzles": count, "score": nothing})
+    for video, language in pairs(of_series):
+        for k in sorted(solved[video].keys() & solved[language].keys()):
+            row = {"video": video.name, "language": language.name, "attempts": k}
+            found["overlap"].append(row | statistics.overlap(solved[video][k], solved[language][k]))
     return found
+
+
+def _near(name: str, of_series: Mapping[Series, Sequence[Trial]]) -> list[dict[str, Any]]:
+    """How much of the first answers is right, which says something where few puzzles are solved: a row an arm with its baselines,
+    and a row a pair of arms, over the puzzles and seeds that both have."""
+    shares: dict[Series, dict[tuple[int, str], float]] = {}  # (seed, puzzle) -> share of cells, mean over test inputs
+    rows = []
+    for series, chosen in of_series.items():
+        shares[series] = {(t.run.seed, t.run.tested): float(t.values("cells").mean()) for t in chosen}
+        sizes = [np.shape(r["proposed"]) == np.shape(r["answer"]) for t in chosen for r in t.records]
+        row: dict[str, Any] = {"first": series.name, "second": "", "puzzles": len({t.run.tested for t in chosen})}
+        unread = float(np.mean([r["proposed"] is None for t in chosen for r in t.records]))
+        row |= {"cells": statistics.means(_by_seed(name, shares[series]))[0], "size": float(np.mean(sizes)), "p": None}
+        row["unreadable"] = unread
+        for baseline in evaluate.BASELINES:
+            row[baseline] = _mean([_at(t.result, "baselines", baseline, "cells", "value") for t in chosen])
+        rows.append(row)
+    for video, language in pairs(of_series):
+        both = sorted(shares[video].keys() & shares[language].keys())
+        if not both:
+            continue
+        ours, theirs = (_by_seed(name, {key: shares[series][key] for key in both}) for series in (video, language))
+        row = {"first": video.name, "second": language.name, "puzzles": len({puzzle for _, puzzle in both})}
+        row |= {"cells": statistics.area_difference(ours, theirs), "size": None, "unreadable": None}
+        differences: dict[int, list[float]] = {}
+        for seed, puzzle in both:
+            differences.setdefault(seed, []).append(shares[video][seed, puzzle] - shares[language][seed, puzzle])
+        row["p"] = statistics.sign_flip({seed: np.array(values) for seed, values in differences.items()})
+        rows.append(row)
+    return rows
+
+
+def _by_seed(name: str, shares: Mapping[tuple[int, str], float]) -> statistics.Curve:
+    """Shares of (seed, puzzle) as a curve of one point."""
+    cell: dict[int, list[float]] = {}
+    for (seed, _), share in sorted(shares.items()):
+        cell.setdefault(seed, []).append(share)
+    return statistics.curve(name, {1: {seed: np.array(values) for seed, values in cell.items()}})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -654,7 +721,7 @@ def report(folders: Sequence[Path], out: Path | None = None) -> Path:
     found = findings(gathered)
     small = sorted({f"{t.run.family} {Path(t.run.flavour).name}" for t in gathered.trials if not t.published})
     caveat = f"{CAVEAT} (Here: {', '.join(small)}.)" if small else ""
-    figures = report_figures.draw(found, published, out / "figures")
+    figures = report_figures.draw(found, look(gathered), published, out / "figures")
     written = [_write_csv(gathered, out), _write_parquet(gathered, out)]
     store.write_json(
         out / "report.json", _plain({"planned": gathered.planned, "trials": len(gathered.trials), **found})

@@ -9,12 +9,15 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks import render
 from vdmreason import store
+from vdmreason.report_answers import Picture, Sheet
 
 MISSING = "Figures were left out, for matplotlib is not installed: pip install matplotlib"
 INK, QUIET = "#010101", "#8a8780"  # INK becomes the page's own text colour
@@ -38,12 +41,18 @@ class Figures:
     overlaps: dict[str, str] = field(default_factory=dict)  # ARC set -> SVG
     legend: list[tuple[str, str, bool]] = field(default_factory=list)  # (name, colour, control)
     published: bool = False  # whether any panel shows the paper's points
-    files: list[str] = field(default_factory=list)
+    answers: list[tuple[Sheet, str]] = field(default_factory=list)  # each with its SVG
+    files: dict[str, str] = field(
+        default_factory=dict
+    )  # file -> what it shows; of the learning curves the page says it
     problem: str = ""
 
+    def is_answers(self, file: str) -> bool:
+        return any(self.files[file] == sheet.about for sheet, _ in self.answers)
 
-def draw(found: Mapping[str, Any], published: Published, folder: Path) -> Figures:
-    """All figures of a report's findings, and their files in `folder`."""
+
+def draw(found: Mapping[str, Any], sheets: Sequence[Sheet], published: Published, folder: Path) -> Figures:
+    """All figures of a report's findings and of the answers to look at, and their files in `folder`."""
     try:
         import matplotlib
     except ImportError:
@@ -59,6 +68,8 @@ def draw(found: Mapping[str, Any], published: Published, folder: Path) -> Figure
     with matplotlib.rc_context(look):
         _curves(figures, found["accuracy"], published, folder)
         _overlap(figures, found["arc"], folder)
+        for number, sheet in enumerate(sheets):
+            _answers(figures, sheet, number, folder)
     return figures
 
 
@@ -200,16 +211,76 @@ def _overlap(figures: Figures, arc: Mapping[str, Any], folder: Path) -> None:
         axes.set(xlabel="puzzles", title=title, xlim=(0, max(row["n"] for row in rows)))
         figure.legend(loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
         figures.overlaps[puzzles] = _inline(figure, f"o{number}")
-        _save(figures, figure, folder, f"overlap-{puzzles.replace('/', '-')}")
+        _save(figures, figure, folder, f"overlap-{_plain(puzzles)}", "Who solved which ARC puzzle.")
         plt.close(figure)
 
 
-def _save(figures: Figures, figure: Any, folder: Path, name: str) -> None:
+STYLE = render.STYLES["video-8"]  # as the video arms see grids
+
+
+def _answers(figures: Figures, sheet: Sheet, number: int, folder: Path) -> None:
+    """A sheet as one drawing: pictures a unit wide, rows as high as the highest of theirs."""
+    from matplotlib import pyplot as plt
+
+    label, head, gap = 1.2, 0.42, 0.3  # of the rows' names, of the columns' heads, below each row with its notes
+    heights = [max((_size(picture)[1] for picture in pictures if picture), default=0.0) for _, pictures in sheet.rows]
+    wide, tall = label + len(sheet.heads), head + sum(heights) + gap * len(heights)
+    figure = plt.figure(figsize=(1.05 * wide, 1.05 * tall))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for column, text in enumerate(sheet.heads):
+        axes.text(label + column + 0.5, head - 0.08, text, ha="center", va="bottom", fontsize=7.5, weight="bold")
+    top = head
+    for (name, pictures), height in zip(sheet.rows, heights, strict=True):
+        axes.text(0.08, top + height / 2, _folded(name), ha="left", va="center", fontsize=7.5)
+        for column, picture in enumerate(pictures):
+            if picture is not None:
+                _picture(axes, picture, label + column + 0.5, top, height)
+        top += height + gap
+    axes.set(xlim=(0, wide), ylim=(tall, 0), aspect="auto")  # last: each picture sets them to its own
+    figures.answers.append((sheet, _inline(figure, f"a{number}")))
+    _save(figures, figure, folder, f"answers-{_plain(sheet.name)}", sheet.about)
+    plt.close(figure)
+
+
+def _size(picture: Picture) -> tuple[float, float]:
+    """(width, height) of a picture whose longer side is just short of a unit."""
+    rows, cols = picture.grid.shape if picture.grid is not None else (1, 2)
+    return 0.92 * cols / max(rows, cols), 0.92 * rows / max(rows, cols)
+
+
+def _picture(axes: Any, picture: Picture, middle: float, top: float, height: float) -> None:
+    """Draw it around x = `middle`, centred in a row of this height; the note below the row."""
+    right = "#1f8a3d"
+    if picture.grid is None:
+        axes.text(middle, top + height / 2, "?", ha="center", va="center", color=QUIET, fontsize=16)
+    else:
+        w, h = _size(picture)
+        x, y = middle - w / 2, top + (height - h) / 2
+        pixels = render.paint(picture.grid, STYLE, picture.grid.shape)
+        axes.imshow(pixels, extent=(x, x + w, y + h, y), interpolation="none", aspect="auto", zorder=1)
+        edges = [x, x + w, x + w, x, x], [y, y, y + h, y + h, y]
+        axes.plot(*edges, color=right if picture.right else QUIET, lw=1.6 if picture.right else 0.5, zorder=2)
+    ink, weight = (right, "bold") if picture.right else (INK, "normal")
+    axes.text(middle, top + height + 0.03, picture.note, ha="center", va="top", fontsize=6.5, color=ink, weight=weight)
+
+
+def _folded(name: str) -> str:
+    """A name in lines that fit beside its row."""
+    return "\n".join(textwrap.wrap(name, 17))
+
+
+def _plain(name: str) -> str:
+    """A task's name as part of a file's."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _save(figures: Figures, figure: Any, folder: Path, name: str, about: str = "") -> None:
     for ending in ("svg", "pdf"):
         with store.new_file(folder / f"{name}.{ending}") as temporary:
             nothing = {"CreationDate": None} if ending == "pdf" else {"Date": None}
             figure.savefig(temporary, format=ending, metadata=nothing, facecolor="white")
-        figures.files.append(f"{folder.name}/{name}.{ending}")
+        figures.files[f"{folder.name}/{name}.{ending}"] = about
 
 
 def _inline(figure: Any, prefix: str) -> str:
@@ -220,6 +291,10 @@ def _inline(figure: Any, prefix: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'\b(id|href)="(#?)', rf'\1="\2{prefix}-', svg).replace("url(#", f"url(#{prefix}-")
+    svg = re.sub(
+        r'(<image [^>]*?) id="[^"]*"', r"\1", svg
+    )  # a picture that is shown twice has one id; nothing asks for it
+    # ids and what points at them; a picture's own href is its bytes
+    svg = re.sub(r'\b(id="|href="#)', rf"\1{prefix}-", svg).replace("url(#", f"url(#{prefix}-")
     svg = svg.replace(INK, "currentColor")
     return re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", svg, count=1)

@@ -232,6 +232,14 @@ def _arc(found: Mapping[str, Any]) -> list[Table]:
         for s, of in arc
         for r in of["overlap"]
     ]
+    shares = ("cells", "size", "unreadable", "copy", "nearest")
+    near = [
+        (s, f"{r['first']} − {r['second']}", str(r["puzzles"]), points(r["cells"]), *[NONE] * 4, p_value(r["p"]))
+        if r["second"]
+        else (s, r["first"], str(r["puzzles"]), *(percent(r[key]) for key in shares), NONE)
+        for s, of in arc
+        for r in of["near"]
+    ]
     return [
         Table(
             "ARC puzzles",
@@ -248,6 +256,15 @@ def _arc(found: Mapping[str, Any]) -> list[Table]:
             "neither 316.",
             ("puzzles", "video arm", "language arm", "attempts", "tried by both", *parts, "p"),
             overlaps,
+        ),
+        Table(
+            "How near the ARC answers are",
+            "Of the first answer to each test input, in %: cells equal to the right answer's (none where the size is another), "
+            "mean over puzzles; answers of the right size, and answers that could not be read. Copy and nearest, over the same "
+            "puzzles, need no model. With two arms: the difference over the puzzles that both tried, in percentage points; p by "
+            "sign flips over puzzles.",
+            ("puzzles", "arm", "tried", "cells", "right size", "unread", "copy", "nearest", "p"),
+            near,
         ),
     ]
 
@@ -336,6 +353,18 @@ def _short(found: Mapping[str, Any]) -> list[str]:
             text += f"; of {len(tests)} paired tests {first} are clear for the video arm, {len(clear) - first} for the "
             text += f"language arm, {len(tests) - len(clear)} for neither (Holm over them at 5 %, and an interval without 0)"
         lines.append(text + ".")
+    for puzzles, of in found["arc"].items():
+        for row in of["overlap"]:
+            if row["attempts"] != (3 if puzzles == "conceptarc" else 2) or not row["n"]:
+                continue  # as many as are published
+            one = row["n"] == 1
+            text = f"{puzzles}, {row['n']} puzzle{'s' * (not one)} that both tried, {row['attempts']} attempts: "
+            text += f"{row['video']} solved {row['video only'] + row['both']}, {row['language']} "
+            text += f"{row['language only'] + row['both']}, both {row['both']} (McNemar, p {p_value(row['p'])})"
+            near = next((r for r in of["near"] if (r["first"], r["second"]) == (row["video"], row["language"])), None)
+            if near:
+                text += f"; the share of right cells differs by {points(near['cells'])} points"
+            lines.append(text + ".")
     return lines
 
 
@@ -372,6 +401,9 @@ def _caption(figures: Figures) -> str:
     return f"{text} {PUBLISHED_CAPTION}" if figures.published else text
 
 
+ANSWERS = "What the arms answered, as the video arms see grids. Green: right, under the rules of the task."
+
+
 def _title(gathered: Gathered) -> str:
     return "Sweep report: " + " + ".join(gathered.names)
 
@@ -391,22 +423,32 @@ def markdown(
     lines = [f"# {_title(gathered)}", "", f"**{_status(gathered)}**", ""]
     if caveat:
         lines += [f"> **Caveat.** {caveat}", ""]
-    lines += [f"- {line}" for line in _short(found)] + ([""] if found["pooled"] else [])
+    short = _short(found)
+    lines += [f"- {line}" for line in short] + ([""] if short else [])
     lines += [_method(gathered), ""]
     if gathered.notes:
         lines += ["## Before you compare", "", *(f"- {note}" for note in gathered.notes), ""]
     if figures.problem:
         lines += [figures.problem, ""]
-    for file in figures.files:
-        if file.endswith(".svg"):
-            about = _caption(figures) if "accuracy" in file else "Who solved which ARC puzzle."
+    small = f"{CAVEAT_SHORT} " if caveat else ""
+    for file, shows in figures.files.items():
+        if file.endswith(".svg") and not figures.is_answers(file):
+            about = shows or _caption(figures)
             lines += [f"![{about}]({file})", "", about, ""]
-    for table in made:
-        small = f"{CAVEAT_SHORT} " if caveat else ""
-        lines += [f"## {table.title}", "", small + table.about, "", _markdown_row(table.columns)]
-        lines += [_markdown_row(["---"] * len(table.columns)), *(_markdown_row(row) for row in table.rows), ""]
+    lines += [line for table in made if not table.appendix for line in _markdown_table(table, small)]
+    if figures.answers:
+        lines += ["## Answers", "", small + ANSWERS, ""]
+    for file, shows in figures.files.items():
+        if file.endswith(".svg") and figures.is_answers(file):
+            lines += [f"![{shows}]({file})", "", shows, ""]
+    lines += [line for table in made if table.appendix for line in _markdown_table(table, small)]
     lines += ["## Files", "", *(f"- {text}" for text in _files(gathered, figures, written)), ""]
     return "\n".join(lines)
+
+
+def _markdown_table(table: Table, small: str) -> list[str]:
+    head = [f"## {table.title}", "", small + table.about, "", _markdown_row(table.columns)]
+    return [*head, _markdown_row(["---"] * len(table.columns)), *(_markdown_row(row) for row in table.rows), ""]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -438,8 +480,9 @@ p, li { max-width:78ch; } ul { padding-left:1.2em; margin:8px 0; }
 .caveat { background:var(--warn); border-left:4px solid var(--warn-line); padding:10px 14px; border-radius:6px; max-width:none; }
 .small { color:var(--ink); background:var(--warn); border-radius:4px; padding:1px 6px; }
 .panels { display:grid; grid-template-columns:repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap:14px; margin:12px 0 8px; }
-.panels > div, .overlap { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:8px; }
+.panels > div, .overlap, .answers { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:8px; }
 svg { width:100%; height:auto; display:block; color:var(--ink); } .overlap { max-width:540px; margin:12px 0; }
+.answers { overflow-x:auto; margin:8px 0; } .answers svg { min-width:640px; }
 .legend { display:flex; flex-wrap:wrap; gap:4px 18px; padding:0; margin:10px 0 0; list-style:none; font-size:.88rem; }
 .legend i { display:inline-block; width:26px; border-top:3px solid; margin-right:7px; vertical-align:middle; }
 .legend i.control { border-top-style:dotted; } .legend i.thin { border-top:1.5px dashed; }
@@ -495,6 +538,13 @@ def html(
     parts += _drawings(figures)
     small = f'<span class="small">{CAVEAT_SHORT}</span> ' if caveat else ""
     parts += [_table(table, small) for table in made if not table.appendix]
+    if figures.answers:
+        parts.append(f'<h2>Answers</h2><p class="about">{small}{ANSWERS}</p>')
+    for number, (sheet, svg) in enumerate(figures.answers):
+        shown = f'<div class="answers" tabindex="0">{svg}</div><p class="about">{escape.escape(sheet.about)}</p>'
+        parts.append(
+            f"<details{' open' * (not number)}><summary>{escape.escape(sheet.name)}</summary>{shown}</details>"
+        )
     for table in (table for table in made if table.appendix):
         head = f"{escape.escape(table.title)} ({len(table.rows)})"
         parts.append(f"<details><summary>{head}</summary>{_table(table, small)}</details>")
