@@ -37,8 +37,9 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from vdmreason import store, sweep, train
+from vdmreason.sweep import worker
 folder = Path(sys.argv[1])
-real, give, answering = sweep._attempt, train.Resident.arm, [0.0]
+real, give, answering = worker._attempt, train.Resident.arm, [0.0]
 
 def arm_with_a_clock(self, *given):
     arm = give(self, *given)
@@ -64,7 +65,7 @@ def timed(folder, entry, mine, *rest):
     print(store.json.dumps(line), flush=True)
     return failed
 
-sweep._attempt = timed
+worker._attempt = timed
 sweep.work(folder)
 """
 

@@ -12,6 +12,7 @@ import yaml
 from fixture_runs import make_run
 
 from vdmreason import config, jobs, store, sweep
+from vdmreason.sweep import claims
 
 SHEET: dict[str, Any] = {
     "name": "mazes",
@@ -47,7 +48,7 @@ def make_sweep(root: Path, undone: int = 4, failed: bool = True, running: bool =
     if running:
         place = folder / left.pop(0)["folder"]
         place.mkdir(parents=True)
-        (place / sweep.CLAIM).write_text(json.dumps({**sweep.identity(), "token": "t", "driver": "d"}))
+        (place / sweep.CLAIM).write_text(json.dumps({**claims.identity(), "token": "t", "driver": "d"}))
         store.write_json(place / "state.json", {"state": "running", "step": 3, "updates": 4})
     return folder
 

@@ -80,8 +80,10 @@ def rule(module: str) -> tuple[set[str], set[str]]:
     if name == "launchers":
         return {"vdmreason.jobs", "vdmreason.store", "vdmreason.sweep", "tasks"}, set()  # submitit and ray by name
     if name == "sweep":
-        # torch only to let go of a GPU's memory
-        return {"vdmreason", "tasks"}, {"typer", "yaml", "torch"}
+        # torch only in a worker, to let go of a GPU's memory
+        part = rest[1] if len(rest) > 1 else "__init__"
+        libraries = {"worker": {"torch"}, "commands": {"typer", "yaml"}}.get(part, set())
+        return {"vdmreason", "tasks"}, libraries
     if name == "ui":
         drawing = {"numpy", "PIL", "av", "pandas", "markdown_it", "orjson", "safetensors"}
         return {"vdmreason", "tasks", "adapters", "pretrain"}, {"gradio", "psutil", "yaml", *drawing}

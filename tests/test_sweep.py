@@ -23,7 +23,8 @@ import yaml
 
 import adapters
 from tasks.base import UserError
-from vdmreason import config, evaluate, jobs, store, sweep, train
+from vdmreason import config, evaluate, jobs, launchers, store, sweep, train
+from vdmreason.sweep import claims, commands, driver, worker
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOLS = sorted((ROOT / "protocols").glob("*.yaml"))
@@ -49,7 +50,7 @@ def _families():
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(sweep, "PAUSE", 0.0)
+    monkeypatch.setattr(worker, "PAUSE", 0.0)
     monkeypatch.setattr(store, "code", lambda: ("0" * 40, False))  # asks git
     monkeypatch.setattr(store, "_sync", lambda path: None)  # waits for the disk
 
@@ -279,7 +280,7 @@ def dead_process() -> dict[str, object]:
     created = psutil.Process(process.pid).create_time()
     process.kill()
     process.wait()
-    return {**sweep.identity(), "pid": process.pid, "created": created, "token": "dead", "driver": "d"}
+    return {**claims.identity(), "pid": process.pid, "created": created, "token": "dead", "driver": "d"}
 
 
 def test_one_claim_for_one_trial(tmp_path) -> None:
@@ -294,13 +295,13 @@ def test_a_dead_owner_here_and_a_silent_one_elsewhere(tmp_path) -> None:
     store.write_json(path, dead_process())
     taken = sweep.claim(tmp_path, "d")
     assert taken and taken.record["vanished"] == 1 and sweep.claim(tmp_path, "d") is None
-    elsewhere = {**sweep.identity(), "host": "another", "token": "x"}
+    elsewhere = {**claims.identity(), "host": "another", "token": "x"}
     store.write_json(path, elsewhere)
     assert sweep.claim(tmp_path) is None
     assert not taken.mine()
     taken.release()  # is not its own any more, and stays
     assert path.exists()
-    long_ago = time.time() - 2 * sweep.STALE
+    long_ago = time.time() - 2 * claims.STALE
     os.utime(path, (long_ago, long_ago))
     assert sweep.claim(tmp_path)
 
@@ -314,7 +315,7 @@ def test_a_torn_claim_is_nobodys_after_a_while(tmp_path) -> None:
 
 
 def test_a_heart_beats_while_the_work_goes_on(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sweep, "BEAT", 0.02)
+    monkeypatch.setattr(claims, "BEAT", 0.02)
     mine = sweep.claim(tmp_path)
     assert mine
     os.utime(mine.path, (1e9, 1e9))
@@ -392,7 +393,7 @@ def test_trials_that_only_ask_otherwise_share_one_training(tmp_path, monkeypatch
     trained = [entry for entry in entries if (folder / entry["folder"] / "metrics.jsonl").exists()]
     assert sorted(entry["seed"] for entry in trained) == [0, 1]
     shared = outcome(folder)
-    monkeypatch.setattr(sweep, "_borrow", lambda *given: None)
+    monkeypatch.setattr(worker, "_borrow", lambda *given: None)
     alone = planned(tmp_path / "alone", **asked)
     sweep.work(alone)
     for name, (answers, result, losses) in outcome(alone).items():
@@ -421,7 +422,7 @@ def test_parts_on_machines_that_share_no_disk_are_the_whole(tmp_path) -> None:
 def test_a_part_that_is_none_is_one_line(tmp_path, part: str) -> None:
     folder = planned(tmp_path, **ONE)
     with pytest.raises(UserError, match="say which of how many, such as 2/3"):
-        sweep.worker_command(folder, part=part)
+        commands.worker_command(folder, part=part)
 
 
 def test_a_file_that_asks_for_more_tests_trains_nothing_again(tmp_path) -> None:
@@ -459,11 +460,11 @@ def test_nobody_trains_what_another_is_training(tmp_path, monkeypatch) -> None:
     theirs = sweep.claim(folder / first["folder"], "other")
     waits = []
 
-    def lost(seconds: float, wish: sweep.Wish) -> None:
+    def lost(seconds: float, wish: worker.Wish) -> None:
         waits.append(states(folder))
         theirs.release()
 
-    monkeypatch.setattr(sweep, "_pause", lost)
+    monkeypatch.setattr(worker, "_pause", lost)
     ids = started(monkeypatch)
     assert sweep.work(folder) == 2 and waits == [{"running": 1, "waiting": 1}]
     assert ids == [first["id"], second["id"]] and not (folder / second["folder"] / "metrics.jsonl").exists()
@@ -588,9 +589,9 @@ def test_a_full_disk_is_tried_again_and_then_ends_the_worker(tmp_path, monkeypat
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(sweep.DiskFull, match="disk is full"):
+    with pytest.raises(worker.DiskFull, match="disk is full"):
         sweep.work(folder)
-    assert len(ids) == 1 + sweep.RETRIES and states(folder) == {"failed": 1, "waiting": 2}
+    assert len(ids) == 1 + worker.RETRIES and states(folder) == {"failed": 1, "waiting": 2}
     assert any("disk is full" in line for line in sweep.status_lines(folder))
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(UserError, match="2 done, 1 failed"):
@@ -617,7 +618,7 @@ def test_a_vanished_worker_is_seen_and_its_trial_done_by_another(tmp_path) -> No
     folder = planned(tmp_path, **THREE)
     first, second, _ = places(folder)
     store.write_json(first / sweep.CLAIM, dead_process())
-    store.write_json(second / sweep.CLAIM, {**dead_process(), "vanished": sweep.RETRIES})
+    store.write_json(second / sweep.CLAIM, {**dead_process(), "vanished": worker.RETRIES})
     assert states(folder) == {"lost": 2, "waiting": 1}
     assert sum("is gone" in line for line in sweep.status_lines(folder)) == 2
     assert sweep.work(folder, "d") == 2
@@ -642,7 +643,7 @@ def test_a_corrupted_result_does_not_count_and_is_made_anew(tmp_path, file: str,
     assert states(folder) == {"damaged": 1} and not sweep.is_done(place)
     assert any("damaged" in line for line in sweep.status_lines(folder))
     with pytest.raises(UserError, match="1 damaged"):
-        sweep.verdict(folder)
+        driver.verdict(folder)
     sweep.run_sweep(sweep.read(tmp_path / "sheet.yaml"), folder, in_process(folder))
     assert states(folder) == {"done": 1} and outcome(folder) == before
 
@@ -665,7 +666,7 @@ def test_a_plan_that_this_code_reads_otherwise(tmp_path) -> None:
     plan = sweep.read_plan(folder)
     plan["trials"][0]["id"] = "0" * 12
     store.write_json(folder / sweep.PLAN, plan)
-    with pytest.raises(sweep.Unfit, match="Run the sweep's file again"):
+    with pytest.raises(worker.Unfit, match="Run the sweep's file again"):
         sweep.work(folder)
     assert states(folder) == {"waiting": 1}  # it is no trial's fault, and a worker with the plan's code can do it
 
@@ -674,7 +675,7 @@ def test_a_worker_without_a_library_leaves_the_trials_to_others(tmp_path, monkey
     folder = planned(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr("vdmreason.predict.predict", lambda *a, **k: importlib.import_module("no_such_library"))
-        with pytest.raises(sweep.Unfit, match="no_such_library"):
+        with pytest.raises(worker.Unfit, match="no_such_library"):
             sweep.work(folder)
     assert set(states(folder)) <= {"waiting", "stopped"}
     assert sweep.work(folder) == len(sweep.read_plan(folder)["trials"])
@@ -689,11 +690,12 @@ from pathlib import Path
 import peft, torch, fake_family  # peft: or each worker imports it anew
 torch.set_num_threads(1)
 fake_family.install()
-from vdmreason import jobs, predict, store, sweep, train
+from vdmreason import jobs, launchers, predict, store, sweep, train
+from vdmreason.sweep import claims, driver as following, worker
 store.code = lambda: ("0" * 40, False)
 store._sync = lambda path: None  # a killed process loses nothing that it wrote; only a power cut does
 store._command = lambda: ""
-sweep.PAUSE, sweep.RETRIES = 0.0, 9
+worker.PAUSE, worker.RETRIES, following.RETRIES = 0.0, 9, 9
 started = os.open(sys.argv[3], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 real = train.train
 
@@ -743,12 +745,12 @@ class Child:
         return self.returncode
 
 
-class Forked(sweep.Local):
+class Forked(launchers.Local):
     def _start(self, seat):
         parent = os.getpid()
 
         def job():
-            os.environ[sweep.PARENT] = str(parent)
+            os.environ[launchers.PARENT] = str(parent)
             sweep.work(self.folder, self.driver)
 
         return Child(job)
@@ -765,7 +767,7 @@ def driver(sheet, folder, workers):
 def workers_of(folder):
     found = []
     for path in folder.glob("trials/*/claim.json"):
-        record = sweep.read_claim(path)
+        record = claims.read_claim(path)
         if record and jobs.is_alive(record["pid"], record["created"]):
             found.append(record["pid"])
     return found
@@ -910,7 +912,7 @@ def test_a_signal_to_the_driver_stops_its_workers(tmp_path) -> None:
 def test_submitit_runs_the_same_worker(tmp_path) -> None:
     pytest.importorskip("submitit")
     folder = planned(tmp_path, **ONE)
-    make = lambda driver: sweep.Slurm(folder, 2, {"cluster": "debug", "timeout_min": 5}, driver)  # noqa: E731
+    make = lambda driver: launchers.Slurm(folder, 2, {"cluster": "debug", "timeout_min": 5}, driver)  # noqa: E731
     sweep.run_sweep(sweep.read(tmp_path / "sheet.yaml"), folder, make)
     assert states(folder) == {"done": 1}
 
@@ -927,7 +929,7 @@ def test_ray_with_one_of_two_workers_killed_ends_where_none_was(tmp_path, monkey
     def kill_one() -> None:
         while not killed:
             for path in folder.glob("trials/*/checkpoints/*"):
-                owner = sweep.read_claim(path.parents[1] / sweep.CLAIM)
+                owner = claims.read_claim(path.parents[1] / sweep.CLAIM)
                 if owner:
                     os.kill(owner["pid"], signal.SIGKILL)
                     killed.append(owner["pid"])
@@ -937,7 +939,7 @@ def test_ray_with_one_of_two_workers_killed_ends_where_none_was(tmp_path, monkey
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     try:
-        sweep.run_sweep(sweep.read(sheet), folder, lambda driver: sweep.Ray(folder, 2, 0, driver), 2)
+        sweep.run_sweep(sweep.read(sheet), folder, lambda driver: launchers.Ray(folder, 2, 0, driver), 2)
     finally:
         ray.shutdown()
     assert killed and states(folder) == {"done": 3} and not list((tmp_path / "home").iterdir())
@@ -952,7 +954,7 @@ def test_ray_with_one_of_two_workers_killed_ends_where_none_was(tmp_path, monkey
 def test_a_launcher_that_is_not_installed_is_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[slurm\]'"):
-        sweep.Slurm(tmp_path, 1, {}, "")
+        launchers.Slurm(tmp_path, 1, {}, "")
 
 
 def test_workers_that_die_at_once_end_the_driver(tmp_path) -> None:
@@ -960,7 +962,7 @@ def test_workers_that_die_at_once_end_the_driver(tmp_path) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such library')"]
     with pytest.raises(UserError, match="no such library"):
         sweep.run_sweep(
-            sweep.read(tmp_path / "sheet.yaml"), folder, lambda driver: sweep.Local(folder, 1, [], driver, command)
+            sweep.read(tmp_path / "sheet.yaml"), folder, lambda driver: launchers.Local(folder, 1, [], driver, command)
         )
     assert states(folder) == {"waiting": 1}
     shutil.rmtree(folder)
