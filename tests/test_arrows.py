@@ -80,10 +80,15 @@ def rule(module: str) -> tuple[set[str], set[str]]:
     if name == "launchers":
         return {"vdmreason.jobs", "vdmreason.store", "vdmreason.sweep", "tasks"}, set()  # submitit and ray by name
     if name == "sweep":
-        # torch only in a worker, to let go of a GPU's memory
+        # each part knows those before it, and the first two nobody; torch only in a worker, to let go of a GPU's memory
+        parts = ("sheet", "claims", "trials", "forecast", "worker", "driver", "commands")
         part = rest[1] if len(rest) > 1 else "__init__"
+        before = parts[: parts.index(part)] if part in parts[2:] else parts if part == "__init__" else ()
+        below = {f"vdmreason.{tool}" for tool in ("config", "evaluate", "jobs", "launchers", "progress", "store")}
+        below |= {"vdmreason.parcel", "vdmreason.report"} if part == "commands" else set()
+        below |= {"vdmreason.train", "vdmreason.predict"} if part == "worker" else set()
         libraries = {"worker": {"torch"}, "commands": {"typer", "yaml"}}.get(part, set())
-        return {"vdmreason", "tasks"}, libraries
+        return {"tasks", *below, *(f"vdmreason.sweep.{other}" for other in before)}, libraries
     if name == "ui":
         drawing = {"numpy", "PIL", "av", "pandas", "markdown_it", "orjson", "safetensors"}
         return {"vdmreason", "tasks", "adapters", "pretrain"}, {"gradio", "psutil", "yaml", *drawing}

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,16 @@ import pytest
 
 import tasks
 from tasks.base import UserError
-from vdmreason import config, evaluate, report, report_figures, store
+from vdmreason import config, evaluate, report, report_answers, report_figures, store
 from vdmreason import sweep as sweeps
 
 TESTS = 12
 ARMS = {"video": "cogvideox", "language": "causal_lm"}
-PUZZLES = ("arc1/evaluation/00576224", "arc1/evaluation/009d5c81", "arc1/evaluation/00dbd492")
+PUZZLES = (
+    "arc1/evaluation/00576224",
+    "arc1/evaluation/009d5c81",
+    "arc1/evaluation/12997ef3",
+)  # the last asks two questions
 
 
 def add_trial(sweep: Path, arm: str, n: int, seed: int, rate: float, task="life/B3S23", init="pretrained", **changes):
@@ -179,7 +184,7 @@ def test_tests_and_overlap_can_be_computed_again(made, page) -> None:
 
 
 def test_how_near_answers_are_can_be_computed_again(made, page) -> None:
-    """From the grids on disk: shares of cells, sizes, and the difference over puzzles and seeds that both arms have."""
+    """From the grids on disk: shares of cells and sizes, and of the puzzles' means over seeds the difference and every flip."""
     cells, sizes, unread = {}, {}, {}
     for entry in entries_of(made):
         if entry["task"] in PUZZLES:
@@ -188,30 +193,49 @@ def test_how_near_answers_are_can_be_computed_again(made, page) -> None:
             right = [np.array(a["answer"]) for a in answers]
             alike = [g is not None and g.shape == r.shape for g, r in zip(given, right, strict=True)]
             shares = [(g == r).mean() if ok else 0 for g, r, ok in zip(given, right, alike, strict=True)]
-            key = entry["arm"], entry["task"], entry["seed"]
-            cells[key], sizes[key] = np.mean(shares), alike
-            unread[key] = [g is None for g in given]
+            cells.setdefault((entry["arm"], entry["task"]), []).append(np.mean(shares))
+            sizes.setdefault(entry["arm"], []).extend(alike)
+            unread.setdefault(entry["arm"], []).extend(g is None for g in given)
     table = {row["arm"]: row for row in rows_of(page.parent / "report.md", "How near the ARC answers are")}
-    assert list(table) == ["language", "video", "video − language"]
+    assert list(table) == ["language", "video"]
+    for arm, row in table.items():
+        value = np.mean([cells[arm, puzzle] for puzzle in PUZZLES])
+        assert row["tried"] == "3" and row["cells"].split(" [")[0] == f"{100 * value:.1f}"
+        assert row["right size"] == f"{100 * np.mean(sizes[arm]):.1f}"
+        assert row["unread"] == f"{100 * np.mean(unread[arm]):.1f}"
+        assert row["copy, cells"] != "–" and row["nearest, cells"] != "–"
+    (pair,) = rows_of(page.parent / "report.md", "Which arm's ARC answers are nearer")
+    apart = np.array([np.mean(cells["video", p]) - np.mean(cells["language", p]) for p in PUZZLES])
+    assert pair["difference"].split(" [")[0] == f"{100 * apart.mean():+.1f}" and pair["tried by both"] == "3"
+    flipped = [abs(np.dot(signs, apart)) >= abs(apart.sum()) - 1e-9 for signs in itertools.product((1, -1), repeat=3)]
+    assert abs(float(pair["p"]) - np.mean(flipped)) < 0.02  # 10,000 draws of what has eight values
+    assert "2 attempts: of 3 that both tried video solved" in (page.parent / "report.md").read_text()
 
-    def mean(of: dict, arm: str) -> float:
-        return 100 * float(np.mean(np.concatenate([np.atleast_1d(v) for k, v in of.items() if k[0] == arm])))
 
-    for arm in ARMS:
-        row = table[arm]
-        assert row["tried"] == "3" and row["cells"].split(" [")[0] == f"{mean(cells, arm):.1f}"
-        assert (row["right size"], row["unread"]) == (f"{mean(sizes, arm):.1f}", f"{mean(unread, arm):.1f}")
-        assert row["copy"] != "–" and row["nearest"] != "–"
-    pair = table["video − language"]
-    assert pair["cells"].split(" [")[0] == f"{mean(cells, 'video') - mean(cells, 'language'):+.1f}"
-    assert 0 < float(pair["p"]) <= 1
-    assert "3 puzzles that both tried, 2 attempts" in (page.parent / "report.md").read_text()
+def test_an_arm_that_has_nothing_right_has_doubt_all_the_same(tmp_path) -> None:
+    """No interval of width zero, neither from one puzzle nor from answers that are all of another size."""
+    sweep, puzzle = tmp_path / "one", PUZZLES[0]
+    entry = add_trial(sweep, "video", tasks.count(puzzle, "train"), 0, 1.0, puzzle)
+    change(sweep / entry["folder"], lambda record: record | {"proposed": [[0]]})
+    near = report.findings(report.gather([plan(sweep, [entry])]))["arc"]["arc1/evaluation"]["near"]
+    (row,) = near["arms"]
+    assert (row["cells"].value, row["size"], near["pairs"]) == (0, 0, []) and row["cells"].high > 0.5
+
+
+def change(folder: Path, to) -> None:
+    """Other answers, as if the trial had given them."""
+    records = [to(record) for record in store.read_lines(folder / "predictions.jsonl")]
+    store.write_lines(folder / "predictions.jsonl", records)
+    finish(folder)
 
 
 def test_answers_are_shown_by_a_rule_and_not_by_result(made, page) -> None:
-    """Of a task the first test example of the first seed, as every arm answered it after every n that it has."""
+    """Of a task the first test example of the seed that most have, as every arm answered it after every n that it has."""
     gathered = report.gather([made])
-    for sheet in report.look(gathered)[:2]:
+    sheets = report.look(gathered)
+    assert [sheet.name for sheet in sheets] == ["life/B3S23", "shortest_path/15x15", "arc1/evaluation"]
+    marks = Counter()
+    for sheet in sheets[:2]:
         trials = {(t.series.name, t.run.n): t for t in gathered.trials if t.task == sheet.name and t.run.seed == 0}
         first = next(iter(trials.values())).records[0]
         assert sheet.heads == ("question", "right answer", "n = 10", "n = 30", "n = 100")
@@ -220,6 +244,7 @@ def test_answers_are_shown_by_a_rule_and_not_by_result(made, page) -> None:
         assert [name for name, _ in sheet.rows] == list(dict.fromkeys(name for name, _ in trials))
         for (name, pictures), n in itertools.product(sheet.rows, (10, 30, 100)):
             shown, trial = dict(zip(sheet.heads, pictures, strict=True))[f"n = {n}"], trials.get((name, n))
+            marks[shown and shown.note[:5]] += 1
             if trial is None:
                 assert shown is None
             elif trial.records[0]["proposed"] is None:
@@ -228,36 +253,95 @@ def test_answers_are_shown_by_a_rule_and_not_by_result(made, page) -> None:
                 assert shown.grid.tolist() == trial.records[0]["proposed"]
                 assert shown.right == (trial.records[0]["exact"] or trial.records[0]["right"])
                 assert shown.right == ("right" in shown.note)
+    assert {None, "not r"} <= set(marks) and len(marks) > 2
     text = (page.parent / "report.md").read_text()
-    for sheet in report.look(gathered):
+    for sheet in sheets:
         (file,) = re.findall(rf"!\[{re.escape(sheet.about)}\]\((.+?)\)", text)
         assert (page.parent / file).is_file() and sheet.about in html.unescape(page.read_text())
 
 
-def test_solved_puzzles_are_shown_first(made, tmp_path) -> None:
-    """And are green where one of the attempts equals the answer; votes are the attempts of an answer that has them."""
+def test_another_way_is_right_and_another_question_is_not_this_one(tmp_path) -> None:
+    record = {"proposed": [[1, 2]], "answer": [[2, 2]], "right": True}
+    shown = report_answers._answer(record)
+    assert (shown.note, shown.right, shown.cells) == ("right, another way", True, 0.5)
+    assert report_answers._answer(record | {"right": False}).note == "50.0 % of cells"
+    sweep = tmp_path / "swapped"
+    entries = [add_trial(sweep, arm, n, 0, 1.0) for arm, n in (("video", 10), ("video", 30), ("language", 10))]
+    folder = sweep / entries[2]["folder"]
+    records = store.read_lines(folder / "predictions.jsonl")
+    records[0], records[1] = records[1] | {"i": 0}, records[0] | {"i": 1}
+    store.write_lines(folder / "predictions.jsonl", records)
+    finish(folder)
+    (sheet,) = report.look(report.gather([plan(sweep, entries)]))
+    notes = {name: [p and p.note for p in pictures[2:]] for name, pictures in sheet.rows}
+    assert sorted(notes.items()) in (
+        [("language", ["another question", None]), ("video", ["right", "right"])],
+        [("language", ["right", None]), ("video", ["another question"] * 2)],
+    )
+
+
+def test_solved_means_what_the_table_says(made, tmp_path) -> None:
+    """Within the attempts of all seeds, every test input; solved puzzles first, and green where one attempt is right."""
     sweep = Path(shutil.copytree(made, tmp_path / "votes"))
-    unsolved, solved = PUZZLES[0], PUZZLES[1]
+    (two,) = [p for p in PUZZLES if tasks.count(p, "test") == 2]
+    by_votes, by_seeds = [p for p in PUZZLES if p != two]
+
+    def wrong(record) -> list:
+        return ((np.array(record["answer"]) + 1) % 10).tolist()
+
     for entry in entries_of(made):
-        folder = sweep / entry["folder"]
-        if entry["task"] in PUZZLES and entry["arm"] == "video":
-            records = store.read_lines(folder / "predictions.jsonl")
-            for record in records:
-                right, wrong = record["answer"], (np.array(record["answer"]) + 1) % 10
-                grids = [wrong.tolist(), right] if entry["task"] == solved else [wrong.tolist(), right[:-1]]
-                record |= {"proposed": grids[0], "votes": [{"grid": grid, "votes": 1} for grid in grids]}
-            store.write_lines(folder / "predictions.jsonl", records)
-            finish(folder)
-        elif entry["task"] in (solved, unsolved):
-            shutil.rmtree(folder)  # so that nobody else solves them
-    sheet = report.look(report.gather([sweep]))[-1]
+        folder, task, seed = sweep / entry["folder"], entry["task"], entry["seed"]
+        if task not in PUZZLES:
+            continue
+        if entry["arm"] == "language":
+            change(folder, lambda record: record | {"proposed": wrong(record)[:-1]})
+        elif (
+            task == by_votes
+        ):  # the second vote of the first seed; what seed 1 gives is a third attempt, and none is allowed
+            votes = lambda r: [{"grid": g, "count": 1} for g in (wrong(r), r["answer"])]  # noqa: E731
+            change(folder, lambda r, votes=votes: r | {"proposed": wrong(r), "votes": votes(r)})
+        elif task == by_seeds:
+            change(folder, lambda r, seed=seed: r | {"proposed": r["answer"] if seed else wrong(r)})
+        else:  # only the first of two inputs
+            change(folder, lambda r: r | {"proposed": wrong(r) if r["i"] else r["answer"]})
+    gathered = report.gather([sweep])
+    sheet = report.look(gathered)[-1]
+    scores = report.findings(gathered)["arc"]["arc1/evaluation"]["overlap"]
+    assert [row["video only"] for row in scores if row["attempts"] == 2] == [2]
     shown = {name: dict(zip(sheet.heads, pictures, strict=True)) for name, pictures in sheet.rows}
-    places = [f"video\nattempt {k}" for k in (1, 2)]
-    marks = {name: [(p.right, p.note) for p in map(row.get, places) if p] for name, row in shown.items()}
-    assert marks["009d5c81"] == [(False, "0.0 % of cells"), (True, "solved")]
-    assert marks["00576224"] == [(False, "0.0 % of cells"), (False, "another size")]
-    first = [any(p.right for p in row.values() if p) for row in shown.values()]
-    assert first == sorted(first, reverse=True) and set(shown) == {name.rpartition("/")[2] for name in PUZZLES}
+    id_of = {name.rpartition("/")[2]: name for name in PUZZLES}
+    assert [id_of[name[:8]] for name in shown] == [*sorted((by_votes, by_seeds)), two]
+    words = {id_of[name[:8]]: name[8:] for name in shown}
+    assert words == {
+        by_votes: "\nsolved by video",
+        by_seeds: "\nsolved by video",
+        two: ", input 1 of 2\nsolved by none",
+    }
+    marks = {id_of[n[:8]]: [p.note for p in row.values() if p and p.note] for n, row in shown.items()}
+    near = ["another size", "another size", "0.0 % of cells", "right"]
+    assert marks == {by_votes: near, by_seeds: near, two: [*near[:2], "right", "right"]}
+
+
+def spoilt(answer: list) -> list:
+    return [[(answer[0][0] + 1) % 10, *answer[0][1:]], *answer[1:]]
+
+
+def test_of_many_puzzles_some_of_each_kind_are_shown(tmp_path) -> None:
+    """Eight that were solved, those of one arm alone first, and the four nearest misses; counted in words."""
+    sweep, names = tmp_path / "many", tasks.variants("arc1/training")[:24]
+    entries, alone = [], set(names[9:12])
+    for arm, (k, puzzle) in itertools.product(ARMS, enumerate(names)):
+        right = k < 12 and (arm == "video" or puzzle not in alone)
+        entries.append(add_trial(sweep, arm, tasks.count(puzzle, "train"), 0, 1.0, puzzle, votes=2))
+        if not right:  # by one cell
+            change(sweep / entries[-1]["folder"], lambda record: record | {"proposed": spoilt(record["answer"])})
+    (sheet,) = report.look(report.gather([plan(sweep, entries)]))
+    ids = [name.rpartition("/")[2] for name in names]
+    first = [name.split("\n")[0].split(",")[0] for name, _ in sheet.rows]
+    assert first[:8] == [*ids[9:12], *ids[:5]] and set(first[8:]) <= set(ids[12:]) and len(first) == 12
+    best = {id_: 1 - 1 / tasks.get(name).stock("test")[0].answer.size for id_, name in zip(ids, names, strict=True)}
+    assert first[8:] == sorted(ids[12:], key=lambda id_: (-best[id_], id_))[:4]
+    assert "8 of the 12 puzzles that an arm solved" in sheet.about and "4 of the 12 others" in sheet.about
 
 
 def test_questions_that_nobody_can_answer_do_not_count(sweep) -> None:
@@ -267,8 +351,11 @@ def test_questions_that_nobody_can_answer_do_not_count(sweep) -> None:
     records[0]["answer"] = []
     store.write_lines(sweep / entry["folder"] / "predictions.jsonl", records)
     finish(sweep / entry["folder"])
-    (gap,) = report.gather([sweep]).missing
+    gathered = report.gather([sweep])
+    (gap,) = gathered.missing
     assert (gap["id"], gap["state"]) == (entry["id"], "open") and f"1 of its {TESTS} questions" in gap["why"]
+    assert gathered.finished and len(gathered.trials) == gathered.planned - 1
+    assert "1 asks what nobody knows the answer to" in report.report([sweep], sweep / "report").read_text()
 
 
 def test_tables_for_others(made, page) -> None:
@@ -320,7 +407,10 @@ def test_the_page_is_whole_by_itself(page) -> None:
     text = page.read_text()
     reader = Page()
     reader.feed(text)
-    assert not reader.open and all(link.startswith("data:") for link in reader.loads)
+    pictures = [link for link in reader.loads if link.startswith("data:image/png;base64,")]
+    assert not reader.open and reader.loads == ["data:,", *pictures]
+    drawn = [p for sheet in report.look(report.gather([page.parent.parent])) for _, row in sheet.rows for p in row]
+    assert len(pictures) == sum(p is not None and p.grid is not None for p in drawn) > 20
     assert "http:" not in text and "https:" not in text and "@import" not in text
     assert len(reader.ids) == len(set(reader.ids)) and set(reader.references) <= set(reader.ids)
     assert text.count("<svg") == 3 + 3  # curves of two tasks, one overlap; answers of both tasks and of the puzzles

@@ -691,11 +691,11 @@ import peft, torch, fake_family  # peft: or each worker imports it anew
 torch.set_num_threads(1)
 fake_family.install()
 from vdmreason import jobs, launchers, predict, store, sweep, train
-from vdmreason.sweep import claims, driver as following, worker
+from vdmreason.sweep import claims, worker
 store.code = lambda: ("0" * 40, False)
 store._sync = lambda path: None  # a killed process loses nothing that it wrote; only a power cut does
 store._command = lambda: ""
-worker.PAUSE, worker.RETRIES, following.RETRIES = 0.0, 9, 9
+worker.PAUSE, worker.RETRIES = 0.0, 9
 started = os.open(sys.argv[3], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 real = train.train
 

@@ -13,7 +13,7 @@ puzzles that were handed in.)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ def truth_of(names: Sequence[str]) -> dict[str, list[Grid]]:
 def id_of(name: str) -> str:
     """ "arc1/evaluation/00576224" and "arc:corpus/Center/Center1.json" -> "00576224" and "Center1"."""
     return name.rpartition("/")[2].removesuffix(".json")
+
+
+def attempts_at(puzzles: str) -> int:
+    """How many attempts are published for a set of puzzles: three for ConceptARC, else two."""
+    return 3 if puzzles.startswith("conceptarc") else 2
 
 
 def solved(attempts: Attempts, truth: Truth, k: int) -> dict[str, list[bool]]:
@@ -176,16 +181,21 @@ def read_benchmarking(folder: str | Path) -> dict[str, list[list[Grid | None]]]:
 
 
 def from_runs(folders: Sequence[str | Path]) -> dict[str, list[list[Grid | None]]]:
-    """The recorded answers of runs on ARC puzzles as attempts; several runs on one puzzle are its attempts in order, and a
-    run with votes gives its grids by their votes."""
+    """The recorded answers of runs on ARC puzzles as attempts, in the order of the folders."""
+    runs = [(store.read_config(folder).tested, Path(folder)) for folder in folders]
+    return from_records((name, store.read_lines(folder / "predictions.jsonl")) for name, folder in runs)
+
+
+def from_records(runs: Iterable[tuple[str, Sequence[Mapping[str, Any]]]]) -> dict[str, list[list[Grid | None]]]:
+    """Answers, (puzzle's full name, lines of predictions.jsonl) a run, as attempts: several runs on one puzzle are its attempts
+    in order, and a run with votes gives its grids by their votes. Raises UserError for what is no ARC puzzle."""
     found: dict[str, list[list[Grid | None]]] = {}
-    for folder in map(Path, folders):
-        run = store.read_config(folder)
-        count = tasks.count(run.tested, "test")
+    for name, records in runs:
+        count = tasks.count(name, "test")
         if count is None:
-            raise UserError(f"{folder}: {run.tested} is no ARC puzzle")
-        inputs = found.setdefault(id_of(run.tested), [[] for _ in range(count)])
-        for record in store.read_lines(folder / "predictions.jsonl"):
+            raise UserError(f"{name} is no ARC puzzle")
+        inputs = found.setdefault(id_of(name), [[] for _ in range(count)])
+        for record in records:
             grids = [vote["grid"] for vote in record.get("votes", ())] or [record["proposed"]]
             inputs[record["i"]] += [None if grid is None else np.asarray(grid, np.int8) for grid in grids]
     return found

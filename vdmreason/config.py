@@ -266,7 +266,7 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
 
 
 # The safe one in C, where it is built: a report reads hundreds of configs.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path, where: str, least: str) -> tuple[str, dict[str, Any]]:
@@ -274,7 +274,7 @@ def read_yaml(path: Path, where: str, least: str) -> tuple[str, dict[str, Any]]:
     keys (`least` says which it needs)."""
     try:
         text = path.read_text(encoding="utf-8")
-        given = yaml.load(text, LOADER)
+        given = yaml.load(text, _LOADER)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. {where}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -44,6 +44,7 @@ from vdmreason import (
 
 PRIMARY = "exact"  # what published tables report, and what every efficiency and test below is about
 PUBLISHED = Path(__file__).parent / "data" / "paper_results.json"
+OPEN = "open"  # a trial with questions whose answer nobody knows: done, and in no number
 LEVEL = 0.05  # of tests, after Holm's correction
 AUTOMATA = ("eca", "life", "langton")  # families whose thresholds the paper reports
 CAVEAT = (
@@ -121,7 +122,7 @@ class Gathered:
 
     @property
     def finished(self) -> bool:
-        return len(self.trials) == self.planned
+        return all(gap["state"] == OPEN for gap in self.missing)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def _trial(entry: Mapping[str, Any], planned: bool) -> Trial:
         if [record["i"] for record in records] != list(range(len(records))):
             raise _NotWhole("damaged", "an answer stands twice, or one is missing")
         if unknown := len(records) - len(evaluate.scorable(records)):
-            raise _NotWhole("open", f"nobody knows the answer to {unknown} of its {len(records)} questions")
+            raise _NotWhole(OPEN, f"nobody knows the answer to {unknown} of its {len(records)} questions")
     except UserError as error:
         raise _NotWhole("damaged", str(error)) from None
     except (KeyError, TypeError, ValueError, OSError) as error:
@@ -398,7 +399,7 @@ def puzzles(trials: Iterable[Trial]) -> dict[str, dict[Series, list[Trial]]]:
     for trial in trials:
         if trial.finite:
             name = trial.run.tested
-            of_set = "conceptarc" if name.startswith("conceptarc/") else name.rpartition("/")[0]
+            of_set = "conceptarc" if name.startswith("conceptarc/") else name.rpartition("/")[0] or "arc: files"
             found.setdefault(of_set, {}).setdefault(_with_n(trial), []).append(trial)
     for of_series in found.values():
         for chosen in of_series.values():
@@ -597,7 +598,7 @@ def _arc(name: str, of_series: Mapping[Series, Sequence[Trial]]) -> dict[str, An
     solved: dict[Series, dict[int, dict[str, bool]]] = {}
     found: dict[str, Any] = {"scores": [], "overlap": [], "near": _near(name, of_series)}
     for series, chosen in of_series.items():
-        attempts = arc_scores.from_runs([t.folder for t in chosen])
+        attempts = arc_scores.from_records((t.run.tested, t.records) for t in chosen)
         allowed: Counter[str] = Counter()  # attempts; votes that agree leave some unused
         for trial in chosen:
             allowed[trial.run.tested] += trial.run.votes
@@ -621,42 +622,39 @@ def _arc(name: str, of_series: Mapping[Series, Sequence[Trial]]) -> dict[str, An
     return found
 
 
-def _near(name: str, of_series: Mapping[Series, Sequence[Trial]]) -> list[dict[str, Any]]:
-    """How much of the first answers is right, which says something where few puzzles are solved: a row an arm with its baselines,
-    and a row a pair of arms, over the puzzles and seeds that both have."""
-    shares: dict[Series, dict[tuple[int, str], float]] = {}  # (seed, puzzle) -> share of cells, mean over test inputs
+def _near(name: str, of_series: Mapping[Series, Sequence[Trial]]) -> dict[str, list[dict[str, Any]]]:
+    """How much of the first answers is right, which says something where few puzzles are solved: {"arms": a row each with its
+    baselines, "pairs": the difference of two over the puzzles that both have}. A puzzle counts once, with its seeds' mean."""
+    shares: dict[Series, dict[str, float]] = {}  # puzzle -> share of cells, mean over test inputs and seeds
     rows = []
     for series, chosen in of_series.items():
-        shares[series] = {(t.run.seed, t.run.tested): float(t.values("cells").mean()) for t in chosen}
-        sizes = [np.shape(r["proposed"]) == np.shape(r["answer"]) for t in chosen for r in t.records]
-        row: dict[str, Any] = {"first": series.name, "second": "", "puzzles": len({t.run.tested for t in chosen})}
-        unread = float(np.mean([r["proposed"] is None for t in chosen for r in t.records]))
-        row |= {"cells": statistics.means(_by_seed(name, shares[series]))[0], "size": float(np.mean(sizes)), "p": None}
-        row["unreadable"] = unread
+        of_puzzle: dict[str, list[float]] = {}
+        for trial in chosen:
+            of_puzzle.setdefault(trial.run.tested, []).append(float(trial.values("cells").mean()))
+        shares[series] = {puzzle: float(np.mean(values)) for puzzle, values in of_puzzle.items()}
+        records = [record for trial in chosen for record in trial.records]
+        row: dict[str, Any] = {"series": series.name, "puzzles": len(of_puzzle)}
+        # Wilson's interval, for a share of cells spreads no wider than right and wrong do
+        row["cells"] = statistics.accuracy(_point(name, shares[series].values()))[0]
+        row["size"] = float(np.mean([np.shape(r["proposed"]) == np.shape(r["answer"]) for r in records]))
+        row["unreadable"] = float(np.mean([r["proposed"] is None for r in records]))
         for baseline in evaluate.BASELINES:
             row[baseline] = _mean([_at(t.result, "baselines", baseline, "cells", "value") for t in chosen])
         rows.append(row)
+    compared = []
     for video, language in pairs(of_series):
         both = sorted(shares[video].keys() & shares[language].keys())
-        if not both:
-            continue
-        ours, theirs = (_by_seed(name, {key: shares[series][key] for key in both}) for series in (video, language))
-        row = {"first": video.name, "second": language.name, "puzzles": len({puzzle for _, puzzle in both})}
-        row |= {"cells": statistics.area_difference(ours, theirs), "size": None, "unreadable": None}
-        differences: dict[int, list[float]] = {}
-        for seed, puzzle in both:
-            differences.setdefault(seed, []).append(shares[video][seed, puzzle] - shares[language][seed, puzzle])
-        row["p"] = statistics.sign_flip({seed: np.array(values) for seed, values in differences.items()})
-        rows.append(row)
-    return rows
+        if both:
+            ours, theirs = ([shares[series][puzzle] for puzzle in both] for series in (video, language))
+            row = {"video": video.name, "language": language.name, "puzzles": len(both)}
+            row["difference"] = statistics.area_difference(_point(name, ours), _point(name, theirs))
+            compared.append(row | {"p": statistics.sign_flip({0: np.array(ours) - np.array(theirs)})})
+    return {"arms": rows, "pairs": compared}
 
 
-def _by_seed(name: str, shares: Mapping[tuple[int, str], float]) -> statistics.Curve:
-    """Shares of (seed, puzzle) as a curve of one point."""
-    cell: dict[int, list[float]] = {}
-    for (seed, _), share in sorted(shares.items()):
-        cell.setdefault(seed, []).append(share)
-    return statistics.curve(name, {1: {seed: np.array(values) for seed, values in cell.items()}})
+def _point(name: str, shares: Iterable[float]) -> statistics.Curve:
+    """Shares, one a puzzle, as a curve of one point."""
+    return statistics.curve(name, {1: {0: np.array([*shares])}})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Which answers a report shows as pictures. A number says how often an arm was right, a picture says what it did instead.
 
-Of a learning task, the first test example of the first seed, as every arm answers it at every n: a rule that no result can
-choose. Of a set of ARC puzzles, those that somebody solved, then the nearest misses: chosen by result, and said so.
+Of a learning task, the first test example of one seed, as every arm answers it at every n: a rule that no result can choose. Of a
+set of ARC puzzles, some that were solved and the nearest misses: chosen by result, and said so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +15,22 @@ import numpy as np
 
 import tasks
 from tasks.base import Grid
+from vdmreason import arc_scores
 
 if TYPE_CHECKING:
     from vdmreason.report import Cells, Series, Trial
 
-PUZZLES = 12  # of a set of ARC puzzles
-ATTEMPTS = 2  # of each arm at each
+SOLVED, PUZZLES = 8, 12  # of a set of ARC puzzles: at most so many solved ones, and so many in all
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A grid (None: there is none to draw) and the line beneath it."""
+    """A grid (None: there is none to draw) and the line beneath it. `cells`: its share of right cells."""
 
     grid: Grid | None
-    note: str
+    note: str = ""
     right: bool = False
+    cells: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,84 +46,83 @@ class Sheet:
 def of_task(task: str, all_series: Mapping[Series, Cells]) -> Sheet:
     """One question and what every arm answers as its examples grow."""
     ns = sorted({n for cells in all_series.values() for n in cells})
-    seed = min(seed for cells in all_series.values() for of_n in cells.values() for seed in of_n)
-    first = next(of_n[seed] for cells in all_series.values() for of_n in cells.values() if seed in of_n).records[0]
+    every = [(seed, trial) for cells in all_series.values() for of_n in cells.values() for seed, trial in of_n.items()]
+    counts = Counter(seed for seed, _ in every)
+    seed = min(counts, key=lambda seed: (-counts[seed], seed))  # an arm may have others, or not have come so far
+    first = next(trial for of_seed, trial in every if of_seed == seed).records[0]
     rows: list[tuple[str, list[Picture | None]]] = []
     for series, cells in all_series.items():
-        trials = [cells.get(n, {}).get(seed) for n in ns]
-        answers = [_answer(t.records[0]) if t and t.records[0]["key"] == first["key"] else None for t in trials]
-        given = [_grid(first["question"]), _grid(first["answer"])]
-        rows.append((series.name, [*(given if not rows else [None, None]), *answers]))
+        given = [] if rows else [_grid(first["question"]), _grid(first["answer"])]
+        row: list[Picture | None] = [*given] or [None, None]
+        for n in ns:
+            trial = cells.get(n, {}).get(seed)
+            if trial is None:
+                row.append(None)
+            elif trial.records[0]["key"] != first["key"]:
+                row.append(Picture(None, "another question"))
+            else:
+                row.append(_answer(trial.records[0]))
+        rows.append((series.name, row))
     about = (
-        f"{task}: the first test example of seed {seed}, as every arm answers it after n training examples. One question of "
-        "many: the rates are in the tables."
+        f"{task}: the first test example of seed {seed}, as every arm answers it after n training examples; empty where an arm "
+        "was not tested. One question of many: the rates are in the tables."
     )
     return Sheet(task, about, ("question", "right answer", *(f"n = {n}" for n in ns)), rows)
 
 
 def of_puzzles(puzzles: str, of_series: Mapping[Series, Sequence[Trial]]) -> Sheet:
-    """The puzzles that somebody solved, then the nearest misses, with a demonstration and each arm's attempts."""
-    by_name: dict[str, dict[Series, Trial]] = {}  # of several seeds the first
-    for series, trials in of_series.items():
-        for trial in trials:
-            by_name.setdefault(trial.run.tested, {}).setdefault(series, trial)
-    ranked = sorted(by_name, key=lambda name: (*_best(by_name[name].values()), name))[:PUZZLES]
-    rows: list[tuple[str, list[Picture | None]]] = []
-    for name in ranked:
-        record = next(iter(by_name[name].values())).records[0]
-        demonstration = (tasks.get(name).stock("train") or ())[0]
-        row: list[Picture | None] = [
-            _grid(demonstration.question),
-            _grid(demonstration.answer),
-            _grid(record["question"]),
-            _grid(record["answer"]),
-        ]
-        for series in of_series:
-            of_arm = by_name[name].get(series)
-            row += _attempts(of_arm.records[0]) if of_arm else [None] * ATTEMPTS
-        rows.append((name.rpartition("/")[2], row))
-    shown = "all" if len(ranked) == len(by_name) else f"{len(ranked)} of {len(by_name)}"
+    """Some puzzles that were solved, then the nearest misses, with a demonstration and every arm's attempts. Solved is what the
+    table of who solved which calls so."""
+    allowed = arc_scores.attempts_at(puzzles)
+    names = {arc_scores.id_of(t.run.tested): t.run.tested for trials in of_series.values() for t in trials}
+    attempts = {s: arc_scores.from_records((t.run.tested, t.records) for t in ts) for s, ts in of_series.items()}
+    truth = arc_scores.truth_of(sorted(names.values()))
+    solved = {s: arc_scores.solved(of_arm, truth, allowed) for s, of_arm in attempts.items()}
+    rows: dict[str, tuple[str, list[Picture | None]]] = {}
+    winners: dict[str, list[str]] = {}
+    for id_ in sorted(names):
+        demonstration, *_ = tasks.get(names[id_]).stock("train") or ()
+        asked, *others = tasks.get(names[id_]).stock("test") or ()
+        row: list[Picture | None] = [_grid(demonstration.question), _grid(demonstration.answer)]
+        row += [_grid(asked.question), _grid(asked.answer)]
+        for of_arm in attempts.values():
+            tried = [_attempt(grid, asked.answer) for grid in of_arm.get(id_, [[]])[0][:allowed]]
+            row += [*tried, *[None] * (allowed - len(tried))]
+        winners[id_] = [series.name for series in of_series if id_ in attempts[series] and all(solved[series][id_])]
+        also = f", input 1 of {1 + len(others)}" if others else ""
+        rows[id_] = (f"{id_}{also}\nsolved by {', '.join(winners[id_]) or 'none'}", row)
+
+    def nearest(id_: str) -> float:
+        return max(picture.cells for picture in rows[id_][1][4:] if picture)
+
+    hits = sorted((id_ for id_ in rows if winners[id_]), key=lambda id_: (len(winners[id_]), id_))
+    misses = sorted((id_ for id_ in rows if not winners[id_]), key=lambda id_: (-nearest(id_), id_))
+    shown = hits[: max(SOLVED, PUZZLES - len(misses))][:PUZZLES]
+    shown_misses = misses[: PUZZLES - len(shown)]
     about = (
-        f"{puzzles}: {shown} puzzles, those that an arm solved first, then those to which an answer has the most cells right. "
-        "Chosen by result: what most answers look like is in the tables. The first test input of each, the first seed; the "
-        "model learned from the demonstrations, of which one is shown."
+        f"{puzzles}: {len(shown)} of the {len(hits)} puzzles that an arm solved with {allowed} attempts, those of one arm alone "
+        f"first, and {len(shown_misses)} of the {len(misses)} others, those with the most cells right. Chosen by result: how all "
+        "answers fare is in the tables. One demonstration and the first test input of each."
     )
-    attempts = [f"{series.name}\nattempt {k + 1}" for series in of_series for k in range(ATTEMPTS)]
-    return Sheet(puzzles, about, ("demonstration", "", "question", "right answer", *attempts), rows)
+    heads = [f"{series.name}, attempt {k + 1}" for series in of_series for k in range(allowed)]
+    chosen = [rows[id_] for id_ in (*shown, *shown_misses)]
+    return Sheet(puzzles, about, ("demonstration", "its answer", "question", "right answer", *heads), chosen)
 
 
-def _best(trials: Collection[Trial]) -> tuple[bool, float]:
-    """What sorts a puzzle: unsolved last, then by the cells of its best answer, most first."""
-    firsts = [[picture for picture in _attempts(trial.records[0]) if picture] for trial in trials]
-    solved = any(picture.right for pictures in firsts for picture in pictures)
-    return not solved, -max(float(trial.records[0]["cells"]) for trial in trials)
-
-
-def _attempts(record: Mapping[str, Any]) -> list[Picture | None]:
-    """The first attempts at a puzzle, by votes where there were any."""
-    votes = record.get("votes") or []
-    if not votes:
-        return [_answer(record)] + [None] * (ATTEMPTS - 1)
-    answer = np.asarray(record["answer"], np.int8)
-    pictures: list[Picture | None] = []
-    for vote in votes[:ATTEMPTS]:
-        grid = np.asarray(vote["grid"], np.int8)
-        alike = grid.shape == answer.shape
-        exact = alike and bool((grid == answer).all())
-        note = "solved" if exact else _cells(float((grid == answer).mean())) if alike else "another size"
-        pictures.append(Picture(grid, note, exact))
-    return pictures + [None] * (ATTEMPTS - len(pictures))
+def _attempt(grid: Grid | None, answer: Grid) -> Picture:
+    if grid is None:
+        return Picture(None, "not readable")
+    if grid.shape != answer.shape:
+        return Picture(grid, "another size")
+    share = float((grid == answer).mean())
+    return Picture(grid, "right" if share == 1 else _cells(share), share == 1, share)
 
 
 def _answer(record: Mapping[str, Any]) -> Picture:
     """An answer under the verdict of today's rules; other than the stored one it may be right all the same."""
-    if record["proposed"] is None:
-        return Picture(None, "not readable")
-    grid = np.asarray(record["proposed"], np.int8)
-    if record["exact"] or record["right"]:
-        return Picture(grid, "right" if record["exact"] else "right, another way", True)
-    alike = grid.shape == np.shape(record["answer"])
-    return Picture(grid, _cells(record["cells"]) if alike else "another size")
+    grid = None if record["proposed"] is None else np.asarray(record["proposed"], np.int8)
+    found = _attempt(grid, np.asarray(record["answer"], np.int8))
+    return Picture(grid, "right, another way", True, found.cells) if record["right"] and not found.right else found
 
 
 def _cells(share: float) -> str:
@@ -129,4 +130,4 @@ def _cells(share: float) -> str:
 
 
 def _grid(rows: Any) -> Picture:
-    return Picture(np.asarray(rows, np.int8), "")
+    return Picture(np.asarray(rows, np.int8))

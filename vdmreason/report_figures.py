@@ -41,14 +41,9 @@ class Figures:
     overlaps: dict[str, str] = field(default_factory=dict)  # ARC set -> SVG
     legend: list[tuple[str, str, bool]] = field(default_factory=list)  # (name, colour, control)
     published: bool = False  # whether any panel shows the paper's points
-    answers: list[tuple[Sheet, str]] = field(default_factory=list)  # each with its SVG
-    files: dict[str, str] = field(
-        default_factory=dict
-    )  # file -> what it shows; of the learning curves the page says it
+    answers: list[tuple[Sheet, str, str]] = field(default_factory=list)  # each with its SVG and its file
+    files: list[str] = field(default_factory=list)
     problem: str = ""
-
-    def is_answers(self, file: str) -> bool:
-        return any(self.files[file] == sheet.about for sheet, _ in self.answers)
 
 
 def draw(found: Mapping[str, Any], sheets: Sequence[Sheet], published: Published, folder: Path) -> Figures:
@@ -211,7 +206,7 @@ def _overlap(figures: Figures, arc: Mapping[str, Any], folder: Path) -> None:
         axes.set(xlabel="puzzles", title=title, xlim=(0, max(row["n"] for row in rows)))
         figure.legend(loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
         figures.overlaps[puzzles] = _inline(figure, f"o{number}")
-        _save(figures, figure, folder, f"overlap-{_plain(puzzles)}", "Who solved which ARC puzzle.")
+        _save(figures, figure, folder, f"overlap-{_plain(puzzles)}")
         plt.close(figure)
 
 
@@ -222,24 +217,29 @@ def _answers(figures: Figures, sheet: Sheet, number: int, folder: Path) -> None:
     """A sheet as one drawing: pictures a unit wide, rows as high as the highest of theirs."""
     from matplotlib import pyplot as plt
 
-    label, head, gap = 1.2, 0.42, 0.3  # of the rows' names, of the columns' heads, below each row with its notes
+    heads = [_folded(text, 13) for text in sheet.heads]
+    # of the rows' names, of the columns' heads, below each row with its notes
+    label, head, gap = 1.2, 0.22 + 0.13 * max(text.count("\n") + 1 for text in heads), 0.3
     heights = [max((_size(picture)[1] for picture in pictures if picture), default=0.0) for _, pictures in sheet.rows]
     wide, tall = label + len(sheet.heads), head + sum(heights) + gap * len(heights)
     figure = plt.figure(figsize=(1.05 * wide, 1.05 * tall))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    for column, text in enumerate(sheet.heads):
+    for column, text in enumerate(heads):
         axes.text(label + column + 0.5, head - 0.08, text, ha="center", va="bottom", fontsize=7.5, weight="bold")
     top = head
     for (name, pictures), height in zip(sheet.rows, heights, strict=True):
-        axes.text(0.08, top + height / 2, _folded(name), ha="left", va="center", fontsize=7.5)
+        axes.text(0.08, top + height / 2, _folded(name, 17), ha="left", va="center", fontsize=7.5)
         for column, picture in enumerate(pictures):
             if picture is not None:
                 _picture(axes, picture, label + column + 0.5, top, height)
         top += height + gap
     axes.set(xlim=(0, wide), ylim=(tall, 0), aspect="auto")  # last: each picture sets them to its own
-    figures.answers.append((sheet, _inline(figure, f"a{number}")))
-    _save(figures, figure, folder, f"answers-{_plain(sheet.name)}", sheet.about)
+    file = f"answers-{_plain(sheet.name)}"
+    if f"{folder.name}/{file}.svg" in figures.files:  # names that differ only in what no file's may hold
+        file += f"-{number}"
+    inline = _inline(figure, f"a{number}")
+    figures.answers.append((sheet, inline, _save(figures, figure, folder, file)))
     plt.close(figure)
 
 
@@ -265,9 +265,9 @@ def _picture(axes: Any, picture: Picture, middle: float, top: float, height: flo
     axes.text(middle, top + height + 0.03, picture.note, ha="center", va="top", fontsize=6.5, color=ink, weight=weight)
 
 
-def _folded(name: str) -> str:
-    """A name in lines that fit beside its row."""
-    return "\n".join(textwrap.wrap(name, 17))
+def _folded(name: str, width: int) -> str:
+    """A name in lines of so many letters; its own ends of lines stay."""
+    return "\n".join(line for part in name.split("\n") for line in textwrap.wrap(part, width))
 
 
 def _plain(name: str) -> str:
@@ -275,12 +275,13 @@ def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _save(figures: Figures, figure: Any, folder: Path, name: str, about: str = "") -> None:
+def _save(figures: Figures, figure: Any, folder: Path, name: str) -> str:
     for ending in ("svg", "pdf"):
         with store.new_file(folder / f"{name}.{ending}") as temporary:
             nothing = {"CreationDate": None} if ending == "pdf" else {"Date": None}
             figure.savefig(temporary, format=ending, metadata=nothing, facecolor="white")
-        figures.files[f"{folder.name}/{name}.{ending}"] = about
+        figures.files.append(f"{folder.name}/{name}.{ending}")
+    return f"{folder.name}/{name}.svg"
 
 
 def _inline(figure: Any, prefix: str) -> str:

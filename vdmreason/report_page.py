@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vdmreason import arc_scores
 from vdmreason.report_figures import PALETTES, Figures
 from vdmreason.statistics import DRAWS, TARGETS, Bound, Interval
 
@@ -234,11 +235,14 @@ def _arc(found: Mapping[str, Any]) -> list[Table]:
     ]
     shares = ("cells", "size", "unreadable", "copy", "nearest")
     near = [
-        (s, f"{r['first']} − {r['second']}", str(r["puzzles"]), points(r["cells"]), *[NONE] * 4, p_value(r["p"]))
-        if r["second"]
-        else (s, r["first"], str(r["puzzles"]), *(percent(r[key]) for key in shares), NONE)
+        (s, r["series"], str(r["puzzles"]), *(percent(r[key]) for key in shares))
         for s, of in arc
-        for r in of["near"]
+        for r in of["near"]["arms"]
+    ]
+    nearer = [
+        (s, r["video"], r["language"], str(r["puzzles"]), points(r["difference"]), p_value(r["p"]))
+        for s, of in arc
+        for r in of["near"]["pairs"]
     ]
     return [
         Table(
@@ -260,11 +264,17 @@ def _arc(found: Mapping[str, Any]) -> list[Table]:
         Table(
             "How near the ARC answers are",
             "Of the first answer to each test input, in %: cells equal to the right answer's (none where the size is another), "
-            "mean over puzzles; answers of the right size, and answers that could not be read. Copy and nearest, over the same "
-            "puzzles, need no model. With two arms: the difference over the puzzles that both tried, in percentage points; p by "
-            "sign flips over puzzles.",
-            ("puzzles", "arm", "tried", "cells", "right size", "unread", "copy", "nearest", "p"),
+            "mean over puzzles; answers of the right size; answers that could not be read. Copy and nearest: the cells that two "
+            "baselines without a model have right, over the same puzzles. Interval: Wilson, over puzzles.",
+            ("puzzles", "arm", "tried", "cells", "right size", "unread", "copy, cells", "nearest, cells"),
             near,
+        ),
+        Table(
+            "Which arm's ARC answers are nearer",
+            "Difference in the cells of the table above, video less language, in percentage points, over the puzzles that both "
+            "tried; p by sign flips over puzzles. About these seeds: of others it says nothing.",
+            ("puzzles", "video arm", "language arm", "tried by both", "difference", "p"),
+            nearer,
         ),
     ]
 
@@ -329,7 +339,11 @@ def _provenance(gathered: Gathered) -> Table:
 def _status(gathered: Gathered) -> str:
     text = f"{len(gathered.trials)} of {gathered.planned} trials."
     if gathered.finished:
-        return text + " None is missing."
+        asked = len(gathered.missing)
+        ask = "asks" if asked == 1 else "ask"
+        return text + (
+            f" {asked} {ask} what nobody knows the answer to, and count nowhere." if asked else " None is missing."
+        )
     states = Counter(gap["state"] for gap in gathered.missing)
     return (
         f"{text} This sweep is not finished: "
@@ -355,16 +369,17 @@ def _short(found: Mapping[str, Any]) -> list[str]:
         lines.append(text + ".")
     for puzzles, of in found["arc"].items():
         for row in of["overlap"]:
-            if row["attempts"] != (3 if puzzles == "conceptarc" else 2) or not row["n"]:
-                continue  # as many as are published
-            one = row["n"] == 1
-            text = f"{puzzles}, {row['n']} puzzle{'s' * (not one)} that both tried, {row['attempts']} attempts: "
-            text += f"{row['video']} solved {row['video only'] + row['both']}, {row['language']} "
-            text += f"{row['language only'] + row['both']}, both {row['both']} (McNemar, p {p_value(row['p'])})"
-            near = next((r for r in of["near"] if (r["first"], r["second"]) == (row["video"], row["language"])), None)
-            if near:
-                text += f"; the share of right cells differs by {points(near['cells'])} points"
-            lines.append(text + ".")
+            if row["attempts"] == arc_scores.attempts_at(puzzles) and row["n"]:
+                video, language = (row[f"{kind} only"] + row["both"] for kind in ("video", "language"))
+                lines.append(
+                    f"{puzzles}, {row['attempts']} attempts: of {row['n']} that both tried {row['video']} solved {video}, "
+                    f"{row['language']} {language}, both {row['both']} (every test input; McNemar, p {p_value(row['p'])})."
+                )
+        for row in of["near"]["pairs"]:
+            lines.append(
+                f"{puzzles}, first answers to {row['puzzles']} puzzles that both tried: right cells, {row['video']} less "
+                f"{row['language']}, {points(row['difference'])} points."
+            )
     return lines
 
 
@@ -431,16 +446,15 @@ def markdown(
     if figures.problem:
         lines += [figures.problem, ""]
     small = f"{CAVEAT_SHORT} " if caveat else ""
-    for file, shows in figures.files.items():
-        if file.endswith(".svg") and not figures.is_answers(file):
-            about = shows or _caption(figures)
+    for file in figures.files:
+        if file.endswith(".svg") and file not in (name for _, _, name in figures.answers):
+            about = _caption(figures) if "accuracy" in file else "Who solved which ARC puzzle."
             lines += [f"![{about}]({file})", "", about, ""]
     lines += [line for table in made if not table.appendix for line in _markdown_table(table, small)]
     if figures.answers:
         lines += ["## Answers", "", small + ANSWERS, ""]
-    for file, shows in figures.files.items():
-        if file.endswith(".svg") and figures.is_answers(file):
-            lines += [f"![{shows}]({file})", "", shows, ""]
+    for sheet, _, file in figures.answers:
+        lines += [f"![{sheet.about}]({file})", "", sheet.about, ""]
     lines += [line for table in made if table.appendix for line in _markdown_table(table, small)]
     lines += ["## Files", "", *(f"- {text}" for text in _files(gathered, figures, written)), ""]
     return "\n".join(lines)
@@ -540,7 +554,7 @@ def html(
     parts += [_table(table, small) for table in made if not table.appendix]
     if figures.answers:
         parts.append(f'<h2>Answers</h2><p class="about">{small}{ANSWERS}</p>')
-    for number, (sheet, svg) in enumerate(figures.answers):
+    for number, (sheet, svg, _) in enumerate(figures.answers):
         shown = f'<div class="answers" tabindex="0">{svg}</div><p class="about">{escape.escape(sheet.about)}</p>'
         parts.append(
             f"<details{' open' * (not number)}><summary>{escape.escape(sheet.name)}</summary>{shown}</details>"

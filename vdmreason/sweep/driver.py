@@ -18,11 +18,12 @@ from tasks.base import UserError
 from vdmreason import jobs, store
 from vdmreason.launchers import Launcher
 from vdmreason.progress import progress
+from vdmreason.sweep import worker
 from vdmreason.sweep.claims import claim, identity
 from vdmreason.sweep.forecast import Forecast, describe, time_line
 from vdmreason.sweep.sheet import Sweep, folder_name
 from vdmreason.sweep.trials import FAILED, is_done, look, preview, read_plan, standing, write_plan
-from vdmreason.sweep.worker import RETRIES, Wish, set_aside
+from vdmreason.sweep.worker import Wish, set_aside
 
 
 def run_sweep(
@@ -122,7 +123,7 @@ def _follow(folder: Path, launcher: Launcher, driver: str, tell: Callable[[int, 
                 settled_then, deaths_then = settled, launcher.deaths
             elsewhere = sum(s.state == "running" and s.driver != driver for s in now)
             launcher.tend(len(left) - elsewhere)
-            if launcher.hopeless or launcher.deaths - deaths_then > (1 + RETRIES) * launcher.workers + 1:
+            if launcher.hopeless or launcher.deaths - deaths_then > (1 + worker.RETRIES) * launcher.workers + 1:
                 _end(launcher, wish)
                 raise UserError(f"{folder}: workers end without finishing a trial. The last one: {launcher.why()}")
             time.sleep(nap)

@@ -37,7 +37,7 @@ from vdmreason.sweep.trials import (
     read_plan,
     standing,
     training_of,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from vdmreason.train import Resident
