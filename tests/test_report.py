@@ -315,7 +315,7 @@ def test_solved_means_what_the_table_says(made, tmp_path) -> None:
     assert words == {
         by_votes: "\nsolved by video",
         by_seeds: "\nsolved by video",
-        two: ", input 1 of 2\nsolved by none",
+        two: "\ninput 1 of 2\nsolved by none",
     }
     marks = {id_of[n[:8]]: [p.note for p in row.values() if p and p.note] for n, row in shown.items()}
     near = ["another size", "another size", "0.0 % of cells", "right"]

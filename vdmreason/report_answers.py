@@ -89,7 +89,7 @@ def of_puzzles(puzzles: str, of_series: Mapping[Series, Sequence[Trial]]) -> She
             tried = [_attempt(grid, asked.answer) for grid in of_arm.get(id_, [[]])[0][:allowed]]
             row += [*tried, *[None] * (allowed - len(tried))]
         winners[id_] = [series.name for series in of_series if id_ in attempts[series] and all(solved[series][id_])]
-        also = f", input 1 of {1 + len(others)}" if others else ""
+        also = f"\ninput 1 of {1 + len(others)}" if others else ""
         rows[id_] = (f"{id_}{also}\nsolved by {', '.join(winners[id_]) or 'none'}", row)
 
     def nearest(id_: str) -> float:

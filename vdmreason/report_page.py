@@ -377,8 +377,8 @@ def _short(found: Mapping[str, Any]) -> list[str]:
                 )
         for row in of["near"]["pairs"]:
             lines.append(
-                f"{puzzles}, first answers to {row['puzzles']} puzzles that both tried: right cells, {row['video']} less "
-                f"{row['language']}, {points(row['difference'])} points."
+                f"{puzzles}, first answers to {row['puzzles']} puzzle{'s' * (row['puzzles'] > 1)} that both tried: right cells, "
+                f"{row['video']} less {row['language']}, {points(row['difference'])} points."
             )
     return lines
 
