@@ -58,7 +58,7 @@ FLAVOURS = {
         "the paper's language model",
         4_022_468_096,
         True,
-        {**PUBLISHED_PROTOCOL, "optim.micro_batch": 2},
+        PUBLISHED_PROTOCOL,
     ),
     "Qwen/Qwen3-8B": Flavour(
         "Qwen/Qwen3-8B",
@@ -196,7 +196,12 @@ def load(
                 config.update(_TINY)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = transformers.AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False)
+                # in fp32, so that they are the same in every precision
+                model = transformers.AutoModelForCausalLM.from_config(
+                    config, dtype=torch.float32, trust_remote_code=False
+                )
+            for weight in model.parameters():
+                weight.data = weight.data.to(kind)
     return CausalLM(model.to(device), tokenizer, options)
 
 

@@ -64,6 +64,7 @@ class Options:
 
     every: ClassVar[int] = 8
     model: ClassVar[str] = "This model"
+    stock: ClassVar[str] = ""  # how a stock pipeline asks the model otherwise than here, for the card
     asked: ClassVar[tuple[str, ...]] = (
         "steps",
         "readout",

@@ -118,6 +118,15 @@ class Options(clips.Options):
 
     model: ClassVar[str] = "CogVideoX"
 
+    @property
+    def stock(self) -> str:  # type: ignore[override]
+        if self.condition == "diffusers":
+            return ""
+        return (
+            f"It learned with the picture's latents scaled as `options.condition={self.condition}` says, a stock pipeline scales "
+            "them as `diffusers` does, and so asks it off-condition. For a stock pipeline train with options.condition=diffusers."
+        )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of(self.condition, ("diffusers", "sat", "scaled"))

@@ -49,6 +49,7 @@ _PUBLISHED = {
     "lora.alpha": 64,
     "optim.lr": 2e-4,
     "optim.schedule": "linear",
+    "optim.warmup": 0,
     "optim.batch": 4,
     "options.pixels": 480,
     "options.steps": 50,
@@ -70,7 +71,7 @@ FLAVOURS = {
         "the paper's LTX-13B, with its settings",
         13_042_569_344,
         True,
-        {**_PUBLISHED, "optim.micro_batch": 2},
+        _PUBLISHED,
     ),
 }
 # The published configs, as far as they differ from the classes' defaults, for a sketch where they were not downloaded. 2B: the
@@ -121,6 +122,9 @@ class Options(clips.Options):
 
     every: ClassVar[int] = 8
     model: ClassVar[str] = "LTX-Video"
+    stock: ClassVar[str] = (
+        "It learned with the picture clean: where the pipeline is LTXConditionPipeline, call it with image_cond_noise_scale=0.0."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

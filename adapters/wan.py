@@ -48,6 +48,7 @@ _PUBLISHED = {
     "lora.alpha": 32,
     "optim.lr": 1e-4,
     "optim.schedule": "constant",
+    "optim.warmup": 0,
     "optim.batch": 1,
     "optim.clip": 0.05,
     "options.pixels": 480,
@@ -253,7 +254,9 @@ def _image_encoder(base: str) -> tuple[Any, Any]:
     from transformers import CLIPImageProcessor, CLIPVisionModel
 
     processor = CLIPImageProcessor.from_pretrained(base, subfolder="image_processor")
-    encoder = CLIPVisionModel.from_pretrained(base, subfolder="image_encoder", use_safetensors=True)
+    encoder = CLIPVisionModel.from_pretrained(
+        base, subfolder="image_encoder", use_safetensors=True, dtype=torch.float32
+    )  # however it is stored
     return processor, encoder.eval().requires_grad_(False)
 
 

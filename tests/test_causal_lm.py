@@ -472,16 +472,16 @@ def test_a_model_that_would_think_aloud_is_asked_not_to(tmp_path):
 
 def test_published_models_get_the_papers_settings():
     """Table 6 of the paper."""
-    for name, alpha, dropout, micro in (
-        ("Qwen/Qwen3-4B-Instruct-2507", 32, 0.0, 2),
-        ("Qwen/Qwen3-8B", 32, 0.0, 1),
-        ("meta-llama/Llama-3.1-8B-Instruct", 64, 0.05, 1),
+    for name, alpha, dropout in (
+        ("Qwen/Qwen3-4B-Instruct-2507", 32, 0.0),
+        ("Qwen/Qwen3-8B", 32, 0.0),
+        ("meta-llama/Llama-3.1-8B-Instruct", 64, 0.05),
     ):
         run = config.resolve({"task": "maze/7x7", "n": 30, "family": "causal_lm", "flavour": name})
         assert run.lora == Lora(rank=32, alpha=alpha, dropout=dropout)
         o = run.optim
         assert (o.lr, o.schedule, o.warmup, o.weight_decay) == (2e-4, "linear", 5, 0.01)
-        assert (o.micro_batch, o.batch) == (micro, 8)
+        assert (o.micro_batch, o.batch) == (None, 8)  # what fits, up to the whole
         asked = run.arm_options()
         assert (asked.temperature, asked.top_p, asked.top_k, asked.max_new_tokens) == (0.7, 0.8, 20, 4096)
 
@@ -501,6 +501,23 @@ def test_random_init_keeps_config_and_tokenizer_and_follows_the_seed(tmp_path):
     name = "model.layers.0.self_attn.q_proj.weight"
     assert one[name].equal(two[name]) and not one[name].equal(other[name])
     assert one[name].shape == model.state_dict()[name].shape and not one[name].equal(model.state_dict()[name])
+    fewer = causal_lm.load(found, Options(), init="random", seed=3, dtype="bfloat16").model.state_dict()
+    assert all(fewer[key].equal(value.bfloat16()) for key, value in one.items())  # the same network in every precision
+
+
+def test_answers_are_made_by_blocks_that_are_not_compiled(tmp_path, monkeypatch):
+    """Compiled to learn, a block would be compiled again for each layer's cache and each length."""
+    found, _ = published(tmp_path)
+    arm = causal_lm.load(found, Options(max_new_tokens=2))
+    seen, generate = [], arm.model.generate
+    state = torch._dynamo.eval_frame._stance
+    monkeypatch.setattr(arm.model, "generate", lambda **given: seen.append(_stance()) or generate(**given))
+    arm.predict([arm.frame(example).given for example in tasks.examples("maze/7x7", "test", 2)], [0, 1])
+    assert set(seen) == {"force_eager"} and _stance() == state.stance == "default"
+
+
+def _stance() -> str:
+    return torch._dynamo.eval_frame._stance.stance
 
 
 # What a person can mend

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fake_family
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from tasks.base import UserError
@@ -196,6 +197,7 @@ def test_a_port_in_use_is_one_line() -> None:
     [
         (UserError("do\n this"), "error: do this"),
         (OSError(errno.ENOSPC, "full"), "error: the disk is full"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "error: the GPU's memory is full"),
         (KeyboardInterrupt(), "interrupted"),
         (jobs.Stopped(), "stopped"),
     ],

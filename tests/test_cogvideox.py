@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import t5_text
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
@@ -31,9 +32,6 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 def published(folder: Path, version: str = "1.5", shard: str = "60KB") -> Path:
     """A checkpoint in the published layout of CogVideoX-I2V at tiny size: sharded safetensors, T5 folder, scheduler."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
-
     torch.manual_seed(0)
     new = version == "1.5"
     AutoencoderKLCogVideoX(
@@ -77,14 +75,7 @@ def published(folder: Path, version: str = "1.5", shard: str = "60KB") -> Path:
         snr_shift_scale=1.0,
         clip_sample=False,
     ).save_pretrained(folder / "scheduler")
-    config = T5Config(
-        vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
-    )
-    T5EncoderModel(config).save_pretrained(folder / "text_encoder")
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    fast.save_pretrained(folder / "tokenizer")
+    t5_text.leave(folder)
     index = {"_class_name": "CogVideoXImageToVideoPipeline", "_diffusers_version": "0.42.1"}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
@@ -457,3 +448,8 @@ def test_a_picture_that_the_vae_cannot_return_is_refused_before_any_training() -
     arm = cogvideox.load(cogvideox.FLAVOURS["tiny"], cogvideox.Options(style="video-14"))
     with pytest.raises(UserError, match=r"takes multiples of \d+\. Set options\.style to .*video-"):
         arm.frame(tasks.examples("maze/7x7", "train", 1)[0])
+
+
+def test_a_card_says_where_a_stock_pipeline_asks_otherwise() -> None:
+    assert cogvideox.Options().stock == ""
+    assert "options.condition=diffusers" in cogvideox.Options(condition="sat").stock

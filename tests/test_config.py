@@ -270,3 +270,11 @@ def test_no_view_that_is_learned_is_asked(name: str) -> None:
     views = augment.views(tasks.get(name), run.votes, run.seed)
     asked = {view.example(example).key for view in views for example in config.test_examples(run)}
     assert not learned & asked and plain & asked  # one of the n stays, whatever it gives away
+
+
+def test_how_a_batch_is_cut_is_no_part_of_a_run() -> None:
+    """An out-of-memory run goes on with smaller parts; ids made before say the same."""
+    plain, cut = ({"task": "maze/7x7", "n": 30, "family": "causal_lm", "optim": {"micro_batch": m}} for m in (None, 4))
+    one, other = config.resolve(plain), config.resolve(cut)
+    assert one.id == other.id == "d084678afe31" and one.training_id == other.training_id
+    assert config.differences(one, other) == []

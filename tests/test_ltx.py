@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import t5_text
 import torch
 from diffusers import (
     AutoencoderKLLTXVideo,
@@ -37,9 +38,6 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 def published(folder: Path, pipeline: str) -> Path:
     """A checkpoint in the published layout of LTX-Video at tiny size: of 0.9.0 (image), or with a VAE that is told how noisy its
     latents are and draws noise between its layers (condition)."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
-
     torch.manual_seed(0)
     new = pipeline == "condition"
     decoder = {
@@ -75,14 +73,7 @@ def published(folder: Path, pipeline: str) -> Path:
         max_image_seq_len=4096,
         shift_terminal=0.1,
     ).save_pretrained(folder / "scheduler")
-    text = T5Config(
-        vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu"
-    )
-    T5EncoderModel(text).save_pretrained(folder / "text_encoder")
-    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-    fast.save_pretrained(folder / "tokenizer")
+    t5_text.leave(folder)
     name = "LTXConditionPipeline" if new else "LTXPipeline"
     (folder / "model_index.json").write_text(json.dumps({"_class_name": name, "_diffusers_version": "0.42.1"}))
     return folder

@@ -567,10 +567,22 @@ def test_configs_that_differ_over_n_are_not_one_curve(tmp_path) -> None:
     }
 
 
+def test_drawn_answers_are_called_out(tmp_path) -> None:
+    entries = [add_trial(tmp_path / "hot", arm, 10, 0, 0.5, **more) for arm, more in (
+        ("video", {}), ("language", {"options": {"temperature": 0.7}}))]  # fmt: skip
+    (line,) = [note for note in report.gather([plan(tmp_path / "hot", entries)]).notes if "drawn" in note]
+    assert line.startswith("Answers of causal_lm tiny are drawn, one a question, at temperature 0.7.")
+    assert "options.shift is each family's own: none (causal_lm tiny), 8.0 (cogvideox tiny)." in (
+        notes := report.gather([tmp_path / "hot"]).notes
+    ), notes
+
+
 def test_unequal_budgets_are_called_out(tmp_path) -> None:
     sweep = tmp_path / "unequal"
     same = [add_trial(sweep, arm, 10, 0, 0.5) for arm in ARMS]
-    (own,) = report.gather([plan(sweep, same)]).notes  # the budget is equal; rates are each family's own, and said
+    own, _ = report.gather(
+        [plan(sweep, same)]
+    ).notes  # and the time shift, which only one has: the budget is equal; rates are each family's own, and said
     rates = {entry["arm"]: entry["config"]["optim"]["lr"] for entry in same}
     assert rates["video"] != rates["language"] and own.startswith("optim.lr is each family's own: ")
     assert all(f"{rate} (" in own for rate in rates.values())
@@ -580,7 +592,7 @@ def test_unequal_budgets_are_called_out(tmp_path) -> None:
     notes = report.gather([plan(sweep, [*same, other, video])]).notes
     assert [n for n in notes if "optim.updates" in n and "7 (language)" in n]
     assert [n for n in notes if "lora.targets" in n and "attention (video)" in n and "attention + mlp (language)" in n]
-    assert len(notes) == 3 and own in notes
+    assert len(notes) == 4 and own in notes
 
 
 def test_clear_is_clear_for_other_seeds_too(tmp_path) -> None:

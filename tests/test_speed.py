@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import adapters
 import tasks
 from adapters.base import Lora
 from tasks.base import UserError
-from vdmreason import config, speed, train
+from vdmreason import config, predict, speed, train
 from vdmreason.config import Run
 
 FAMILIES = ["cogvideox", "causal_lm"]
@@ -207,6 +208,73 @@ def test_less_memory_is_the_same_run_in_smaller_pieces(tmp_path: Path, monkeypat
     monkeypatch.setattr(kind, "loss", none)
     with pytest.raises(UserError, match="Not even one example fits"):
         train.train(run, tmp_path / "none")
+
+
+def test_what_is_to_have_fewer_bits_is_never_whole_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded on the CPU; its layers go to the device one by one. "meta" stands for a device."""
+    run, places, quantised = real("causal_lm", quantise="nf4"), [], []
+    load = adapters.family("causal_lm").load
+    monkeypatch.setattr(
+        adapters.family("causal_lm"), "load", lambda *a, **k: places.append(k["device"]) or load(*a, **k)
+    )
+    as_it_is = speed.quantise
+    monkeypatch.setattr(speed, "quantise", lambda model, kind, device: quantised.append((kind, str(device))))
+    train.load_arm(run, "meta")
+    assert places == ["cpu"] and quantised == [("nf4", "meta")]
+    layer = torch.nn.Linear(4, 3, dtype=torch.bfloat16)
+    model = torch.nn.Sequential(torch.nn.Sequential(layer), torch.nn.Linear(2, 2))
+    model._no_split_modules = ["Sequential"]
+    met: list[str] = []
+
+    class Bits(torch.nn.Linear):
+        def __init__(self, ins, outs, bias, **how):  # type: ignore[no-untyped-def]
+            super().__init__(ins, outs, bias)
+
+        def to(self, device):  # type: ignore[no-untyped-def]
+            met.append(f"{self.weight.device.type} to {device.type}")
+            return super().to(device)
+
+    kinds = types.SimpleNamespace(Linear4bit=Bits, Params4bit=lambda weight, **how: torch.nn.Parameter(weight.float()))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.SimpleNamespace(nn=kinds))
+    as_it_is(model, "nf4", torch.device("meta"))
+    assert met == ["cpu to meta"] * len(met) and met and {p.device.type for p in model.parameters()} == {"meta"}
+
+
+def test_a_look_ahead_holds_what_the_optimiser_will_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve bytes a trained weight, sixteen where its master is a copy; let go of before the training."""
+    run = real("causal_lm", precision="bf16")
+    arm = train.load_arm(run, "cpu")
+    count = sum(p.numel() for p in arm.trainable().values())
+    sizes, empty = [], torch.empty
+
+    def watched(*size, **how):  # type: ignore[no-untyped-def]
+        if how.get("dtype") is torch.uint8 and len(size) == 1:
+            sizes.append(size[0])
+        return empty(*size, **how)
+
+    monkeypatch.setattr(speed, "worth_fitting", lambda device: True)
+    monkeypatch.setattr(torch, "empty", watched)
+    train.train(run, tmp_path)
+    assert sizes == [16 * count]
+    assert speed.optimiser_bytes([torch.zeros(5)]) == 60
+
+
+def test_bf16_by_itself_only_where_a_gpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch says yes to what it can imitate, such as on a T4."""
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: asked.append(including_emulation)
+    )
+    assert not train.use_bf16(real("causal_lm"), torch.device("cuda")) and asked == [False]
+
+
+def test_answers_attend_as_the_training_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = real("cogvideox", precision="bf16", test=1)
+    train.train(run, tmp_path)
+    through, in_fp32 = [], speed._in_fp32
+    monkeypatch.setattr(speed, "_in_fp32", lambda *a, **k: through.append(1) or in_fp32(*a, **k))
+    predict.predict(tmp_path)
+    assert through
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])

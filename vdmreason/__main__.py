@@ -82,9 +82,19 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
             traceback.print_exc()
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(2) from None
-    except (UserError, OSError) as error:
+    except (UserError, OSError, RuntimeError) as error:
+        full_device = type(error).__name__ == "OutOfMemoryError"  # torch's, which need not be loaded here
+        if isinstance(error, RuntimeError) and not full_device:
+            raise
         if debug:
             traceback.print_exc()
+        if full_device:
+            error = UserError(
+                "the GPU's memory is full. In training set optim.micro_batch: 1, speed.checkpointing: on, then quantise: nf4; "
+                "for answers a smaller options.batch. `vdmreason doctor --config` says what fits."
+            )
+        elif debug:
+            pass
         elif isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit flush says nothing either
             raise SystemExit(0) from None

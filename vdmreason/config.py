@@ -132,6 +132,7 @@ class Run:
     def id(self) -> str:
         """12 hex digits over everything that changes the outcome; equal ids are the same experiment."""
         content = {key: value for key, value in to_dict(self).items() if key not in NOT_IDENTITY}
+        content["optim"]["micro_batch"] = None  # how a batch is cut changes nothing beyond rounding
         content = {k: v for k, v in content.items() if k not in LATER or v != Run.__dataclass_fields__[k].default}
         kinds = dataclasses.fields(adapters.family(self.family).Options)
         later = {f.name: _plain(f.default) for f in kinds if f.metadata.get("later")}
@@ -312,7 +313,9 @@ def to_yaml(run: Run) -> str:
 def differences(old: Run, new: Run) -> list[str]:
     """What makes two runs different experiments, one line a key: "optim.lr: 0.001 -> 0.01"."""
     before, after = flat(to_dict(old)), flat(to_dict(new))
-    keys = [k for k in dict.fromkeys([*before, *after]) if k.split(".")[0] not in NOT_IDENTITY]
+    keys = [
+        k for k in dict.fromkeys([*before, *after]) if k.split(".")[0] not in NOT_IDENTITY and k != "optim.micro_batch"
+    ]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 

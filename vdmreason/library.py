@@ -259,9 +259,11 @@ def _use(run: Run, folder: Path, weights: Path, name: str, hub: str) -> str:
     else:
         asks = f"vdmreason adapters {f'pull {hub}' if hub else f'import {name}'} --out runs/{run.name}"
         asks += f"\nvdmreason predict runs/{run.name}"
+    otherwise = getattr(run.arm_options(), "stock", "") if library == "diffusers" else ""
     return (
         f"In {library}:\n\n```python\n{code}\n```\n\n"
-        f"In vdmreason, which asks it as it was trained to be asked and scores it:\n\n```sh\n{asks}\n```"
+        + f"{otherwise}\n\n" * bool(otherwise)
+        + f"In vdmreason, which asks it as it was trained to be asked and scores it:\n\n```sh\n{asks}\n```"
     )
 
 

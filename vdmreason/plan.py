@@ -232,8 +232,8 @@ class Sketch:
         return int(whole - sum(self.linear) + sum(self.linear) / self.itemsize * BITS[quantise] / 8)
 
     def lora_bytes(self) -> int:
-        """The trained weights: themselves, their fp32 masters where they are not fp32, two moments, a gradient in fp32."""
-        return sum(p.numel() * (p.element_size() + 4 * (p.element_size() < 4) + 8 + 4) for p in self.trained)
+        """The trained weights, and what their optimiser adds."""
+        return sum(p.numel() * p.element_size() for p in self.trained) + speed.optimiser_bytes(self.trained)
 
 
 def as_loaded(arm: Arm) -> None:

@@ -7,7 +7,8 @@ were asked before it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,18 @@ def _by_canvas(arm: Arm, examples: Sequence[Example], seeds: Sequence[int]) -> l
     return [found[k] for k in range(len(examples))]
 
 
+@contextmanager
+def _attending(run: Run, arm: Arm) -> Iterator[None]:
+    """The attention that the arm learned with, which is the fastest, and on a CPU in bf16 rounds otherwise than torch's own."""
+    import torch
+
+    from vdmreason import speed, train
+
+    device = torch.device(getattr(arm.model, "device", "cpu"))
+    with speed.best_attention(device, torch.bfloat16 if train.use_bf16(run, device) else None):
+        yield
+
+
 def refuse_other_examples(run: Run, folder: Path) -> None:
     """Refuse an adapter that was learned from other examples than the run's are now: a puzzle's file may have changed."""
     made = (store.read_json(folder / "result.json") or {}).get("provenance", {})
@@ -168,7 +181,8 @@ def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: 
     views = augment.views(task, run.votes, run.seed)
     asked = [(i, view.example(example), view) for i, example in numbered for view in views]
     seen = [example for _, example, _ in asked]
-    answers = _by_canvas(arm, seen, [_answer_seed(run, i, view) for i, _, view in asked])
+    with _attending(run, arm):
+        answers = _by_canvas(arm, seen, [_answer_seed(run, i, view) for i, _, view in asked])
     records = []
     for k, (i, example) in enumerate(numbered):
         mine = answers[k * len(views) : (k + 1) * len(views)]

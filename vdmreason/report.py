@@ -295,7 +295,10 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
 
 
 # How a family learns best under one budget.
-OWN = ("optim.lr", "optim.schedule", "optim.warmup", "lora.alpha", "lora.dropout")
+OWN = (
+    "optim.lr", "optim.schedule", "optim.warmup", "optim.weight_decay", "optim.clip", "lora.alpha", "lora.dropout",
+    "options.shift",
+)  # fmt: skip
 
 
 def _own(trials: Sequence[Trial]) -> list[str]:
@@ -304,11 +307,20 @@ def _own(trials: Sequence[Trial]) -> list[str]:
     said: dict[str, dict[str, set[str]]] = {
         key: {} for key in OWN if key not in axes
     }  # key -> of each backbone its values
+    drawn: dict[str, set[str]] = {}  # of each backbone the temperatures
     for trial in trials:
         values = config.flat(config.to_dict(trial.run))
+        name = f"{trial.run.family} {trial.run.flavour}"
         for key, of_each in said.items():
-            of_each.setdefault(f"{trial.run.family} {trial.run.flavour}", set()).add(str(values[key]))
-    notes = []
+            if key in values or key == "options.shift":  # an option that other families have none of
+                of_each.setdefault(name, set()).add(str(values.get(key, "none")))
+        if values.get("options.temperature"):
+            drawn.setdefault(name, set()).add(f"{values['options.temperature']:g}")
+    notes = [
+        f"Answers of {name} are drawn, one a question, at temperature {' or '.join(sorted(heats))}. Greedy ones need no other "
+        "training: --set options.temperature=0."
+        for name, heats in sorted(drawn.items())
+    ]
     for key, of_each in said.items():
         if len({frozenset(values) for values in of_each.values()}) > 1:
             shown = ", ".join(f"{' or '.join(sorted(values))} ({name})" for name, values in sorted(of_each.items()))

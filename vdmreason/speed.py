@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,6 +71,11 @@ class Masters:
         return whole(norm)
 
 
+def optimiser_bytes(weights: Iterable[Tensor]) -> int:
+    """What training adds to the weights themselves: masters where they are not fp32, two moments, a gradient in fp32."""
+    return sum(p.numel() * (4 * (p.element_size() < 4) + 8 + 4) for p in weights)
+
+
 def whole(value: Tensor) -> Tensor:
     """A tensor that may be sharded over processes, whole. All processes have to ask."""
     gather = getattr(value, "full_tensor", None)
@@ -101,9 +106,10 @@ def shard(module: nn.Module) -> nn.Module:
     return fully_shard(module)  # type: ignore[no-any-return]
 
 
-def quantise(model: nn.Module, kind: str) -> None:
+def quantise(model: nn.Module, kind: str, device: torch.device) -> None:
     """Replace the linear layers of the model's blocks by 4-bit (NF4, Dettmers et al. 2023) or 8-bit ones, frozen; peft knows how
-    to put a LoRA on them. Before `attach`. Raises UserError where bitsandbytes is not installed or there are no blocks."""
+    to put a LoRA on them. Before `attach`. A model that is on the CPU comes to `device` layer by layer, in its few bits: whole it
+    is never there. Raises UserError where bitsandbytes is not installed or there are no blocks."""
     try:
         import bitsandbytes as bnb
     except ImportError as error:
@@ -115,13 +121,14 @@ def quantise(model: nn.Module, kind: str) -> None:
         for name, layer in list(block.named_modules()):
             if type(layer) is nn.Linear:
                 parent = block.get_submodule(name.rpartition(".")[0])
-                setattr(parent, name.rpartition(".")[2], _quantised(layer, kind, bnb))
+                setattr(parent, name.rpartition(".")[2], _quantised(layer, kind, bnb, device))
+    model.to(device)
     # by these peft knows what it meets
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"  # type: ignore[assignment]
 
 
-def _quantised(layer: nn.Linear, kind: str, bnb: Any) -> nn.Module:
-    weight, bias, device = layer.weight.data, layer.bias, layer.weight.device
+def _quantised(layer: nn.Linear, kind: str, bnb: Any, device: torch.device) -> nn.Module:
+    weight, bias = layer.weight.data, layer.bias
     if kind == "nf4":
         made = bnb.nn.Linear4bit(
             layer.in_features,

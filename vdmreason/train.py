@@ -347,10 +347,11 @@ class Resident:
         torch.manual_seed(named_seed("load", run.seed))
         if self._arm is None or self._key != key:
             self._arm = None  # lets go of the old one first
-            place = "cpu" if in_parts else device
+            # Whole on the device only where it stays so: in fewer bits, or in parts, it may fit where whole it would not.
+            place = "cpu" if in_parts or run.quantise != "none" else device
             arm: Arm = module.load(flavour, run.arm_options(), init=run.init, seed=run.seed, device=place, dtype=dtype)
             if run.quantise != "none":
-                speed.quantise(arm.model, run.quantise)
+                speed.quantise(arm.model, run.quantise, torch.device(device))
         else:
             arm = self._arm
             arm.detach()
@@ -400,16 +401,19 @@ def make_room(
         return run.optim.micro_batch
     (first, *_) = shares(run.optim.batch, run.optim.micro_batch, 0, accelerator.num_processes)  # refuses what cannot be
     most = speed.longest(samples)
+    later = speed.optimiser_bytes(arm.trainable().values())
 
     def attempt(micro: int) -> None:
+        held = torch.empty(later, dtype=torch.uint8, device=device)  # what the optimiser will need beside it
         batch = arm.collate([most[i % len(most)] for i in range(micro)], [0] * micro)
         arm.model.train()
         try:
-            with autocast():
+            with autocast(), speed.best_attention(device, torch.bfloat16 if use_bf16(run, device) else None):
                 loss = arm.loss(batch)
-            loss.backward()
+                loss.backward()
         finally:
             arm.model.zero_grad(set_to_none=True)
+            del held
 
     micro = speed.fitting(attempt, share, len(first))
     if micro is None and wanted == "auto":
@@ -428,7 +432,7 @@ def make_room(
 def use_bf16(run: Run, device: torch.device) -> bool:
     """Whether to compute in bf16: as the run says; by itself, on a GPU that has it."""
     if run.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return run.precision == "bf16"
 
 
