@@ -28,7 +28,6 @@ UNUSED = (
     "latent",
     "reference",
 )  # at the exam: alignment, latents of the first stage
-CODEC = ("decoder.out",)  # from features to a patch's pixels
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,13 @@ def load(
             return internvideo_next.load(flavour.base, random_weights=random)
         return internvideo_next.InternVideoNext(replace(internvideo_next.FLAVOURS["tiny"], patch=8))
 
-    return ready(flavour, options, made, UNUSED, draw, codec=CODEC, init=init, seed=seed, device=device, dtype=dtype)
+    return ready(flavour, options, made, UNUSED, draw, codec=codec, init=init, seed=seed, device=device, dtype=dtype)
+
+
+def codec(model: Any) -> tuple[str, ...]:
+    """The layer from features to a patch's pixels: the decoder's last, whichever head draws them."""
+    *_, last = (name for name, part in model.decoder.named_modules(prefix="decoder") if hasattr(part, "out_features"))
+    return ("decoder.out" if hasattr(model.decoder, "out") else last,)
 
 
 def draw(model: Any) -> None:

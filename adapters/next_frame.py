@@ -106,15 +106,15 @@ def ready(
     unused: Sequence[str],
     draw: Callable[[Any], None],
     *,
-    codec: Sequence[str] = (),
+    codec: Callable[[Any], Sequence[str]] | None = None,
     init: str,
     seed: int,
     device: str,
     dtype: str,
 ) -> NextFrameArm:
     """A family's arm. `made(random)` gives its model, from the flavour's folder where it has one; the parts `unused` are
-    pretraining's alone; `draw` gives it random weights, where `init` or the flavour wants them, from `seed`. The parts `codec`
-    stay as they were trained, like CogVideoX's VAE: what the answer is written with is no part of the control."""
+    pretraining's alone; `draw` gives it random weights, where `init` or the flavour wants them, from `seed`. What `codec` names
+    stays as it was trained, like CogVideoX's VAE: what the answer is written with is no part of the control."""
     random = init != "pretrained" or not flavour.base
     with load_errors(flavour.base), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -123,9 +123,9 @@ def ready(
             setattr(model, part, None)
         if random:
             draw(model)
-        if random and flavour.base and codec:
+        if random and flavour.base and codec is not None:
             trained = made(False)
-            for part in codec:
+            for part in codec(trained):
                 model.get_submodule(part).load_state_dict(trained.get_submodule(part).state_dict())
     return NextFrameArm(checked(model, options).to(device, getattr(torch, dtype)), options)
 

@@ -27,7 +27,6 @@ FLAVOURS = {
 UNUSED = ("teacher",)  # at the exam: alignment is pretraining's
 # From features to a patch's pixels. NExT-Vid's has 128 features for 384 numbers: with random weights 61 % of what a flat patch is
 # lies where no features lead, and no LoRA helps (docs/log.md, 2026-11-26).
-CODEC = ("decoder.out",)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,12 @@ def load(
             return nextvid.load(flavour.base, random_weights=random)
         return nextvid.NextVid(replace(nextvid.FLAVOURS["tiny"], patch=8))
 
-    return ready(flavour, options, made, UNUSED, draw, codec=CODEC, init=init, seed=seed, device=device, dtype=dtype)
+    return ready(flavour, options, made, UNUSED, draw, codec=codec, init=init, seed=seed, device=device, dtype=dtype)
+
+
+def codec(model: Any) -> tuple[str, ...]:
+    """The layer from features to a tokenizer's codes or a patch's pixels."""
+    return ("decoder.out",)
 
 
 def draw(model: Any) -> None:

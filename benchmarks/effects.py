@@ -93,10 +93,11 @@ def read_dense(tokens: Tensor, labelled: int, seed: int) -> Found:
     parts = [(tokens[a:b], told.part(slice(a, b))) for a, b in itertools.pairwise(ends.tolist())]
     depth = heads.depth(*parts, GRID, seed=seed)
     track = heads.track(*parts, GRID, seed=seed)
-    scores = {"depth pairs": depth["pairs"], "depth cells": depth["cells"], "track IoU": track["iou"]}
+    scores = {"depth pairs": depth["pairs"], "depth ranks": depth["ranks"], "track IoU": track["iou"]}
     return {
         **{name: {"accuracy": score} for name, score in scores.items()},
         "staying": heads.staying(parts[2][1])["iou"],
+        "one rank": heads.one_rank(parts[2][1]),
     }
 
 
@@ -145,6 +146,8 @@ class Study:
     columns: Sequence[str] = ()
     numbers: Mapping[str, Callable[[Mapping[str, Any]], str]] = field(default_factory=dict)
     dim: Callable[[str], bool] = lambda arm: False  # arms that the plot marks
+    # whether two trials of a seed may be paired: what grew from the same first stage
+    akin: Callable[[Found, Found], bool] = lambda one, other: True
     keep: bool = False  # clips on the disk, for all arms
 
     @property
@@ -206,22 +209,27 @@ class Study:
             some = [t for t in trials if t["arm"] == arm]
             if some:
                 rows[arm] = {
-                    c: probe.interval([t[c]["accuracy"] for t in some]) for c in self.read_outs if c in some[0]
+                    c: probe.interval([t[c]["accuracy"] for t in some])
+                    for c in self.read_outs
+                    if all(c in t for t in some)
                 }
                 plain = [n for n, v in some[0].items() if isinstance(v, float) and all(n in t for t in some)]
                 rows[arm] |= {name: probe.interval([t[name] for t in some]) for name in plain}
         effects: Found = {}
         for name, (one, other, paper) in self.effects.items():
             by = {arm: {t["seed"]: t for t in trials if t["arm"] == arm} for arm in (one, other)}
-            seeds = sorted(by[one].keys() & by[other].keys())
+            both = sorted(by[one].keys() & by[other].keys())
+            seeds = [s for s in both if self.akin(by[one][s], by[other][s])]
             if seeds:
                 pairs = {
                     c: [(by[one][s][c], by[other][s][c]) for s in seeds]
                     for c in self.read_outs
-                    if c in by[one][seeds[0]]
+                    if all(c in by[arm][s] for arm in (one, other) for s in seeds)
                 }
                 gains = {c: [a["accuracy"] - b["accuracy"] for a, b in both] for c, both in pairs.items()}
-                effects[name] = {"paper": paper} | {c: probe.interval(values) for c, values in gains.items()}
+                effects[name] = {"paper": paper, "seeds": len(seeds)} | {
+                    c: probe.interval(values) for c, values in gains.items()
+                }
         table = {
             "command": f"python benchmarks/{self.name}.py run && python benchmarks/{self.name}.py report",
             "trials": len(trials),
@@ -247,7 +255,8 @@ class Study:
             middle = f"{100 * value['value']:{sign}.1f}"
             return middle if value["seeds"] < 2 else f"{middle} [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
 
-        kinds = {c: c.partition(", ")[2] for c in self.read_outs}
+        columns = [c for c in self.read_outs if any(c in row for row in table["rows"].values())]
+        kinds = {c: c.partition(", ")[2] for c in columns}
         titles = [f"{c} ({self.labelled[k]})" if k else c for c, k in kinds.items()]
         about = self.about if isinstance(self.about, str) else self.about()
         chance = ", ".join(f"{n} {100 * c:.1f}" for n, c in table["chance"].items())
@@ -260,13 +269,13 @@ class Study:
             "|---" * (len(titles) + len(self.numbers) + 2) + "|",
         ]
         for arm, row in table["rows"].items():
-            cells = [cell(row.get(c)) for c in self.read_outs] + [said(row) for said in self.numbers.values()]
+            cells = [cell(row.get(c)) for c in columns] + [said(row) for said in self.numbers.values()]
             lines.append(f"| {arm} | {row[self.read_outs[0]]['seeds']} | {' | '.join(cells)} |")
         lines += ["", "Differences in points, paired by seed:", ""]
-        lines += [f"| effect | {' | '.join(self.read_outs)} | the paper's |", "|---" * (len(self.read_outs) + 2) + "|"]
+        lines += [f"| effect | seeds | {' | '.join(columns)} | the paper's |", "|---" * (len(columns) + 3) + "|"]
         for name, effect in table["effects"].items():
-            cells = [cell(effect.get(c), "+") for c in self.read_outs]
-            lines.append(f"| {name} | {' | '.join(cells)} | {effect['paper']} |")
+            cells = [cell(effect.get(c), "+") for c in columns]
+            lines.append(f"| {name} | {effect['seeds']} | {' | '.join(cells)} | {effect['paper']} |")
         return "\n".join(lines) + "\n"
 
     def plot(self, table: Found) -> None:

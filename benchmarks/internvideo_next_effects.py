@@ -31,6 +31,7 @@ from pretrain import image_teacher, loop, probe
 from pretrain import internvideo_next as iv
 from pretrain.loop import Share
 from pretrain.recipe import to_pixels
+from pretrain.stored import sum_of
 from pretrain.vit3d import Size
 
 BATCH, UPDATES = 32, 2500  # clips an update
@@ -57,7 +58,7 @@ FULL = iv.Config(
     cut="random",  # of four frames the tail cut would leave a quarter of the clips one frame to see
 )
 WEIGHTS = (0.1, 0.3, 3.0)  # of the linear head's loss, beside 1
-# What should favour Stage 2: three times the updates, all eight frames, and of a clip only its first frames to see, so that no
+# What should favour Stage 2: three times the updates, all eight frames, and of a clip only its first two to see, so that no
 # neighbour tells what moves.
 EIGHT, TIMES = replace(FULL, grid=(8, 6, 6), cut="tail"), 3
 FIRSTS: dict[str, iv.Config] = {
@@ -78,7 +79,7 @@ SECONDS: dict[str, dict[str, Any]] = {
     "stage 2, image teacher": {"latent": "image teacher"},
     "stage 2, semantic masks": {"mask": "semantic"},
     "eight frames, stage 1 continued": {},
-    "eight frames, stage 2": {},
+    "eight frames, stage 2": {"mask": "frames"},
 }
 
 
@@ -87,7 +88,10 @@ def frames_of(video: Tensor, config: iv.Config) -> Tensor:
     return video[:, :: FRAMES // config.grid[0]]
 
 
-def fitted(model: iv.InternVideoNext, work: Path, seed: int, start: int, updates: int, rate: float) -> Found:
+def fitted(
+    model: iv.InternVideoNext, work: Path, seed: int, start: int, updates: int, rate: float, parent: str = ""
+) -> Found:
+    """Train a stage in `work`; its log. `parent` says which Stage 1 it goes on from."""
     config = model.config
     kept = STUDY.clips(lambda numbers: clips(numbers, seed)[0], CLIPS, seed=seed, frames=FRAMES, side=SIDE)
 
@@ -106,7 +110,8 @@ def fitted(model: iv.InternVideoNext, work: Path, seed: int, start: int, updates
             work,
             updates=updates,
             schedule=iv.Stage(1.0, 4, BATCH, rate, 0.05).rates,
-            settings={"config": asdict(config), "teacher": weights(), "seed": seed, "start": start},
+            settings={"config": asdict(config), "teacher": weights(), "seed": seed, "start": start}
+            | ({"stage 1": parent} if parent else {}),
             **iv.OPTIMISER,
             title=f"{work.name}",
         )
@@ -130,15 +135,17 @@ def first(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found]
     return model, fitted(model, STUDY.folder(arm, seed, updates), seed, 0, round(FIRST * updates), RATE)
 
 
-def second(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found]:
-    """The rest of the updates on the whole Stage 1 of the seed. All arms begin them with a fresh optimiser, at the same rate."""
+def second(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found, str]:
+    """The rest of the updates on the whole Stage 1 of the seed, and which that was. All arms begin them with a fresh optimiser,
+    at the same rate."""
     model, _ = first("eight frames, stage 1" if arm.startswith("eight") else "both, diffusion", seed, updates)
     updates *= times(arm)
+    parent = sum_of(model.encoder)[:12]
     if not arm.endswith("continued"):
         torch.manual_seed(seed + 100)
         model = iv.second_stage(model, **SECONDS[arm]).to(device())
     start = round(FIRST * updates)
-    return model, fitted(model, STUDY.folder(arm, seed, updates), seed, start, updates - start, RATE_ON)
+    return model, fitted(model, STUDY.folder(arm, seed, updates), seed, start, updates - start, RATE_ON, parent), parent
 
 
 def trial(arm: str, seed: int, updates: int) -> Found:
@@ -155,14 +162,30 @@ def trial(arm: str, seed: int, updates: int) -> Found:
         seen = Every(encoder)
         work = STUDY.folder(arm, seed, updates)
         found["log"] = effects.supervised(seen, FULL.encoder.width, work, seed, updates, BATCH)
-    elif arm != "random":
-        model, found["log"] = (first if arm in FIRSTS else second)(arm, seed, updates)
+    elif arm in FIRSTS:
+        model, found["log"] = first(arm, seed, updates)
+        encoder, config = model.encoder, model.config
+        found |= {"passes": float(len(config.passes)), "stage 1": sum_of(encoder)[:12]}
+    elif arm in SECONDS:
+        model, found["log"], found["stage 1"] = second(arm, seed, updates)
         encoder, config = model.encoder, model.config
         found["passes"] = float(len(model.config.passes))
     encoder.to(device()).eval()
     # The heads for depth and tracks are told of four frames' tokens.
     dense = config.grid == GRID
     return found | effects.read(lambda video: encoder(to_pixels(frames_of(video, config))), seed, dense=dense)
+
+
+def akin(one: Found, other: Found) -> bool:
+    """Whether two trials of a seed may be paired. Where both have to do with the whole Stage 1, it must be the same one: that of
+    a seed was trained twice, on a CPU and on a GPU, and they are as far apart as two seeds. Trials from before this was noted
+    tell it by their machine."""
+    grown = {"both, diffusion", *SECONDS}
+    if not {one["arm"], other["arm"]} <= grown or not {one["arm"], other["arm"]} & set(SECONDS):
+        return True
+    if "stage 1" in one and "stage 1" in other:
+        return bool(one["stage 1"] == other["stage 1"])
+    return "CPU" in one["machine"].split(",")[0] and "CPU" in other["machine"].split(",")[0]
 
 
 class Every(torch.nn.Module):
@@ -213,13 +236,15 @@ STUDY = Study(
     about="Small encoders, procedural video, an image teacher of our own. Stage 1 has 60 % of the updates; its arms stop there. "
     "Passes: masked views of a clip in an update, which is what arms of equal updates differ in. Depth and tracks: 400 labelled "
     "clips; of pairs a half is chance.",
-    columns=("depth pairs", "depth cells", "track IoU"),
+    columns=("depth pairs", "depth ranks", "track IoU"),
     numbers={
         "passes": lambda row: mean(row, "passes"),
         "rank": lambda row: mean(row, "rank"),
         "IoU if nothing moves": lambda row: mean(row, "staying", 2),
+        "ranks if all alike": lambda row: mean(row, "one rank", 2),
     },
     dim=lambda arm: arm in SECONDS,
+    akin=akin,
 )
 
 if __name__ == "__main__":

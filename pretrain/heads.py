@@ -165,9 +165,10 @@ def overlap(one: Tensor, two: Tensor, general: bool = False) -> Tensor:
 
 @torch.no_grad()
 def depth_scores(logits: Tensor, told: Truth) -> dict[str, float]:
-    """`cells`: the share of cells with an object whose rank is right. `pairs`: of objects that overlap somewhere in the clip and
-    are both seen, the share whose order comes out right by the mean rank over their cells; chance is a half."""
-    chosen = logits.argmax(-1)
+    """`ranks`: of the cells with an object, the share whose rank among objects is right: that one is there is not asked, which
+    would be finding and no order. `pairs`: of objects that overlap somewhere in the clip and are both seen, the share whose
+    order comes out right by the mean rank over their cells; chance is a half."""
+    chosen = logits[..., 1:].argmax(-1) + 1
     things = told.ranks > 0
     mean = (logits.softmax(-1) * torch.arange(RANKS)).sum(-1)  # the expected rank
     right = total = 0
@@ -177,8 +178,13 @@ def depth_scores(logits: Tensor, told: Truth) -> dict[str, float]:
             if all(c.any() for c in cells):
                 right += int(mean[row][cells[0]].mean() > mean[row][cells[1]].mean())
                 total += 1
-    cells_right = (chosen == told.ranks)[things].float().mean().item()
-    return {"cells": cells_right, "pairs": right / max(1, total)}
+    ranks_right = (chosen == told.ranks)[things].float().mean().item()
+    return {"ranks": ranks_right, "pairs": right / max(1, total)}
+
+
+def one_rank(told: Truth) -> float:
+    """What `ranks` is where every object is said to have the rank that most cells have."""
+    return float(torch.bincount(told.ranks[told.ranks > 0]).max() / (told.ranks > 0).sum())
 
 
 @torch.no_grad()

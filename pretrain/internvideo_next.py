@@ -32,6 +32,7 @@ from pretrain import recipe as recipes
 from pretrain.image_teacher import ImageTeacher, layers_of
 from pretrain.loop import Share, fit, warm_cosine
 from pretrain.recipe import Clips, check_side, generator, is_main, record_of, to_pixels, to_uint8
+from pretrain.stored import sum_of
 from pretrain.targets import Teacher, meters
 from pretrain.vit3d import (
     Attention,
@@ -70,7 +71,8 @@ class Config:
     stage: Literal[1, 2] = 1
 
     # Of the stage that it is in: drawn where the teacher looks (Stage 1), or multi-block (Stage 2).
-    mask: Literal["semantic", "blocks"] = "semantic"
+    # "frames": the first frames whole and nothing of those after, as many as `most` lets stay.
+    mask: Literal["semantic", "blocks", "frames"] = "semantic"
 
     # Stage 1
     teacher: str = "google/siglip2-giant-opt-patch16-256"
@@ -128,7 +130,7 @@ class Config:
     @property
     def passes(self) -> tuple[str, ...]:
         """The kinds of masks that a step goes through."""
-        kinds = ("semantic",) if self.mask == "semantic" else ("blocks",) * len(self.blocks)
+        kinds = ("blocks",) * len(self.blocks) if self.mask == "blocks" else (self.mask,)
         return (*kinds, "ahead") if self.ahead and self.pixel_weight else kinds
 
     @property
@@ -610,7 +612,11 @@ def draw(config: Config, grid: Grid, batch: int, rows: range, *name: int) -> Dra
         if kind == "blocks":
             count, scale = config.blocks[number]
             most = max(1, int(total * config.most))
-            keep = masks.tubes_of_blocks(batch, grid, count, scale, shared, most, config.cut)[rows.start : rows.stop]
+            group = GROUPS.get(config.flavour, masks.GROUP)
+            keep = masks.tubes_of_blocks(batch, grid, count, scale, shared, most, config.cut, group)
+            keep = keep[rows.start : rows.stop]
+        elif kind == "frames":
+            keep = recipes.everywhere(len(rows), max(1, int(frames * config.most)) * places)
         elif kind == "ahead":
             first = int(torch.randint(1, frames, (), generator=shared))
             keep = recipes.everywhere(len(rows), first * places)
@@ -650,6 +656,10 @@ FLAVOURS: dict[str, Config] = {
     "base": Config(Size(768, 12, 12), drop=0.1, **_PUBLISHED),
     "large": Config(Size(1024, 24, 16), drop=0.2, **_PUBLISHED),
 }  # fmt: skip
+
+
+# Clips on a GPU in the published trainings, which share the count of tokens that a mask leaves: the more, the fewer are left.
+GROUPS = {"base": 14, "large": 8}
 
 
 @dataclass(frozen=True)
@@ -802,6 +812,8 @@ def pretrain(
     given |= {"overrides": overrides} if overrides else {}
     videos, bad, logs = None, dict[str, str](), {}
     checkpointing = size in ("base", "large")
+    # Weights that a stage begins from or learns from, beside the settings: of another Stage 1 its checkpoint would be another's.
+    learned_from: dict[str, str] = {"weights of the image teacher": sum_of(image)} if image else {}
     torch.manual_seed(seed)
     model = first
     for number in (1, 2):
@@ -814,6 +826,7 @@ def pretrain(
                 model.predictor.bert.layers.load_state_dict(weights)
         else:
             assert model is not None
+            learned_from |= {"weights of Stage 1": sum_of(model.encoder)}
             torch.manual_seed(seed + 1)
             model = second_stage(model, checkpointing=checkpointing, **later)
             if model.config.looks and model.image is None:  # a Stage 1 from a folder comes without
@@ -835,7 +848,7 @@ def pretrain(
             schedule=stage.rates,
             **OPTIMISER,
             precision=precision,
-            settings=given,
+            settings={**given, **learned_from},
             ahead=videos is not None,
             micro=micro,
             on_checkpoint=functools.partial(save_at, out, model),

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 TRIES = 100
-GROUP = 32  # clips on a GPU in the published trainings: as many share the count that stays
+GROUP = 32  # clips on a GPU in V-JEPA's and NExT-Vid's trainings: as many share the count that stays
 
 
 def complement(keep: Tensor, total: int) -> Tensor:
@@ -60,6 +60,7 @@ def tubes_of_blocks(
     generator: Generator,
     most: int | None = None,
     cut: Literal["tail", "random"] = "random",
+    group: int = GROUP,
 ) -> Tensor:
     """`blocks` laid over all frames of a clip of `grid` (t, y, x): (batch, K), at most `most`.
 
@@ -68,7 +69,7 @@ def tubes_of_blocks(
     random, the same in all frames.
     """
     frames, places = grid[0], grid[1] * grid[2]
-    seen = seen_past_blocks(batch, grid[1:], count, scale, generator)
+    seen = seen_past_blocks(batch, grid[1:], count, scale, generator, group=group)
     if cut == "random":
         keep = _evened(seen, generator)
         count_kept = min(keep.shape[1], max(1, (most or frames * places) // frames))
@@ -87,8 +88,10 @@ def seen_past_blocks(
     scale: float,
     generator: Generator,
     aspect: tuple[float, float] = (0.75, 1.5),
+    group: int = GROUP,
 ) -> Tensor:
-    """What the rectangles of `blocks` leave of a frame: bool (batch, rows * columns), at least one place of each."""
+    """What the rectangles of `blocks` leave of a frame: bool (batch, rows * columns), at least one place of each. Behind the
+    first `group` none has less than the poorest of those."""
     rows, columns = grid
     low, high = aspect
     ratio = low + (high - low) * torch.rand((), generator=generator).item()
@@ -106,7 +109,7 @@ def seen_past_blocks(
         hidden = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
         seen[poor] = ~hidden.any(1)
         counts = seen.flatten(1).sum(1)
-        least = max(1, int(counts[:GROUP].min()))
+        least = max(1, int(counts[:group].min()))
         poor = (counts < least).nonzero()[:, 0]
         if not len(poor):
             return seen.flatten(1)

@@ -86,7 +86,7 @@ def test_probe_reads_depth_and_tracks(tmp_path: Path) -> None:
     call("pretrain", "internvideo-next", "--size", "tiny", "--budget", "4u", "--out", str(out))
     said = call("probe", str(out), "--labels", "30", "--seeds", "1", "--kind", "all", "--epochs", "1").output
     row = json.loads((out / "probe.json").read_text())["rows"][0]
-    assert {"depth pairs", "depth cells", "track IoU"} < set(row["accuracy"]) and 0 < row["staying"] < 1
+    assert {"depth pairs", "depth ranks", "track IoU"} < set(row["accuracy"]) and 0 < row["staying"] < 1
     assert "track IoU" in said and f"{100 * row['staying']:.1f}" in said
     call("pretrain", "show", str(out), "--out", str(tmp_path / "sheet.png"))
     assert (tmp_path / "sheet.webp").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -288,6 +289,21 @@ def test_semantic_masks_follow_the_teacher(teacher: ImageTeacher) -> None:
     top = model_of(replace(TINY, pick="top"), teacher).semantic(looked, torch.rand(2, 4, 12)).view(2, 4, 3) % 12
     assert torch.equal(top, looked.topk(3).indices.sort().values)
     assert [replace(TINY, hidden=h).visible(256) for h in (0.75, 0.8)] == [64, 52]  # the script's and the paper's
+
+
+def test_large_batches_leave_what_the_published_share_of_a_gpu_does() -> None:
+    """The count is shared by 14 clips (Base) or 8 (Large), however many are in the batch; more would leave fewer."""
+    for size, wanted in (("base", 0.073), ("large", 0.09)):
+        config = replace(iv.FLAVOURS[size], flavour=size, stage=2, mask="blocks", blocks=((2, 0.7),), pixels_too=0.0)
+        kept = [iv.draw(config, (4, 16, 16), 64, range(1), seed).keeps[0].shape[1] / 1024 for seed in range(60)]
+        assert np.mean(kept) == pytest.approx(wanted, abs=0.012), size
+
+
+def test_the_first_frames_whole() -> None:
+    """Of eight frames the first two stay and nothing else, the same for all clips."""
+    config = replace(TINY, stage=2, mask="frames", most=0.25, ahead=False)
+    (keep,) = iv.draw(config, (8, 3, 3), 5, range(5), 0).keeps
+    assert config.passes == ("frames",) and torch.equal(keep, torch.arange(18).expand(5, 18))
 
 
 def test_what_multi_block_masks_leave() -> None:
@@ -586,6 +602,19 @@ def test_an_image_teacher_of_our_own(tmp_path: Path) -> None:
 
 
 # The recipe
+
+
+def test_a_second_stage_is_that_of_its_first(tmp_path: Path) -> None:
+    """With more updates Stage 1 goes on, and is another than the one that the checkpoint of Stage 2 grew from: nothing of either
+    is thrown away unsaid."""
+    iv.pretrain(tmp_path, updates=4, size="tiny")
+    with pytest.raises(ValueError, match="weights of Stage 1"):
+        iv.pretrain(tmp_path, updates=8, size="tiny")
+    settings = tmp_path / "work" / "stage-1" / "settings.json"
+    said = json.loads(settings.read_text())
+    settings.write_text(json.dumps(said | {"weights of the image teacher": "another"}))
+    with pytest.raises(ValueError, match="weights of the image teacher"):
+        iv.pretrain(tmp_path, updates=4, size="tiny")
 
 
 def test_one_stage_at_a_time(tmp_path: Path) -> None:

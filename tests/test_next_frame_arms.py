@@ -284,11 +284,23 @@ def test_a_random_backbone_can_still_write_an_answer(family: ModuleType, folder:
     """What makes pixels of features is kept, as CogVideoX's VAE and LVMAE's tokenizer are: the control is of what was learnt
     about videos, not of whether random features can be a flat patch."""
     trained, drawn = arm(family, str(folder)).model, arm(family, str(folder), init="random").model
-    for part in getattr(family, "CODEC", ("tokenizer",)):
+    for part in family.codec(trained) if hasattr(family, "codec") else ("tokenizer",):
         for one, two in zip(
             trained.get_submodule(part).parameters(), drawn.get_submodule(part).parameters(), strict=True
         ):
             assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(("head", "kept"), [("linear", "decoder"), ("mlp", "decoder.4"), ("diffusion", "decoder.out")])
+def test_a_random_control_keeps_the_last_layer_of_every_head(head: str, kept: str, tmp_path: Path) -> None:
+    internvideo_next.pretrain(tmp_path, updates=2, size="tiny", stages="1", overrides={"head": head})
+    trained, drawn = (
+        arm(importlib.import_module("adapters.internvideo_next"), str(tmp_path), init=init).model
+        for init in ("pretrained", "random")
+    )
+    ours, theirs = (model.get_submodule(kept).state_dict() for model in (trained, drawn))
+    assert ours and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert not torch.equal(trained.encoder.embed.weight, drawn.encoder.embed.weight)
 
 
 @pytest.mark.skipif(not (nextvid_arm.ZOO / "model.safetensors").exists(), reason="it ships with a checkout")

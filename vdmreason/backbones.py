@@ -811,8 +811,9 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
         grid = (frames // tubelet, 8, 8)
         depth = heads.depth(learn, choose, test, grid, epochs=epochs, seed=seed)
         track = heads.track(learn, choose, test, grid, epochs=epochs, seed=seed)
-        yield from {"depth pairs": depth["pairs"], "depth cells": depth["cells"], "track IoU": track["iou"]}.items()
+        yield from {"depth pairs": depth["pairs"], "depth ranks": depth["ranks"], "track IoU": track["iou"]}.items()
         staying.append(heads.staying(test[1])["iou"])
+        one_rank.append(heads.one_rank(test[1]))
 
     ways = {
         str(folder): lambda video: recipe.encode(model, video.to(device)),
@@ -820,7 +821,8 @@ def probed(folder: Path, labels: int, seeds: int, kinds: tuple[str, ...], epochs
         "pixels": lambda video: probes.raw_patches(video, tubelet, patch),
     }
     staying: list[float] = []
+    one_rank: list[float] = []
     rows = readings(ways, clips, parts, total, list(_classes()), seeds, kinds, epochs, dense)
     if staying:
-        rows[0]["staying"] = float(np.mean(staying))
+        rows[0] |= {"staying": float(np.mean(staying)), "one rank": float(np.mean(one_rank))}
     return rows
