@@ -183,6 +183,9 @@ def test_fewer_bits_and_shards_take_less() -> None:
     assert four == pytest.approx(whole - linear * (16 - 4.5) / 8, rel=1e-6)
     shards = plan.plan(config.resolve(config.to_dict(run), ["speed.shard=true"]), 80, processes=4)
     assert whole / 4 < shards.frozen < whole / 3
+    assert not [note for note in shards.notes if "answers are not in this" in note]
+    small = plan.plan(config.resolve(config.to_dict(run), ["speed.shard=true"]), 8, processes=4)
+    assert [note for note in small.notes if f"the whole backbone, {whole / plan.GIB:.1f} GiB" in note]
 
 
 def call(*words: str, code: int):

@@ -358,7 +358,7 @@ def plan(
         hours(answers, asked, sketch.arm.answer_pace),
         hours(run.n * run.augment * sketch.ahead / processes, "small"),
         disk(run, sketch),
-        (*notes(pace, sketch.arm.answer_pace, dtype), *sketch.arm.caveats),
+        (*notes(pace, sketch.arm.answer_pace, dtype), *alone(sketch, room, sharded), *sketch.arm.caveats),
     )
 
 
@@ -387,6 +387,16 @@ def notes(pace: str, answer_pace: float, dtype: str) -> tuple[str, ...]:
     said = f"training at {SHARES[pace]:.0%} of a {dtype} matrix product's speed, as with {how[pace]}"
     slower = "" if answer_pace == 1 else f"; answers, token by token, at {answer_pace:.0%} of that"
     return (said + slower,)
+
+
+def alone(sketch: Sketch, room: int, sharded: bool) -> list[str]:
+    """What is learned in parts is answered by one device, which must hold all of it: said where it cannot."""
+    whole = sketch.frozen_bytes("none")
+    if not sharded or whole <= room:
+        return []
+    return [
+        f"answers are not in this: one device makes them with the whole backbone, {whole / GIB:.1f} GiB, which this one cannot hold"
+    ]
 
 
 def disk(run: Run, sketch: Sketch) -> dict[str, int]:
