@@ -61,8 +61,10 @@ def load(
 
 def codec(model: Any) -> tuple[str, ...]:
     """The layer from features to a patch's pixels: the decoder's last, whichever head draws them."""
+    if hasattr(model.decoder, "out"):
+        return ("decoder.out",)
     *_, last = (name for name, part in model.decoder.named_modules(prefix="decoder") if hasattr(part, "out_features"))
-    return ("decoder.out" if hasattr(model.decoder, "out") else last,)
+    return (last,)
 
 
 def draw(model: Any) -> None:

@@ -25,8 +25,6 @@ FLAVOURS = {
     "tiny": Flavour("tiny", "", "the real class with random weights, for tests", 70_000, False, SMALL),
 }
 UNUSED = ("teacher",)  # at the exam: alignment is pretraining's
-# From features to a patch's pixels. NExT-Vid's has 128 features for 384 numbers: with random weights 61 % of what a flat patch is
-# lies where no features lead, and no LoRA helps (docs/log.md, 2026-11-26).
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ def load(
 
 
 def codec(model: Any) -> tuple[str, ...]:
-    """The layer from features to a tokenizer's codes or a patch's pixels."""
+    """The layer from features to a patch's pixels. It has 128 features for 384 numbers: with random weights 61 % of what a flat
+    patch is lies where no features lead, and no LoRA helps (docs/log.md, 2026-11-26)."""
     return ("decoder.out",)
 
 

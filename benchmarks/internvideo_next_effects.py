@@ -140,7 +140,7 @@ def second(arm: str, seed: int, updates: int) -> tuple[iv.InternVideoNext, Found
     at the same rate."""
     model, _ = first("eight frames, stage 1" if arm.startswith("eight") else "both, diffusion", seed, updates)
     updates *= times(arm)
-    parent = sum_of(model.encoder)[:12]
+    parent = sum_of(model)[:12]
     if not arm.endswith("continued"):
         torch.manual_seed(seed + 100)
         model = iv.second_stage(model, **SECONDS[arm]).to(device())
@@ -165,7 +165,7 @@ def trial(arm: str, seed: int, updates: int) -> Found:
     elif arm in FIRSTS:
         model, found["log"] = first(arm, seed, updates)
         encoder, config = model.encoder, model.config
-        found |= {"passes": float(len(config.passes)), "stage 1": sum_of(encoder)[:12]}
+        found |= {"passes": float(len(config.passes)), "stage 1": sum_of(model)[:12]}
     elif arm in SECONDS:
         model, found["log"], found["stage 1"] = second(arm, seed, updates)
         encoder, config = model.encoder, model.config
@@ -183,8 +183,8 @@ def akin(one: Found, other: Found) -> bool:
     grown = {"both, diffusion", *SECONDS}
     if not {one["arm"], other["arm"]} <= grown or not {one["arm"], other["arm"]} & set(SECONDS):
         return True
-    if "stage 1" in one and "stage 1" in other:
-        return bool(one["stage 1"] == other["stage 1"])
+    if "stage 1" in one or "stage 1" in other:
+        return bool(one.get("stage 1") == other.get("stage 1"))
     return "CPU" in one["machine"].split(",")[0] and "CPU" in other["machine"].split(",")[0]
 
 

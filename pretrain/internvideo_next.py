@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pretrain import denoise, image_teacher, masks
 from pretrain import recipe as recipes
 from pretrain.image_teacher import ImageTeacher, layers_of
-from pretrain.loop import Share, fit, warm_cosine
+from pretrain.loop import Share, ended, fit, warm_cosine
 from pretrain.recipe import Clips, check_side, generator, is_main, record_of, to_pixels, to_uint8
 from pretrain.stored import sum_of
 from pretrain.targets import Teacher, meters
@@ -115,6 +115,8 @@ class Config:
             )
         if self.registers < 0 or self.shift <= 0:
             raise ValueError("registers: not negative; shift: above 0")
+        if self.stage == 1 and self.mask == "frames":
+            raise ValueError("mask frames: is Stage 2's, which says by `most` how many stay")
         if not self.passes:
             raise ValueError("blocks: at least one mask, where there is no pass ahead")
 
@@ -616,7 +618,9 @@ def draw(config: Config, grid: Grid, batch: int, rows: range, *name: int) -> Dra
             keep = masks.tubes_of_blocks(batch, grid, count, scale, shared, most, config.cut, group)
             keep = keep[rows.start : rows.stop]
         elif kind == "frames":
-            keep = recipes.everywhere(len(rows), max(1, int(frames * config.most)) * places)
+            if frames < 2:
+                raise ValueError("mask frames: hides whole frames at the end; clips of one frame of tokens have none")
+            keep = recipes.everywhere(len(rows), min(frames - 1, max(1, int(frames * config.most))) * places)
         elif kind == "ahead":
             first = int(torch.randint(1, frames, (), generator=shared))
             keep = recipes.everywhere(len(rows), first * places)
@@ -814,6 +818,16 @@ def pretrain(
     checkpointing = size in ("base", "large")
     # Weights that a stage begins from or learns from, beside the settings: of another Stage 1 its checkpoint would be another's.
     learned_from: dict[str, str] = {"weights of the image teacher": sum_of(image)} if image else {}
+    whole = stages == "1+2"
+    shares = (recipe.stages[0].share, 1 - recipe.stages[0].share) if whole else (1.0, 1.0)
+    budgets = [(minutes and minutes * share, updates and max(1, round(updates * share))) for share in shares]
+    (first_minutes, first_updates), _ = budgets
+    begun = whole and (out / "work/stage-2/checkpoint").exists()
+    if begun and not ended(out / "work/stage-1", first_updates, first_minutes):
+        raise ValueError(
+            f"{out} has begun Stage 2, and with a larger budget Stage 1 would go on beneath it. Name another --out, or give "
+            "Stage 2 more by itself: --stages 2 --start with the folder of a Stage 1"
+        )
     torch.manual_seed(seed)
     model = first
     for number in (1, 2):
@@ -826,16 +840,15 @@ def pretrain(
                 model.predictor.bert.layers.load_state_dict(weights)
         else:
             assert model is not None
-            learned_from |= {"weights of Stage 1": sum_of(model.encoder)}
+            learned_from |= {"weights of Stage 1": sum_of(model)}
             torch.manual_seed(seed + 1)
             model = second_stage(model, checkpointing=checkpointing, **later)
             if model.config.looks and model.image is None:  # a Stage 1 from a folder comes without
                 model.learn_from(teacher_of(model.config))
+            if model.image is not None:
+                learned_from |= {"weights of the image teacher": sum_of(model.image)}
             bad = videos.bad if videos else {}
-        stage, share = recipe.stages[number - 1], 1.0
-        if stages == "1+2":
-            share = recipe.stages[0].share
-            share = share if number == 1 else 1 - share
+        stage, budget = recipe.stages[number - 1], budgets[number - 1]
         if data:
             options: dict[str, Any] = {"fps": fps, "seed": seed, "most_bad": most_bad, "sampling": "sparse"}
             videos = Videos(data, stage.frames, recipe.side, **options)
@@ -843,8 +856,8 @@ def pretrain(
             model,
             Batches(model.config, stage, recipe.side, seed, videos),
             out / "work" / f"stage-{number}",
-            minutes=minutes and minutes * share,
-            updates=updates and max(1, round(updates * share)),
+            minutes=budget[0],
+            updates=budget[1],
             schedule=stage.rates,
             **OPTIMISER,
             precision=precision,
@@ -858,9 +871,9 @@ def pretrain(
         return {"log": logs}
     assert model is not None
     save(out, model)
-    budget = f"{minutes:g}m" if minutes else f"{updates}u"
+    spent = f"{minutes:g}m" if minutes else f"{updates}u"
     record = record_of(
-        "internvideo-next", recipe, out, budget, {**given, "micro": micro, "most_bad": most_bad}, pretrain
+        "internvideo-next", recipe, out, spent, {**given, "micro": micro, "most_bad": most_bad}, pretrain
     )
     record |= {"log": logs, "bad": {**bad, **videos.bad} if videos else {}}
     return recipes.write_down(record, out, card(record, model))
@@ -969,7 +982,9 @@ def pictures(model: InternVideoNext, video: Tensor, seed: int = 0, steps: int = 
         name = f"random mask (no teacher), {config.hidden:.0%} hidden"
     drawn = draw(replace(config, mask="semantic"), grid, 1, range(1), seed)
     keeps = {name: model.semantic(attention, drawn.uniform)}
-    if config.stage == 2:
+    if "frames" in config.passes:
+        keeps["the first frames"] = draw(config, grid, 1, range(1), seed).keeps[0]
+    if "blocks" in config.passes:
         for count, scale in config.blocks:
             most = max(1, int(total * config.most))
             keep = masks.tubes_of_blocks(1, grid, count, scale, generator(seed, count), most, config.cut)

@@ -147,11 +147,7 @@ def fit(
     prepared, optimizer_ = accelerator.prepare(module, optimizer)
     parameters = [p for p in prepared.parameters() if p.requires_grad]
 
-    plan = json.loads((folder / "plan.json").read_text()) if (folder / "plan.json").exists() else {}
-    if updates is None and "updates" in plan and plan.get("minutes") == minutes:
-        updates = plan["updates"]
-    elif updates is None and "seconds_an_update" in plan:  # another budget than before
-        updates = max(step, int((minutes or 0) * 60 / plan["seconds_an_update"]))
+    updates = planned(folder, step, updates, minutes)
     first = step
     timing = updates is None  # the plan is made once some updates have been timed
     total = updates if updates is not None else first + TIMED_UPDATES + 1
@@ -165,8 +161,8 @@ def fit(
     while step < total:
         if timing and step == first + TIMED_UPDATES:
             seconds = (time.monotonic() - began) / (TIMED_UPDATES - 2)  # the first two are slower
-            planned = [max(total, int((minutes or 0) * 60 / seconds))]
-            total, timing = broadcast_object_list(planned)[0], False
+            fits = [max(total, int((minutes or 0) * 60 / seconds))]
+            total, timing = broadcast_object_list(fits)[0], False
             if accelerator.is_main_process:
                 _write_json(folder / "plan.json", {"updates": total, "minutes": minutes, "seconds_an_update": seconds})
             bar.total = total
@@ -304,14 +300,38 @@ class _Ahead:
             self.thread.shutdown(cancel_futures=True)
 
 
+def planned(folder: Path, step: int, updates: int | None, minutes: float | None) -> int | None:
+    """The updates that a training in `folder`, now at `step`, ends with; None where some have to be timed first."""
+    plan = json.loads((folder / "plan.json").read_text()) if (folder / "plan.json").exists() else {}
+    if updates is None and "updates" in plan and plan.get("minutes") == minutes:
+        return int(plan["updates"])
+    if updates is None and "seconds_an_update" in plan:  # another budget than before
+        return max(step, int((minutes or 0) * 60 / plan["seconds_an_update"]))
+    return updates
+
+
+def ended(folder: Path, updates: int | None, minutes: float | None) -> bool:
+    """Whether the training in `folder` has nothing left to do with this budget."""
+    for place in (folder / "checkpoint", folder / "checkpoint.old"):
+        if (place / "loop.json").exists():
+            step = int(json.loads((place / "loop.json").read_text())["step"])
+            target = planned(folder, step, updates, minutes)
+            return target is not None and step >= target
+    return False
+
+
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raises ValueError where the folder holds a training of other settings; notes those of a new one."""
+    """Raises ValueError where the folder holds a training of other settings; notes those of a new one. Sums of weights, which
+    came later, are noted where an older training has none."""
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / "settings.json", json.loads(json.dumps(settings))
     if not path.exists():
         _write_json(path, wanted)
         return
     known = json.loads(path.read_text())
+    if missing := {key: value for key, value in wanted.items() if key.startswith("weights of ") and key not in known}:
+        known |= missing
+        _write_json(path, known)
     for key in {**known, **wanted}:
         if known.get(key) != wanted.get(key):
             raise ValueError(

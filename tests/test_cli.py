@@ -197,7 +197,7 @@ def test_a_port_in_use_is_one_line() -> None:
     [
         (UserError("do\n this"), "error: do this"),
         (OSError(errno.ENOSPC, "full"), "error: the disk is full"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "error: the GPU's memory is full"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "error: the GPU is out of memory"),
         (KeyboardInterrupt(), "interrupted"),
         (jobs.Stopped(), "stopped"),
     ],

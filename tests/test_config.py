@@ -278,3 +278,4 @@ def test_how_a_batch_is_cut_is_no_part_of_a_run() -> None:
     one, other = config.resolve(plain), config.resolve(cut)
     assert one.id == other.id == "d084678afe31" and one.training_id == other.training_id
     assert config.differences(one, other) == []
+    assert config.told_apart([config.to_dict(run) for run in (one, other)]) == ["", ""]

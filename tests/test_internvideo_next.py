@@ -304,6 +304,12 @@ def test_the_first_frames_whole() -> None:
     config = replace(TINY, stage=2, mask="frames", most=0.25, ahead=False)
     (keep,) = iv.draw(config, (8, 3, 3), 5, range(5), 0).keeps
     assert config.passes == ("frames",) and torch.equal(keep, torch.arange(18).expand(5, 18))
+    (most,) = iv.draw(replace(config, most=1.0), (4, 3, 3), 2, range(2), 0).keeps
+    assert most.shape == (2, 27)  # one frame is always hidden
+    with pytest.raises(ValueError, match="one frame of tokens"):
+        iv.draw(config, (1, 3, 3), 2, range(2), 0)
+    with pytest.raises(ValueError, match="Stage 2's"):
+        replace(config, stage=1)
 
 
 def test_what_multi_block_masks_leave() -> None:
@@ -607,11 +613,22 @@ def test_an_image_teacher_of_our_own(tmp_path: Path) -> None:
 def test_a_second_stage_is_that_of_its_first(tmp_path: Path) -> None:
     """With more updates Stage 1 goes on, and is another than the one that the checkpoint of Stage 2 grew from: nothing of either
     is thrown away unsaid."""
-    iv.pretrain(tmp_path, updates=4, size="tiny")
-    with pytest.raises(ValueError, match="weights of Stage 1"):
+    record = iv.pretrain(tmp_path, updates=4, size="tiny")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="has begun Stage 2, and with a larger budget"):
         iv.pretrain(tmp_path, updates=8, size="tiny")
+    assert (tmp_path / "model.safetensors").read_bytes() == whole
+    assert iv.pretrain(tmp_path, updates=4, size="tiny")["weights"] == record["weights"]
+    second = tmp_path / "work" / "stage-2" / "settings.json"
+    second.write_text(json.dumps(json.loads(second.read_text()) | {"weights of Stage 1": "another"}))
+    with pytest.raises(ValueError, match="weights of Stage 1"):
+        iv.pretrain(tmp_path, updates=4, size="tiny")
+    second.unlink()
     settings = tmp_path / "work" / "stage-1" / "settings.json"
     said = json.loads(settings.read_text())
+    settings.write_text(json.dumps({key: v for key, v in said.items() if not key.startswith("weights")}))
+    iv.pretrain(tmp_path, updates=4, size="tiny")  # begun by an older version, which noted none
+    assert json.loads(settings.read_text()) == said
     settings.write_text(json.dumps(said | {"weights of the image teacher": "another"}))
     with pytest.raises(ValueError, match="weights of the image teacher"):
         iv.pretrain(tmp_path, updates=4, size="tiny")

@@ -571,7 +571,7 @@ def test_drawn_answers_are_called_out(tmp_path) -> None:
     entries = [add_trial(tmp_path / "hot", arm, 10, 0, 0.5, **more) for arm, more in (
         ("video", {}), ("language", {"options": {"temperature": 0.7}}))]  # fmt: skip
     (line,) = [note for note in report.gather([plan(tmp_path / "hot", entries)]).notes if "drawn" in note]
-    assert line.startswith("Answers of causal_lm tiny are drawn, one a question, at temperature 0.7.")
+    assert line.startswith("Answers of causal_lm tiny are drawn, one a view of a question, at temperature 0.7.")
     assert "options.shift is each family's own: none (causal_lm tiny), 8.0 (cogvideox tiny)." in (
         notes := report.gather([tmp_path / "hot"]).notes
     ), notes

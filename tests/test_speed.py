@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import types
+from collections import OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import adapters
 import tasks
 from adapters.base import Lora
 from tasks.base import UserError
-from vdmreason import config, predict, speed, train
+from vdmreason import config, predict, speed, store, train, worker
 from vdmreason.config import Run
 
 FAMILIES = ["cogvideox", "causal_lm"]
@@ -241,7 +243,7 @@ def test_what_is_to_have_fewer_bits_is_never_whole_on_the_device(monkeypatch: py
 
 
 def test_a_look_ahead_holds_what_the_optimiser_will_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve bytes a trained weight, sixteen where its master is a copy; let go of before the training."""
+    """Eight bytes a trained weight, twelve where its master is a copy; gradients are made in the look itself."""
     run = real("causal_lm", precision="bf16")
     arm = train.load_arm(run, "cpu")
     count = sum(p.numel() for p in arm.trainable().values())
@@ -255,8 +257,10 @@ def test_a_look_ahead_holds_what_the_optimiser_will_need(tmp_path: Path, monkeyp
     monkeypatch.setattr(speed, "worth_fitting", lambda device: True)
     monkeypatch.setattr(torch, "empty", watched)
     train.train(run, tmp_path)
-    assert sizes == [16 * count]
-    assert speed.optimiser_bytes([torch.zeros(5)]) == 60
+    assert sizes == [12 * count]
+    assert (
+        speed.optimiser_bytes([torch.zeros(5)]) == 60 == 20 + speed.optimiser_bytes([torch.zeros(5)], gradients=False)
+    )
 
 
 def test_bf16_by_itself_only_where_a_gpu_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,12 +273,31 @@ def test_bf16_by_itself_only_where_a_gpu_computes_it(monkeypatch: pytest.MonkeyP
 
 
 def test_answers_attend_as_the_training_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded ones and the page's, whose process is another."""
     run = real("cogvideox", precision="bf16", test=1)
     train.train(run, tmp_path)
     through, in_fp32 = [], speed._in_fp32
     monkeypatch.setattr(speed, "_in_fp32", lambda *a, **k: through.append(1) or in_fp32(*a, **k))
     predict.predict(tmp_path)
-    assert through
+    recorded = len(through)
+    assert recorded
+    said: list[dict[str, Any]] = []
+    here = worker.Answering.__new__(worker.Answering)
+    here.arms, here.cancelled, here.say = OrderedDict(), set(), lambda **line: said.append(line)
+    here.predict(1, str(tmp_path), run.task, 0, run.seed)
+    assert said[-1]["done"] and len(through) > recorded
+    (line,) = store.read_lines(tmp_path / "predictions.jsonl")
+    assert said[-1]["grid"] == line["proposed"]
+
+
+def test_answers_attend_where_the_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a model that is several, or no library's, and does not say where it is."""
+    asked: list[torch.device] = []
+    monkeypatch.setattr(speed, "best_attention", lambda device, kind: asked.append(device) or nullcontext())
+    for model in (torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1, device="meta")}), torch.nn.ModuleDict()):
+        with predict.attending(real("causal_lm"), types.SimpleNamespace(model=model)):  # type: ignore[arg-type]
+            pass
+    assert [device.type for device in asked] == ["meta", "cpu"]
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])

@@ -195,6 +195,7 @@ def test_a_run_goes_on_from_the_checkpoint_that_is_chosen(root: Path, monkeypatc
     "text, what",
     [
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "Memory ran out"),
+        ("the GPU is out of memory. In training set optim.micro_batch: 1, speed.checkpointing: on", "Memory ran out"),
         ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "Memory ran out"),
         ("the loss is nan at step 9; step-000005 is kept.", "The loss was no number"),
         ("OSError: [Errno 28] No space left on device", "The disk is full"),

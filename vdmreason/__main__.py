@@ -90,7 +90,7 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
             traceback.print_exc()
         if full_device:
             error = UserError(
-                "the GPU's memory is full. In training set optim.micro_batch: 1, speed.checkpointing: on, then quantise: nf4; "
+                "the GPU is out of memory. In training set optim.micro_batch: 1, speed.checkpointing: on, then quantise: nf4; "
                 "for answers a smaller options.batch. `vdmreason doctor --config` says what fits."
             )
         elif debug:

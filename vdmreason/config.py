@@ -33,6 +33,7 @@ from tasks.base import Example, Split, Task, UserError, suggest
 
 #: Keys that say how a run is watched or kept, not what it computes. Two runs that differ only here have one id.
 NOT_IDENTITY = ("note", "checkpoint_every", "preview_every", "previews", "speed")
+CUT = "optim.micro_batch"  # nor is how a batch is cut, which changes nothing beyond rounding
 #: Keys that came later. At their defaults they leave a run what it was before they came, and so its id. A family's options
 #: say so of themselves: `field(metadata={"later": True})`.
 LATER = ("augment", "votes", "far_from", "test_task", "quantise")
@@ -132,7 +133,7 @@ class Run:
     def id(self) -> str:
         """12 hex digits over everything that changes the outcome; equal ids are the same experiment."""
         content = {key: value for key, value in to_dict(self).items() if key not in NOT_IDENTITY}
-        content["optim"]["micro_batch"] = None  # how a batch is cut changes nothing beyond rounding
+        content["optim"]["micro_batch"] = None
         content = {k: v for k, v in content.items() if k not in LATER or v != Run.__dataclass_fields__[k].default}
         kinds = dataclasses.fields(adapters.family(self.family).Options)
         later = {f.name: _plain(f.default) for f in kinds if f.metadata.get("later")}
@@ -313,9 +314,7 @@ def to_yaml(run: Run) -> str:
 def differences(old: Run, new: Run) -> list[str]:
     """What makes two runs different experiments, one line a key: "optim.lr: 0.001 -> 0.01"."""
     before, after = flat(to_dict(old)), flat(to_dict(new))
-    keys = [
-        k for k in dict.fromkeys([*before, *after]) if k.split(".")[0] not in NOT_IDENTITY and k != "optim.micro_batch"
-    ]
+    keys = [k for k in dict.fromkeys([*before, *after]) if k.split(".")[0] not in NOT_IDENTITY and k != CUT]
     return [f"{k}: {before.get(k)} -> {after.get(k)}" for k in keys if before.get(k) != after.get(k)]
 
 
@@ -385,7 +384,7 @@ def budget(run: Run) -> dict[str, Any]:
 def told_apart(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """For each of these runs, as plain values, in what it differs from others that a table would call the same: ", steps 1"."""
     named = ("task", "n", "family", "flavour", "init", "test_task")
-    shown = (*named, "seed", "augment", "votes", "far_from", *NOT_IDENTITY)
+    hidden = (*named, "seed", "augment", "votes", "far_from", *NOT_IDENTITY)
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     trees = [flat(run) for run in runs]
     for tree in trees:
@@ -393,7 +392,8 @@ def told_apart(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     said = []
     for tree in trees:
         peers = groups[tuple(tree.get(key) for key in named)]
-        keys = [key for key in tree if key.split(".")[0] not in shown and any(p.get(key) != tree[key] for p in peers)]
+        apart = [key for key in tree if any(peer.get(key) != tree[key] for peer in peers)]
+        keys = [key for key in apart if key != CUT and key.split(".")[0] not in hidden]
         said.append("".join(f", {key.rpartition('.')[2]} {tree[key]}" for key in keys))
     return said
 

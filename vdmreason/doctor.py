@@ -72,7 +72,7 @@ def _device() -> Finding:
         return Finding("problem", "device", f"torch cannot be imported: {error}")
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16"
         memory = f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
         name = torch.cuda.get_device_name()
         return Finding("ok", "device", f"{name}, {memory}, {precision}, CUDA {torch.version.cuda}")

@@ -321,7 +321,9 @@ def plan(
     a GPU, which takes bf16 and looks for a micro-batch by itself. Raises UserError for a backbone nobody knows the size of."""
     if run.optim.batch % processes:
         raise UserError(f"optim.batch: {run.optim.batch} examples cannot be shared equally by {processes} processes.")
-    dtype = "bfloat16" if run.precision == "bf16" or (run.precision == "auto" and gpu) else "float32"
+    # planned on a machine with a GPU: as that one would, by itself
+    bf16 = gpu and (not torch.cuda.is_available() or speed.has_bf16())
+    dtype = "bfloat16" if run.precision == "bf16" or (run.precision == "auto" and bf16) else "float32"
     sketch = sketch_of(run, dtype)
     sharded = run.speed.shard and processes > 1
     frozen, lora = sketch.frozen_bytes(run.quantise), sketch.lora_bytes()
@@ -395,7 +397,7 @@ def alone(sketch: Sketch, room: int, sharded: bool) -> list[str]:
     if not sharded or whole <= room:
         return []
     return [
-        f"answers are not in this: one device makes them with the whole backbone, {whole / GIB:.1f} GiB, which this one cannot hold"
+        f"answers are not in this: one device makes them, with the whole backbone, {whole / GIB:.1f} GiB: more than it holds"
     ]
 
 

@@ -154,13 +154,13 @@ def _by_canvas(arm: Arm, examples: Sequence[Example], seeds: Sequence[int]) -> l
 
 
 @contextmanager
-def _attending(run: Run, arm: Arm) -> Iterator[None]:
+def attending(run: Run, arm: Arm) -> Iterator[None]:
     """The attention that the arm learned with, which is the fastest, and on a CPU in bf16 rounds otherwise than torch's own."""
     import torch
 
     from vdmreason import speed, train
 
-    device = torch.device(getattr(arm.model, "device", "cpu"))
+    device = next((p.device for p in arm.model.parameters()), torch.device("cpu"))
     with speed.best_attention(device, torch.bfloat16 if train.use_bf16(run, device) else None):
         yield
 
@@ -181,7 +181,7 @@ def answer(run: Run, arm: Arm, numbered: Sequence[tuple[int, Example]], folder: 
     views = augment.views(task, run.votes, run.seed)
     asked = [(i, view.example(example), view) for i, example in numbered for view in views]
     seen = [example for _, example, _ in asked]
-    with _attending(run, arm):
+    with attending(run, arm):
         answers = _by_canvas(arm, seen, [_answer_seed(run, i, view) for i, _, view in asked])
     records = []
     for k, (i, example) in enumerate(numbered):

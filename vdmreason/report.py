@@ -317,8 +317,8 @@ def _own(trials: Sequence[Trial]) -> list[str]:
         if values.get("options.temperature"):
             drawn.setdefault(name, set()).add(f"{values['options.temperature']:g}")
     notes = [
-        f"Answers of {name} are drawn, one a question, at temperature {' or '.join(sorted(heats))}. Greedy ones need no other "
-        "training: --set options.temperature=0."
+        f"Answers of {name} are drawn, one a view of a question, at temperature {' or '.join(sorted(heats))}. Greedy ones need "
+        "no other training: --set options.temperature=0."
         for name, heats in sorted(drawn.items())
     ]
     for key, of_each in said.items():

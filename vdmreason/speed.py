@@ -71,9 +71,9 @@ class Masters:
         return whole(norm)
 
 
-def optimiser_bytes(weights: Iterable[Tensor]) -> int:
-    """What training adds to the weights themselves: masters where they are not fp32, two moments, a gradient in fp32."""
-    return sum(p.numel() * (4 * (p.element_size() < 4) + 8 + 4) for p in weights)
+def optimiser_bytes(weights: Iterable[Tensor], gradients: bool = True) -> int:
+    """What training adds to the weights themselves: masters where they are not fp32, two moments, and gradients in fp32."""
+    return sum(p.numel() * (4 * (p.element_size() < 4) + 8 + 4 * gradients) for p in weights)
 
 
 def whole(value: Tensor) -> Tensor:
@@ -184,6 +184,11 @@ def in_bf16(model: nn.Module) -> bool:
     """Whether the weights are bf16 as they lie. Autocast would keep every norm's output in fp32 for the way back: two fifths more
     memory in CogVideoX, for a model that its library runs in bf16 throughout."""
     return any(p.dtype == torch.bfloat16 for p in model.parameters())
+
+
+def has_bf16() -> bool:
+    """Whether the GPU that is here computes in bf16. torch says yes to what it can imitate, such as on a T4."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def worth_fitting(device: torch.device) -> bool:

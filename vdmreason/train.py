@@ -398,10 +398,11 @@ def make_room(
     share = run.optim.batch // accelerator.num_processes
     # one device cannot hold what has to be sharded: nothing can be tried on it
     if sharded or not speed.worth_fitting(device):
-        return run.optim.micro_batch
+        flavour = adapters.base.flavour(adapters.family(run.family), run.flavour)
+        return run.optim.micro_batch or (1 if flavour.published else None)
     (first, *_) = shares(run.optim.batch, run.optim.micro_batch, 0, accelerator.num_processes)  # refuses what cannot be
     most = speed.longest(samples)
-    later = speed.optimiser_bytes(arm.trainable().values())
+    later = speed.optimiser_bytes(arm.trainable().values(), gradients=False)  # those are made here too
 
     def attempt(micro: int) -> None:
         held = torch.empty(later, dtype=torch.uint8, device=device)  # what the optimiser will need beside it
@@ -432,7 +433,7 @@ def make_room(
 def use_bf16(run: Run, device: torch.device) -> bool:
     """Whether to compute in bf16: as the run says; by itself, on a GPU that has it."""
     if run.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return device.type == "cuda" and speed.has_bf16()
     return run.precision == "bf16"
 
 

@@ -300,6 +300,8 @@ class Answering:
         return self.arms[folder]
 
     def predict(self, number: int, folder: str, task: str, index: int, seed: int, question: Any = None) -> None:
+        from vdmreason.predict import attending
+
         run, arm = self.arm(folder)
         example = config.test_examples(_asked(run, task, seed), index + 1)[index]
         if question is not None:  # an arm frames an example; of this one only what is given will be looked at
@@ -321,7 +323,8 @@ class Answering:
             raise Cancelled("Cancelled.")
         # `given` only, and the seed that the recorded answer had: the same question gets the same answer. A run that votes
         # is asked under the plain view alone here.
-        answer = arm.predict([arm.frame(example).given], [named_seed("answer", run.seed, index)], watch)[0]
+        with attending(run, arm):
+            answer = arm.predict([arm.frame(example).given], [named_seed("answer", run.seed, index)], watch)[0]
         self.say(
             id=number, done=True, **raw(answer.raw), problem=answer.problem, seconds=answer.seconds,
             device=next(iter(arm.trainable().values())).device.type,
