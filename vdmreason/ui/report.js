@@ -2,6 +2,7 @@
 const head = element.querySelector(".report-head");
 const main = element.querySelector(".report-main");
 let drawn = "";
+let name = "";
 
 function keep(name, kind, label) {
   const button = document.createElement("button");
@@ -44,10 +45,11 @@ function show() {
   tools.append("Download: ", keep(value.name, "html", "HTML page"), keep(value.name, "md", "Markdown"), keep(value.name, "csv", "CSV"));
   head.replaceChildren(badge, made, tools, problem);
   if (value.main === drawn) return;
-  const open = [...main.querySelectorAll("details")].map((node) => node.open);
-  drawn = value.main;
+  // what was opened or closed stays so while the same sweep goes on
+  const open = value.name === name ? [...main.querySelectorAll("details")].map((node) => node.open) : [];
+  [drawn, name] = [value.main, value.name];
   main.innerHTML = value.main; // every text in it was escaped when the report was written
-  main.querySelectorAll("details").forEach((node, i) => { node.open = open[i] || false; });
+  main.querySelectorAll("details").forEach((node, i) => { node.open = open[i] ?? node.open; });
   sortable(main);
 }
 watch("value", show);
