@@ -265,7 +265,8 @@ def test_every_protocol_resolves(path: Path, scale: str) -> None:
     by_point: dict[object, set[object]] = {}
     for trial in found.trials:  # arms of one point get the same budget, which is also what the report calls out
         run = trial.run
-        key = (run.task, run.n, run.seed, trial.set.get("optim.updates"), trial.set.get("lora.rank"))
+        asked = tuple(trial.set.get(name) for name in ("optim.updates", "optim.batch", "lora.rank"))
+        key = (run.task, run.n, run.seed, *asked)
         budget = (run.optim.updates, run.optim.batch, run.test, run.augment, run.votes, run.lora.rank, run.lora.targets)
         by_point.setdefault(key, set()).add(budget)
     assert all(len(shares) == 1 for shares in by_point.values())
