@@ -32,7 +32,7 @@ def test_the_index_is_whole():
 
 
 @pytest.mark.parametrize(
-    ("page", "title", "least"), [("README.md", "The first answer", 36), ("docs/pretraining.md", "The exam", 12)]
+    ("page", "title", "least"), [("README.md", "The first answer", 10), ("docs/pretraining.md", "The exam", 12)]
 )
 def test_a_page_s_table_is_the_report_s(page: str, title: str, least: int) -> None:
     """Every row stands, letter by letter, in the report that it leads to."""

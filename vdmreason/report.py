@@ -261,7 +261,9 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
             shown = ", ".join(
                 f"{value[: 40 if name != 'commit' else 9]} ({count})" for value, count in counts.most_common()
             )
-            twice = " A trial whose adapter and answers have two counts for both." * (counts.total() > len(trials))
+            twice = " A trial that was trained with one and answered with another counts under both." * (
+                counts.total() > len(trials)
+            )
             notes.append(f"Trials come from {len(counts)} {what}: {shown}.{twice}")
     if dirty := sum(bool(_provenance(t).get("dirty") or t.answered.get("dirty")) for t in trials):
         notes.append(f"{dirty} trials ran on code with changes that were not committed.")
