@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def with_table(readme: str, report: str) -> str:
-    """The README with the first table of `report` in the place of its own table of arms: of the two that the question is about."""
+    """The README with the first table of `report`, its two arms of the question alone, in the place of its own table of arms."""
     rows = re.compile(r"^\| task \| arm \|.*\n(?:\|.*\n)+", re.MULTILINE)
     found = rows.search(report)
     assert found is not None, "the report has no table of arms"
