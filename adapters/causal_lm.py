@@ -27,6 +27,7 @@ from adapters.language import (
     known_config,
     known_tokenizer,
     mean_of_means,
+    rounded,
 )
 from tasks.base import Example, UserError, suggest
 from tasks.text import write
@@ -196,12 +197,10 @@ def load(
                 config.update(_TINY)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                # in fp32, so that they are the same in every precision
                 model = transformers.AutoModelForCausalLM.from_config(
                     config, dtype=torch.float32, trust_remote_code=False
                 )
-            for weight in model.parameters():
-                weight.data = weight.data.to(kind)
+            rounded(model, kind)
     return CausalLM(model.to(device), tokenizer, options)
 
 

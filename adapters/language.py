@@ -214,6 +214,14 @@ def read(text: str, seconds: float) -> Answer:
         return Answer(None, text, problem=str(error), seconds=seconds)
 
 
+def rounded(model: Any, kind: torch.dtype) -> Any:
+    """The model with its parameters in `kind`. Random ones are drawn in fp32 first, so that they are the same in every precision;
+    and not `model.to`: positions and scales are kept in fp32, as in a loaded model."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(kind)
+    return model
+
+
 # The loss
 
 

@@ -29,6 +29,7 @@ from adapters.language import (
     check,
     known_config,
     mean_of_means,
+    rounded,
     unpacked,
 )
 from adapters.pictures import question
@@ -257,9 +258,7 @@ def drawn(config: Any, seed: int, kind: torch.dtype) -> Any:
         for weight in model.parameters():
             if weight.ndim == 2 and not weight.any():
                 torch.nn.init.normal_(weight, std=weight.shape[0] ** -0.5)
-    for weight in model.parameters():  # and not `model.to`: positions and scales are kept in fp32, as in a loaded model
-        weight.data = weight.data.to(kind)
-    return model
+    return rounded(model, kind)
 
 
 def processor_of(base: str, config: Any, **how: Any) -> Any:

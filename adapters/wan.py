@@ -254,9 +254,10 @@ def _image_encoder(base: str) -> tuple[Any, Any]:
     from transformers import CLIPImageProcessor, CLIPVisionModel
 
     processor = CLIPImageProcessor.from_pretrained(base, subfolder="image_processor")
+    # fp32, however it is stored
     encoder = CLIPVisionModel.from_pretrained(
         base, subfolder="image_encoder", use_safetensors=True, dtype=torch.float32
-    )  # however it is stored
+    )
     return processor, encoder.eval().requires_grad_(False)
 
 

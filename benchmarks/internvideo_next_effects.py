@@ -164,12 +164,12 @@ def trial(arm: str, seed: int, updates: int) -> Found:
         found["log"] = effects.supervised(seen, FULL.encoder.width, work, seed, updates, BATCH)
     elif arm in FIRSTS:
         model, found["log"] = first(arm, seed, updates)
-        encoder, config = model.encoder, model.config
-        found |= {"passes": float(len(config.passes)), "stage 1": sum_of(model)[:12]}
+        found["stage 1"] = sum_of(model)[:12]
     elif arm in SECONDS:
         model, found["log"], found["stage 1"] = second(arm, seed, updates)
+    if arm in (*FIRSTS, *SECONDS):
         encoder, config = model.encoder, model.config
-        found["passes"] = float(len(model.config.passes))
+        found["passes"] = float(len(config.passes))
     encoder.to(device()).eval()
     # The heads for depth and tracks are told of four frames' tokens.
     dense = config.grid == GRID

@@ -312,12 +312,12 @@ def planned(folder: Path, step: int, updates: int | None, minutes: float | None)
 
 def ended(folder: Path, updates: int | None, minutes: float | None) -> bool:
     """Whether the training in `folder` has nothing left to do with this budget."""
-    for place in (folder / "checkpoint", folder / "checkpoint.old"):
-        if (place / "loop.json").exists():
-            step = int(json.loads((place / "loop.json").read_text())["step"])
-            target = planned(folder, step, updates, minutes)
-            return target is not None and step >= target
-    return False
+    place = _newest(folder)
+    if place is None:
+        return False
+    step = int(json.loads((place / "loop.json").read_text())["step"])
+    target = planned(folder, step, updates, minutes)
+    return target is not None and step >= target
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -379,18 +379,23 @@ def _resume(
 ) -> tuple[int, float, int]:
     """Load the newest whole checkpoint into module and optimizer; returns its step, which is also the place in the data, the
     seconds spent until then and the updates skipped."""
-    for place in (folder / "checkpoint", folder / "checkpoint.old"):
-        if not (place / "loop.json").exists():
-            continue
-        module.load_state_dict(load_file(place / "model.safetensors"))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(place / "optimizer.safetensors").items():
-            name, moment = key.rsplit("|", 1)
-            state.setdefault(names.index(name), {})[moment] = value
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        loop = json.loads((place / "loop.json").read_text())
-        return loop["step"], loop["seconds"], loop.get("skipped", 0)
-    return 0, 0.0, 0
+    place = _newest(folder)
+    if place is None:
+        return 0, 0.0, 0
+    module.load_state_dict(load_file(place / "model.safetensors"))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(place / "optimizer.safetensors").items():
+        name, moment = key.rsplit("|", 1)
+        state.setdefault(names.index(name), {})[moment] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    loop = json.loads((place / "loop.json").read_text())
+    return loop["step"], loop["seconds"], loop.get("skipped", 0)
+
+
+def _newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a training; None where there is none."""
+    places = (folder / "checkpoint", folder / "checkpoint.old")
+    return next((place for place in places if (place / "loop.json").exists()), None)
 
 
 def _cut_metrics(path: Path, step: int) -> None:

@@ -71,8 +71,10 @@ def _device() -> Finding:
     except ImportError as error:
         return Finding("problem", "device", f"torch cannot be imported: {error}")
     if torch.cuda.is_available():
+        from vdmreason import speed
+
         free, total = torch.cuda.mem_get_info()
-        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bf16"
+        precision = "bf16" if speed.has_bf16() else "no bf16"
         memory = f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
         name = torch.cuda.get_device_name()
         return Finding("ok", "device", f"{name}, {memory}, {precision}, CUDA {torch.version.cuda}")

@@ -292,9 +292,8 @@ def _inline(figure: Any, prefix: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(
-        r'(<image [^>]*?) id="[^"]*"', r"\1", svg
-    )  # a picture that is shown twice has one id; nothing asks for it
+    # a picture that is shown twice has one id, which nothing asks for
+    svg = re.sub(r'(<image [^>]*?) id="[^"]*"', r"\1", svg)
     # ids and what points at them; a picture's own href is its bytes
     svg = re.sub(r'\b(id="|href="#)', rf"\1{prefix}-", svg).replace("url(#", f"url(#{prefix}-")
     svg = svg.replace(INK, "currentColor")
