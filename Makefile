@@ -2,11 +2,12 @@
 PYTHON ?= python3
 PORT ?= 7860
 READY := .venv/ready
+READY_DEV := .venv/ready-dev
 
 app: $(READY)  ## open the page in a browser
 	.venv/bin/vdmreason app --port $(PORT)
 
-test: $(READY)  ## every test; browser tests on an installed Chromium
+test: $(READY_DEV)  ## every test; browser tests on an installed Chromium
 	@scripts/browser.sh
 	@rm -f vdmreason/ui/*.pyi  # what gradio left there is of another day
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -16,8 +17,12 @@ $(READY): requirements.lock pyproject.toml scripts/install.sh
 	@PYTHON=$(PYTHON) scripts/install.sh
 	@touch $@
 
-lock: $(READY)  ## write requirements.lock anew from what .venv holds
-	scripts/lock.sh > requirements.lock
+$(READY_DEV): requirements.lock requirements-dev.lock pyproject.toml scripts/install.sh
+	@PYTHON=$(PYTHON) scripts/install.sh dev
+	@touch $(READY) $@
+
+lock: $(READY_DEV)  ## write both locks anew from what .venv holds
+	.venv/bin/python scripts/lock.py
 
 clean:  ## remove .venv and caches, never runs/
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

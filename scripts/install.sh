@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes .venv and installs the locked versions into it. On Linux without an NVIDIA GPU torch's CPU build is taken: the
-# default one brings gigabytes of CUDA libraries. With a GPU, and on macOS, the default build is the right one.
+# Makes .venv and installs the locked versions into it; `scripts/install.sh dev` the tests' tools, too. On Linux without an
+# NVIDIA GPU torch's CPU build is taken: the default one brings gigabytes of CUDA libraries. With a GPU, and on macOS, the
+# default build is the right one.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON="${PYTHON:-python3}"
@@ -23,6 +24,7 @@ if [ "$(uname)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1 && ! .venv/bin/pyth
 fi
 pip install -q "torch==$torch"  # with a GPU, torch's own CUDA libraries come along here
 pip install -q --no-deps -r requirements.lock  # the lock is whole: nothing is left to resolve
+[ "${1-}" != dev ] || pip install -q --no-deps -r requirements-dev.lock
 pip install -q --no-deps -e .
 pip check  # the lock is whole, or this says what it lacks
 echo "Installed into .venv."
