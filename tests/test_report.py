@@ -567,6 +567,27 @@ def test_configs_that_differ_over_n_are_not_one_curve(tmp_path) -> None:
     }
 
 
+def test_a_setting_is_chosen_over_the_tasks_that_all_have(tmp_path) -> None:
+    """The mean over tasks can be computed again; a task that one rate has not met is not in it."""
+    sweep, rates = tmp_path / "rates", {0.001: 0.3, 0.01: 0.9}
+    entries = [
+        {**add_trial(sweep, "video", 10, 0, right, task, optim={"lr": lr}), "set": {"optim.lr": lr}}
+        for lr, right in rates.items() for task in ("life/B3S23", "eca/110")
+    ]  # fmt: skip
+    entries += [{**add_trial(sweep, "video", 10, 0, 1.0, "maze/7x7", optim={"lr": 0.001}), "set": {"optim.lr": 0.001}}]
+    entries += [add_trial(sweep, "language", 10, 0, 0.5)]
+    page = report.report_sweep(plan(sweep, entries))
+    low, high = rows_of(page.parent / "report.md", "Which setting")
+    assert (low["arm"], high["arm"]) == ("video (lr 0.001)", "video (lr 0.01)") and low["tasks"] == high["tasks"] == "2"
+    assert high["mean accuracy, %"].endswith("*") and not low["mean accuracy, %"].endswith("*")
+    exact = {
+        (r["task"], r["arm"]): float(r["exact"].split()[0]) for r in rows_of(page.parent / "report.md", "Accuracy")
+    }
+    for row in (low, high):
+        mean = sum(exact[task, row["arm"]] for task in ("life/B3S23", "eca/110")) / 2
+        assert float(row["mean accuracy, %"].split()[0]) == pytest.approx(mean, abs=0.06)
+
+
 def test_drawn_answers_are_called_out(tmp_path) -> None:
     entries = [add_trial(tmp_path / "hot", arm, 10, 0, 0.5, **more) for arm, more in (
         ("video", {}), ("language", {"options": {"temperature": 0.7}}))]  # fmt: skip

@@ -393,6 +393,7 @@ def findings(gathered: Gathered) -> dict[str, Any]:
             found["tests"] += _tests(task, first, second, all_series)
     _holm(found["tests"])
     found["pooled"] = _pooled(found["ratio"])
+    found["settings"] = _settings(learning(gathered.trials))
     found["arc"] = {name: _arc(name, of_series) for name, of_series in puzzles(gathered.trials).items()}
     return found
 
@@ -538,6 +539,34 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             pool[f"{target:g}"] = statistics.pooled_ratio([row[f"{target:g}"] for row in group])
         found.append(pool)
     return found
+
+
+def _settings(learned: Mapping[str, dict[Series, Cells]]) -> list[dict[str, Any]]:
+    """Each arm under each of its settings, over the tasks and n that all of these have: which setting would one choose?"""
+    groups: dict[tuple[str, str], set[Series]] = {}
+    for series in itertools.chain.from_iterable(learned.values()):
+        groups.setdefault((series.arm, series.control), set()).add(series)
+    rows = []
+    for (arm, control), group in sorted(groups.items()):
+        shared = {
+            task: sorted(set.intersection(*(set(all_series[one]) for one in group)))
+            for task, all_series in learned.items()
+            if group <= all_series.keys()
+        }
+        shared = {task: ns for task, ns in shared.items() if ns}
+        if len(group) < 2 or not shared:
+            continue
+        means = {
+            one: statistics.together(
+                [statistics.area(_curve(task, learned[task][one], PRIMARY), ns) for task, ns in shared.items()]
+            )
+            for one in group
+        }
+        highest = max(mean.value for mean in means.values())
+        for one in sorted(group):
+            row: dict[str, Any] = {"arm": arm, "control": control, "series": one.name, "tasks": list(shared)}
+            rows.append({**row, "area": means[one], "highest": means[one].value == highest})
+    return rows
 
 
 def _tests(task: str, first: Series, second: Series, cells: Mapping[Series, Cells]) -> list[dict[str, Any]]:

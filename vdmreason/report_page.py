@@ -104,6 +104,7 @@ def tables(gathered: Gathered, found: Mapping[str, Any]) -> list[Table]:
         _glance(found),
         _efficiency(found),
         _needed(found),
+        _settings(found),
         _accuracy(found),
         _tests(found),
         *_arc(found),
@@ -180,6 +181,17 @@ def _needed(found: Mapping[str, Any]) -> Table:
             )
             for r in found["needed"]
         ],
+    )
+
+
+def _settings(found: Mapping[str, Any]) -> Table:
+    return Table(
+        "Which setting",
+        "Mean accuracy in % (over log n, then over tasks) of each arm under each of its settings, over the tasks and n that all "
+        "of them have; the interval is for these very tasks. *: the arm's highest, which is flattered by having been picked: "
+        "choose a setting here, then compare arms with it on other seeds.",
+        ("arm", "tasks", "mean accuracy, %"),
+        [(r["series"], str(len(r["tasks"])), percent(r["area"]) + "*" * r["highest"]) for r in found["settings"]],
     )
 
 

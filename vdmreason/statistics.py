@@ -425,9 +425,16 @@ def pooled(parts: Sequence[Interval]) -> Interval:
     multipliers = np.stack([_normals(f"task {i}", 1)[:, 0] for i in range(count)], axis=1)
     draws = mean + multipliers @ (values - mean) / math.sqrt(count * (count - 1)) / _tails("tasks", count - 1)
     low, high = np.quantile(draws, LEVELS)
-    below = math.sqrt(sum((p.value - p.low) ** 2 for p in parts)) / count
-    above = math.sqrt(sum((p.high - p.value) ** 2 for p in parts)) / count
-    return Interval(mean, min(float(low), mean - below), max(float(high), mean + above))
+    these = together(parts)
+    return Interval(mean, min(float(low), these.low), max(float(high), these.high))
+
+
+def together(parts: Sequence[Interval]) -> Interval:
+    """The mean over these very tasks, taken as independent (MOVER, as in `_doubted`): of others it says nothing."""
+    mean = float(np.mean([part.value for part in parts]))
+    below = math.sqrt(sum((p.value - p.low) ** 2 for p in parts)) / len(parts)
+    above = math.sqrt(sum((p.high - p.value) ** 2 for p in parts)) / len(parts)
+    return Interval(mean, mean - below, mean + above)
 
 
 def pooled_ratio(parts: Sequence[Bound]) -> Bound:
