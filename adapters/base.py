@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.base import Example, Grid, UserError, suggest
+from tasks.base import Example, Grid, Missing, Unreachable, UserError, suggest
 
 
 class Lazy:
@@ -32,7 +32,7 @@ class Lazy:
         try:
             return getattr(importlib.import_module(self._name), attribute)
         except ModuleNotFoundError as error:
-            raise UserError(f"{error.name} is not installed. Install it with: pip install {error.name}") from error
+            raise Missing(f"{error.name} is not installed. Install it with: pip install {error.name}") from error
 
 
 if TYPE_CHECKING:
@@ -359,7 +359,7 @@ def load_errors(base: str) -> Iterator[None]:
             raise UserError(f"{base}: no such folder. A hub id looks like owner/name.") from error
         signs = ("connect", "offline", "resolve", "network", "max retries", "cannot find", "locate", "does not appear")
         if not Path(base).exists() and any(sign in said for sign in signs):
-            raise UserError(
+            raise Unreachable(
                 f"'{base}' is not on this machine and the model hub did not give it (no network, or no such model). "
                 "Download it where there is a network (`hf download`), or use a backbone that ships, such as cogvideox/small."
             ) from error

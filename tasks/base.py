@@ -25,6 +25,14 @@ class UserError(ValueError):
     """Something the user can fix. Its message is one line that says how; the command line prints it, exit code 2."""
 
 
+class Missing(UserError, ImportError):
+    """A library that is not installed here. Another machine may have it."""
+
+
+class Unreachable(UserError):
+    """Something that is not on this machine and could not be fetched. Another time, or another machine, it may be."""
+
+
 def suggest(word: str, words: Iterable[str]) -> str:
     """The end of an error message: " Did you mean 'x'?" with the nearest of `words`, or "" when none is near."""
     by_folded = {w.lower(): w for w in words}

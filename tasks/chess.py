@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.base import Apart, Example, Grid, Split, Task, UserError, grid_bytes, wrong_size
+from tasks.base import Apart, Example, Grid, Missing, Split, Task, UserError, grid_bytes, wrong_size
 
 if TYPE_CHECKING:
     import chess
@@ -211,7 +211,7 @@ def _chess() -> ModuleType:
     try:
         import chess as library
     except ModuleNotFoundError:
-        raise UserError(
+        raise Missing(
             "chess positions need python-chess, which is under GPL-3 and so not installed by default; "
             "run: pip install 'chess>=1.11'"
         ) from None

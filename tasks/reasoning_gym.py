@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.base import MAX_SIDE, VALUES, Example, Task, UserError, suggest
+from tasks.base import MAX_SIDE, VALUES, Example, Missing, Task, UserError, suggest
 
 Symbols = list[list[str]]  # a grid before its symbols have values
 # Those of reasoning-gym 0.1.25 that fit as they are or with these settings.
@@ -176,13 +176,13 @@ def _row(line: str) -> list[str]:
 
 def _library() -> Any:
     if importlib.util.find_spec("reasoning_gym") is None:
-        raise UserError(
+        raise Missing(
             "the library is not installed; run: pip install --no-deps reasoning-gym, and what it then asks for"
         )
     try:
         return importlib.import_module("reasoning_gym")
     except ImportError as error:
-        raise UserError(f"reasoning-gym lacks {error.name}; run: pip install --no-deps {error.name}") from None
+        raise Missing(f"reasoning-gym lacks {error.name}; run: pip install --no-deps {error.name}") from None
 
 
 def variants() -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import random
 import threading
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from tasks.base import Batch, Example, Split, Task, UserError, grid_bytes, split_by
 
 MOST_AT_ONCE = 1024  # draws of a batch: more do not gain speed, and a batch lies in memory whole
+BATCH_SECONDS = 0.25  # what a batch may take: compiled code lets no other thread of the page run meanwhile
 ATTEMPTS = 20  # draws for every far example wanted before giving up, as published
 SPLITS: tuple[Split, Split] = ("train", "test")
 
@@ -156,6 +158,7 @@ class _Stream:
         self.in_vain = 0  # draws in a row without a new example
         self.batch: Batch | None = None
         self.batch_start = self.batch_end = 0  # the batch holds draws start..end-1, from `draws` on not looked at yet
+        self.at_once = 32  # draws that a batch may have, as far as is known
         self.lock = threading.Lock()  # the page asks from several threads
 
     def take(self, n: int) -> list[Example]:
@@ -186,9 +189,12 @@ class _Stream:
         from tasks import fast  # only now: it needs numba
 
         likely = (missing + math.isqrt(missing)) * 4 // (3 if self.split == "train" else 1)
-        start, end = self.draws, self.draws + min(max(likely, self.in_vain), MOST_AT_ONCE)
+        start, end = self.draws, self.draws + min(max(likely, self.in_vain), self.at_once)
         names = [f"{self.name}/{draw}" for draw in range(start, end)]
+        began = time.perf_counter()
         self.batch = self.task.batch(fast.first_numbers(names, self.task.words))
+        pace = (time.perf_counter() - began) / len(names)
+        self.at_once = min(MOST_AT_ONCE, max(1, int(BATCH_SECONDS / max(pace, 1e-9))))
         self.batch_start, self.batch_end = start, end
 
     def _sift(self, n: int) -> None:

@@ -228,6 +228,20 @@ def call(http: httpx.Client, name: str, *given: Any) -> Any:
     return json.loads(said.rpartition("data: ")[2])[0]
 
 
+@pytest.mark.parametrize(
+    "task, question",
+    [
+        ("maze/7x7", [[0, 1], [1, 0]]),
+        ("sudoku/9x9", [[0] * 5] * 5),
+        ("life/B3S23", [[15] * 5] * 5),
+        ("eca/110", [[2] * 5] * 5),
+    ],
+)
+def test_rules_are_asked_only_what_their_family_asks(task: str, question: list[list[int]]) -> None:
+    with pytest.raises(UserError, match="question: "):
+        api.score(task, json.dumps(question), json.dumps(question))
+
+
 def test_a_public_page_says_what_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VDMREASON_PUBLIC", "1")
     from vdmreason.ui import training

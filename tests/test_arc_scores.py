@@ -84,6 +84,17 @@ def test_submission_there_and_back(tmp_path):
         assert scores.score(again, TRUTH, rule) == scores.score(TRIES, TRUTH, rule)
 
 
+def test_three_attempts_stay_three_where_three_are_scored(tmp_path):
+    """ConceptARC is scored by three; the third grid alone is right."""
+    right, wrong = np.array([[1]], np.int8), np.array([[0]], np.int8)
+    attempts, truth = {"Center1": [[wrong, wrong, right]]}, {"Center1": [right]}
+    for most, value in ((2, 0.0), (3, 1.0)):
+        scores.write_submission(attempts, tmp_path / "a.json", most)
+        scores.write_benchmarking(attempts, tmp_path / f"folder{most}", "model", most)
+        for read in (scores.read_submission(tmp_path / "a.json"), scores.read_benchmarking(tmp_path / f"folder{most}")):
+            assert scores.score(read, truth, "concept@3") == value and scores.most_of(read) == most
+
+
 def test_benchmarking_folder_there_and_back(tmp_path):
     scores.write_benchmarking(TRIES, tmp_path, "small")
     content = json.loads((tmp_path / "a.json").read_text())

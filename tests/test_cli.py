@@ -109,6 +109,28 @@ def test_train_predict_evaluate(tmp_path) -> None:
     call("train", "--folder", str(folder))  # the folder's own config: done already
 
 
+def test_answers_that_nobody_knows_are_no_error(tmp_path) -> None:
+    file, folder = tmp_path / "mine.json", tmp_path / "open"
+    pair = {"input": [[1]], "output": [[2]]}
+    file.write_text(json.dumps({"train": [pair, {"input": [[3]], "output": [[4]]}], "test": [{"input": [[5]]}]}))
+    words = [
+        "--set",
+        f"task=arc:{file}",
+        "--set",
+        "n=2",
+        "--set",
+        "family=fake",
+        "--set",
+        "test=1",
+        "--set",
+        "optim.updates=1",
+    ]
+    call("train", *words, "--folder", str(folder))
+    said = call("predict", str(folder)).output
+    assert "nobody knows the right answers" in said
+    assert "nobody knows" in call("evaluate", str(folder)).output
+
+
 def test_a_stopped_training_says_so(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(jobs.Working, "stop_wanted", lambda self: True)
     result = call("train", *LEAST, "--folder", str(tmp_path / "run"), code=2)
@@ -209,6 +231,13 @@ def test_what_a_user_meets_is_one_line(error, words: str, monkeypatch) -> None:
     monkeypatch.setenv("VDMREASON_DEBUG", "1")
     result = CliRunner().invoke(cli.app, ["tasks", "list", "maze"])
     assert words in result.stderr and ("Traceback" in result.stderr or isinstance(error, jobs.Stopped))
+
+
+def test_debug_takes_no_error_for_a_full_disk(monkeypatch) -> None:
+    monkeypatch.setattr("tasks.variants", lambda family=None: open("/nonexistent/file"))
+    monkeypatch.setenv("VDMREASON_DEBUG", "1")
+    result = CliRunner().invoke(cli.app, ["tasks", "list", "maze"])
+    assert result.exit_code == 1 and "No such file" in result.stderr and "disk is full" not in result.stderr
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch) -> None:

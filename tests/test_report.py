@@ -567,6 +567,60 @@ def test_configs_that_differ_over_n_are_not_one_curve(tmp_path) -> None:
     }
 
 
+def test_a_setting_may_be_nothing_in_one_run(tmp_path) -> None:
+    """ "options.max_new_tokens" is none by itself, and a number where somebody asked for fewer."""
+    sweep = tmp_path / "mixed"
+    entries = [
+        {**add_trial(sweep, "language", 10, s, 0.5, options={"max_new_tokens": most}), "set": {"options.max_new_tokens": most}}
+        for most in (200, None, 64) for s in (0, 1)
+    ]  # fmt: skip
+    found = report.findings(report.gather([plan(sweep, entries)]))
+    assert [row["series"] for row in found["needed"]] == [f"language (max_new_tokens {m})" for m in (64, 200, None)]
+
+
+def test_an_arm_that_reads_nothing_connects_nothing(tmp_path) -> None:
+    """Its share of ways that connect is 0 %, and not left out."""
+    sweep, task = tmp_path / "ways", "shortest_path/15x15"
+    entries = [add_trial(sweep, arm, 10, 0, 0.9, task) for arm in ARMS]
+    place = sweep / entries[1]["folder"]
+    records = store.read_lines(place / "predictions.jsonl")
+    for record in records:
+        record |= {"proposed": None, "problem": "no bracket"}
+    store.write_lines(place / "predictions.jsonl", records)
+    finish(place)
+    page = report.report_sweep(plan(sweep, entries))
+    shares = {r["arm"]: float(r["PSR"].split()[0]) for r in rows_of(page.parent / "report.md", "Paths")}
+    assert shares["language"] == 0.0 < shares["video"]
+
+
+def test_a_difference_of_accuracies_stays_one(tmp_path) -> None:
+    """Few tasks that disagree leave a wide interval, and none wider than there are points."""
+    sweep = tmp_path / "wide"
+    entries = [
+        add_trial(sweep, arm, 10, 0, 1.0 if (arm == "video") == (task == "eca/110") else 0.0, task)
+        for task in ("life/B3S23", "eca/110", "eca/30") for arm in ARMS
+    ]  # fmt: skip
+    (pool,) = report.findings(report.gather([plan(sweep, entries)]))["pooled"]
+    assert -1 <= pool["area"].low < pool["area"].high <= 1
+
+
+def test_every_sitting_counts_and_a_folder_s_backbone_is_small_everywhere(sweep) -> None:
+    place = sweep / entries_of(sweep)[0]["folder"]
+    result = store.read_json(place / "result.json")
+    made = dict(result["provenance"])
+    sittings = [made | {"commit": "d" * 40, "dirty": True}, made]
+    result["provenance"] = made | {"sittings": sittings, "dirty": True, "published": True}
+    result["answered"] = [made | {"commit": "e" * 40, "device": "H200", "dirty": False}]
+    store.write_json(place / "result.json", result)
+    finish(place)
+    gathered = report.gather([sweep])
+    notes = "\n".join(gathered.notes)
+    assert "3 code commits" in notes and "ddddddddd (1)" in notes and "eeeeeeeee (1)" in notes
+    assert "2 devices" in notes and "1 trials ran on code with changes" in notes
+    (row,) = [row for row in report.rows(gathered) if len(row["commit"].split()) > 1]
+    assert len(row["commit"].split()) == 3 and row["dirty"] and row["published"]
+
+
 def test_a_setting_is_chosen_over_the_tasks_that_all_have(tmp_path) -> None:
     """The mean over tasks can be computed again; a task that one rate has not met is not in it."""
     sweep, rates = tmp_path / "rates", {0.001: 0.3, 0.01: 0.9}

@@ -12,7 +12,7 @@ from fixture_runs import make_run, make_runs
 
 from tasks.base import UserError
 from vdmreason import library, store, trash
-from vdmreason.ui import shelf
+from vdmreason.ui import public, shelf
 
 ZOO = Path(__file__).resolve().parent.parent / "adapters" / "zoo"
 SHIPPED = ZOO / "maze-7x7--causal_lm--n300"
@@ -238,6 +238,6 @@ def test_a_public_page_names_no_folder(mine: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("VDMREASON_PUBLIC", "1")
     (mine / "log.txt").write_text("secret")
     text = shelf.card(shelf.adapters_here()[0]["runs/mine"])
-    assert str(mine.parent) not in text and "secret" not in shelf.log_of(mine)
+    assert str(mine.parent) not in text and "secret" not in public.log_of(mine)
     (mine / "result.json").write_text(json.dumps([1]))
     assert str(mine.parent) not in "".join(shelf.adapters_here()[1])

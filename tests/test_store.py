@@ -202,6 +202,24 @@ def test_clips_there_and_back_to_the_bit(tmp_path) -> None:
         store.read_clip(tmp_path / "c.webp")
 
 
+def test_code_that_no_commit_has_is_not_clean(tmp_path, monkeypatch) -> None:
+    """A family is used as soon as its file is there, so a file that git does not know makes numbers, too."""
+    for words in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"],
+    ):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    (tmp_path / "vdmreason").mkdir()
+    monkeypatch.setattr(store, "__file__", str(tmp_path / "vdmreason" / "store.py"))
+    asked = store.code.__wrapped__
+    assert asked()[1] is False
+    (tmp_path / "notes.txt").write_text("of no weight")
+    assert asked()[1] is False
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.py").write_text("VARIANTS = ()")
+    assert asked()[1] is True
+
+
 def test_provenance_says_where_a_number_comes_from() -> None:
     import tasks
 

@@ -22,8 +22,8 @@ import torch
 import yaml
 
 import adapters
-from tasks.base import UserError
-from vdmreason import config, evaluate, jobs, launchers, store, sweep, train
+from tasks.base import Unreachable, UserError
+from vdmreason import config, evaluate, jobs, launchers, speed, store, sweep, train
 from vdmreason.sweep import claims, commands, driver, worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -284,6 +284,27 @@ def dead_process() -> dict[str, object]:
     return {**claims.identity(), "pid": process.pid, "created": created, "token": "dead", "driver": "d"}
 
 
+def test_a_disk_that_gives_no_answer_takes_no_claim_away(tmp_path, monkeypatch) -> None:
+    mine = claims.claim(tmp_path / "trial")
+    read = Path.read_text
+
+    def stale(path, *given, **named):
+        if path.name == claims.CLAIM:
+            raise OSError(errno.ESTALE, "stale")
+        return read(path, *given, **named)
+
+    monkeypatch.setattr(claims, "BEAT", 0.01)
+    with mine.beating():
+        monkeypatch.setattr(Path, "read_text", stale)
+        time.sleep(0.2)
+        assert not mine.lost
+        monkeypatch.setattr(Path, "read_text", read)
+        mine.path.write_text(json.dumps({"token": "another's"}))
+        deadline = time.monotonic() + 10
+        while not mine.lost:
+            assert time.monotonic() < deadline
+
+
 def test_one_claim_for_one_trial(tmp_path) -> None:
     mine = sweep.claim(tmp_path)
     assert mine and mine.mine() and sweep.claim(tmp_path) is None
@@ -440,6 +461,18 @@ def test_a_file_that_asks_for_more_tests_trains_nothing_again(tmp_path) -> None:
     assert sweep.work(folder) == 1  # another training is made
     (other,) = sweep.read_plan(folder)["trials"]
     assert (folder / other["folder"] / "metrics.jsonl").exists()
+
+
+def test_a_stop_that_comes_as_a_job_begins_is_heard(tmp_path, monkeypatch) -> None:
+    """`jobs.start` clears what an earlier job left; what is there when the driver looks was meant for it."""
+    folder = planned(tmp_path)
+    found = sweep.read(written(tmp_path))
+    monkeypatch.setenv(jobs.IN_JOB, str(folder.resolve()))
+    (folder / jobs.STOP).write_text("")
+    with pytest.raises(jobs.Stopped):
+        driver.run_sweep(found, folder, lambda name: launchers.Local(folder, 1, [], name))
+    assert not any(place.exists() for place in places(folder))
+    assert store.read_state(folder)["state"] == "stopped"
 
 
 def test_what_belongs_to_a_training_parts_it() -> None:
@@ -680,6 +713,27 @@ def test_a_worker_without_a_library_leaves_the_trials_to_others(tmp_path, monkey
             sweep.work(folder)
     assert set(states(folder)) <= {"waiting", "stopped"}
     assert sweep.work(folder) == len(sweep.read_plan(folder)["trials"])
+
+
+@pytest.mark.parametrize(
+    "asked", [lambda: adapters.base.Lazy("no_such_library").x, lambda: speed.quantise(None, "nf4", None)]
+)
+def test_nor_does_one_whose_library_is_named_in_a_line(tmp_path, monkeypatch, asked) -> None:
+    """What says in one line what to install is still no trial's fault."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    folder = planned(tmp_path)
+    monkeypatch.setattr("vdmreason.predict.predict", lambda *a, **k: asked())
+    with pytest.raises(worker.Unfit, match="pip install"):
+        sweep.work(folder)
+    assert set(states(folder)) <= {"waiting", "stopped"}
+
+
+def test_what_another_process_holds_or_the_network_does_not_give_is_tried_again(tmp_path) -> None:
+    held = UserError(f"{tmp_path}: another process is working there. Wait for it, or stop it first.")
+    for error, counted in ((held, 0), (Unreachable("'a/b' is not on this machine"), 1)):
+        failed = worker._failure(tmp_path, error)
+        assert failed["machine"] and not failed["final"] and failed["attempts"] == counted
+    assert worker._failure(tmp_path, UserError("no such task"))["final"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -532,6 +532,26 @@ def test_without_a_sweep_the_tab_says_what_one_is(tmp_path: Path, monkeypatch: p
         assert "off on this public page" in act("sweeps/mazes", 1, None)[tab.watch_problem]
 
 
+def test_a_start_while_it_runs_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan of a sweep that is at work is not another file's before its driver has ended."""
+    monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path))
+    folder = make_sweep(tmp_path, running=False)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    store.write_state(folder, state="running", pid=os.getpid(), created=jobs._created(os.getpid()))
+    tab = built()
+    text = (folder / sweep.SHEET).read_text().replace("- 100", "- 300")
+    view = tab._start("sweep sweeps/mazes", text, "", 1)
+    assert "already running" in view[tab.problem]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("text", ["name: 2024-13-45", "[" * 3000])
+def test_text_that_is_no_yaml_is_a_line(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path))
+    tab = built()
+    assert 'class="problem"' in tab._plan("", text, "", 1)[tab.problem]
+
+
 def built() -> sweeps_tab.Tab:
     with gr.Blocks() as page, gr.Tabs() as tabs, gr.Tab("Sweeps"):
         return sweeps_tab.Tab(Frame(page, tabs, _Compare()))  # type: ignore[arg-type]

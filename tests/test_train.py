@@ -239,10 +239,56 @@ def test_the_process_that_trained_answers(tmp_path, monkeypatch) -> None:
     folder.mkdir()
     (folder / jobs.STOP).write_text("")
     words = ["--config", str(file), "--folder", str(folder), "--answer"]
-    train.main(words)
+    with pytest.raises(SystemExit) as ended:  # no success for a script that goes on from it
+        train.main(words)
+    assert ended.value.code == 2 and store.read_state(folder)["state"] == "stopped"
     assert len(metrics(folder)) == 1 and not (folder / "predictions.jsonl").exists()
     train.main(words)
     assert len(store.read_lines(folder / "predictions.jsonl")) == run.test
+    assert store.read_state(folder)["state"] == "done"
+
+
+def test_answers_are_part_of_the_job(tmp_path, monkeypatch) -> None:
+    """While it answers a run is at work, hears a wish to stop, and goes on where it was; killed, it is no finished run."""
+    run, file, folder = run_of(updates=2, test=predict.BATCH + 1), tmp_path / "run.yaml", tmp_path / "run"
+    file.write_text(config.to_yaml(run))
+    words = ["--config", str(file), "--folder", str(folder), "--answer"]
+    seen, answer = [], predict.answer
+
+    def watched(*given):
+        seen.append(jobs.status(folder).state)
+        (folder / jobs.STOP).write_text("")
+        return answer(*given)
+
+    monkeypatch.setattr(predict, "answer", watched)
+    with pytest.raises(SystemExit):
+        train.main(words)
+    assert seen == ["running"] and store.read_state(folder)["state"] == "stopped"
+    assert len(store.read_lines(folder / "predictions.jsonl")) == predict.BATCH and not (folder / jobs.STOP).exists()
+    monkeypatch.setattr(predict, "answer", answer)
+    train.main(words)
+    assert len(store.read_lines(folder / "predictions.jsonl")) == run.test
+    assert store.read_state(folder)["state"] == "done"
+
+
+def test_every_sitting_of_a_training_is_written_down(tmp_path, monkeypatch) -> None:
+    """What began on uncommitted code and ended on a commit is not the commit's alone; nor are answers that other code gave."""
+    run, folder = run_of(updates=4, checkpoint_every=2), tmp_path / "run"
+    monkeypatch.setattr(store, "code", lambda: ("a" * 40, True))
+    train.train(run, folder, stop=lambda: True)
+    assert store.checkpoints(folder)
+    monkeypatch.setattr(store, "code", lambda: ("b" * 40, False))
+    train.train(run, folder)
+    made = store.read_json(folder / "result.json")["provenance"]
+    assert [sat["commit"][0] for sat in made["sittings"]] == ["a", "b"] and made["commit"] == "b" * 40 and made["dirty"]
+    assert made["published"] is False
+    monkeypatch.setattr(store, "code", lambda: ("c" * 40, False))
+    predict.predict(folder)
+    result = store.read_json(folder / "result.json")
+    assert [sat["commit"][0] for sat in result["answered"]] == ["c"] and result["provenance"] == made
+    alone = tmp_path / "alone"
+    train.train(run, alone)
+    assert "sittings" not in store.read_json(alone / "result.json")["provenance"]
 
 
 def test_done_is_not_done_again(tmp_path) -> None:

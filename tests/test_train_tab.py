@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from fixture_runs import make_run
 from visit import Visit, chromium, expect, needs_browser, served
@@ -103,6 +104,47 @@ def test_other_examples_are_not_shown_as_the_same() -> None:
     assert "the same for every arm" in training.samples([video, language])
     shown = training.samples([video, dataclasses.replace(language, seed=4)])
     assert "1 of the runs learn from <b>others</b>" in shown and "<pre" not in shown
+
+
+def test_more_examples_than_there_are_is_a_line_and_starts_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "start", lambda *_, **__: pytest.fail("started"))
+    with gr.Blocks():
+        tab = training.Tab()
+    form = ["hanoi/4-step", 1000, 0, 0, 10, [*scenes.ARMS], *KEYS.values(), 4, training.SIMPLE, "", {}]
+    view = tab.foresee(*form)
+    assert "hanoi/4-step has 240 puzzles in all" in view[tab.problem] and not view[tab.start]["interactive"]
+    assert "240 puzzles" in tab._start(*form, training.SEPARATE)[tab.problem] and not list(root.iterdir())
+
+
+def test_of_two_runs_of_which_one_is_at_work_neither_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = planned()
+    busy = training.folder_of(runs[1]).resolve()
+    monkeypatch.setattr(jobs, "start", lambda *_, **__: pytest.fail("started"))
+    real = jobs.status
+    monkeypatch.setattr(
+        jobs, "status", lambda f: dataclasses.replace(real(f), state="running" if Path(f).resolve() == busy else "")
+    )
+    with pytest.raises(UserError, match="already running"):
+        training.start(runs, together=True)
+    assert not list(root.iterdir())
+
+
+def test_a_public_page_draws_no_more_than_it_waits_for_and_names_no_folder(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stopped(root, "failed", f"{root}/x: is broken", f"Traceback in {root}/secret.py\n")
+    with gr.Blocks():
+        tab = training.Tab()
+    form = ["sudoku/9x9-22", training.CUSTOM, 10_000, 0, 10, [*scenes.ARMS], *KEYS.values(), 4, training.SIMPLE, "", {}]
+    monkeypatch.setenv("VDMREASON_PUBLIC", "1")
+    assert "Drawing more than 30 examples of sudoku/9x9-22 is off" in tab.foresee(*form)[tab.problem]
+    form[:2] = ["maze/7x7", 10]
+    told = tab.foresee(*form)[tab.command]
+    assert str(root) not in told and "mkdir -p runs/" in told
+    key = next(iter(training.trained()))
+    view = tab.follow(key)
+    for text in (view[tab.log], view[tab.failures], view[tab.progress], failures.card(folder, "a")):
+        assert str(root) not in text and "secret" not in text
 
 
 def test_yaml_reaches_no_large_backbone_and_no_public_page(monkeypatch: pytest.MonkeyPatch) -> None:

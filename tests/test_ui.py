@@ -8,18 +8,19 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import pytest
-from fixture_runs import make_run, make_runs
+from fixture_runs import adapted, make_run, make_runs
 
 import tasks
 from tasks.base import UserError
 from vdmreason import config, jobs, store
-from vdmreason.ui import compare, pictures, public, scenes, training
+from vdmreason.ui import compare, inputs, pictures, public, scenes, training
 from vdmreason.ui.scenes import Choice, Shown
 from vdmreason.worker import Worker, _asked
 
@@ -381,6 +382,98 @@ def test_a_public_page_counts_live_answers(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match="off on this public page"):
         public.refuse("Training")
     assert public.place(Path("/a/b/c")) == "c"
+
+
+def test_all_adapters_of_a_press_count_and_a_space_tells_strangers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VDMREASON_PUBLIC", "1")
+    quota = public.Quota(most=4)
+    quota.take("a", 3)
+    quota.take("a", 3)
+    with pytest.raises(UserError, match="last of 4"):
+        quota.take("a")
+    proxy = type("Request", (), {"client": type("C", (), {"host": "10.0.0.1"}), "session_hash": "s"})
+    asked = [type("R", (proxy,), {"headers": {"x-forwarded-for": f"6.6.6.6, {who}"}}) for who in ("1.1.1.1", "2.2.2.2")]
+    assert [compare.visitor(one) for one in asked] == ["10.0.0.1", "10.0.0.1"]  # a header that anybody can write
+    monkeypatch.setenv("SPACE_ID", "a/b")
+    assert [compare.visitor(one) for one in asked] == ["1.1.1.1", "2.2.2.2"]
+
+
+def test_a_puzzle_whose_file_is_gone_leaves_the_page_whole(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    grid = {"input": [[1]], "output": [[2]]}
+    file.write_text(
+        json.dumps({"train": [grid, {"input": [[3]], "output": [[4]]}], "test": [{"input": [[5]], "output": [[6]]}]})
+    )
+    make_run(tmp_path, f"arc:{file}", "causal_lm", [True], 2)
+    make_run(tmp_path, f"arc:{file}", "cogvideox", [False], 2)
+    choice = Choice().with_task(f"arc:{file}")
+    with gr.Blocks():
+        tab = compare.Tab(Worker())
+    shown = Shown()
+    tab.draw(choice, shown)
+    file.unlink()
+    assert not scenes.opening().task.startswith("arc:")
+    assert tab.tick(choice, shown, ()) == {tab.seen: ()}
+
+
+def test_who_goes_on_while_an_answer_forms_is_not_thrown_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = adapted(tmp_path, "causal_lm")
+    choice = replace(Choice().with_task("maze/7x7"), language=str(folder), video=scenes.NONE)
+    with gr.Blocks():
+        tab = compare.Tab(Worker())
+    shown = Shown()
+    tab.draw(choice, shown)
+    request = type("R", (), {"session_hash": "s", "client": None, "headers": {}})
+
+    def answers(*_: object) -> Iterator[dict[str, object]]:
+        shown.newest = replace(choice, index=1)  # the visitor presses Next
+        yield {"step": 1, "steps": 2, "text": "[[0"}
+        yield {
+            "done": True,
+            "text": "[[0]]",
+            "grid": [[0]],
+            "certainty": None,
+            "problem": "",
+            "seconds": 1.0,
+            "device": "cpu",
+        }
+
+    monkeypatch.setattr(tab.worker, "predict", answers)
+    views = list(tab.answer_live(choice, shown, request))
+    first, before, *during, last = views
+    assert first[tab.stage] and before[tab.stage]["language"]["note"] == "The worker loads the model."
+    assert [view[tab.stage] for view in during] == [gr.skip()] * len(during)
+    assert last[tab.stage] == scenes.scene(shown.newest, shown)
+    assert (str(folder), scenes.example(choice).key) in shown.live  # it is there when the visitor comes back
+
+
+@pytest.mark.parametrize("name", ["~nosuch/x", "x" * 300 + ".json", "/\ud800.json", "arc:~nosuch"])
+def test_a_name_that_no_file_can_have_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError):
+        compare.asked_for({"task": name})
+    monkeypatch.setenv("VDMREASON_PUBLIC", "1")
+    with pytest.raises(UserError, match="off on this public page"):
+        compare.asked_for({"task": name})
+
+
+def test_a_public_page_looks_into_no_folder_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "drawn").mkdir()
+    monkeypatch.setenv("VDMREASON_PUBLIC", "1")
+    for name in (
+        f"arc:{tmp_path}",
+        "arc:runs",
+        "chess/mate-in-1:/etc/passwd",
+        str(tmp_path / "drawn"),
+        "reasoning_gym/x:y=1",
+    ):
+        with pytest.raises(UserError, match="off on this public page"):
+            inputs.task(name)
+    assert inputs.task("maze/7x7") == "maze/7x7"
+
+
+def test_a_film_that_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(UserError, match="too long"):
+        pictures.encoded(np.zeros((4096, 1, 1, 3), np.uint8), "gif")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import queue
 import signal
 import threading
 import time
@@ -17,7 +19,7 @@ import tasks
 from tasks.base import UserError
 from vdmreason import store
 from vdmreason.config import named_seed
-from vdmreason.worker import Stopped, Worker, pack, unpack
+from vdmreason.worker import Stopped, Worker, _listen, pack, unpack
 
 TASK = "maze/7x7"
 
@@ -75,6 +77,14 @@ def test_a_killed_worker_is_reported_and_comes_back(worker: Worker, tmp_path: Pa
         list(answers)
     assert worker.ping() == []
     assert worker._process and worker._process.pid != first
+
+
+def test_a_line_that_was_cut_off_is_an_end() -> None:
+    """A process killed while it writes leaves half a line, and whoever waits for its answer has to hear that it is gone."""
+    for cut in ('{"id": 1, "clip": {"da', '{"id": 1, "text": "\\ud8'):
+        messages: queue.Queue = queue.Queue()
+        _listen(io.StringIO('{"id": 1}\n' + cut), messages)
+        assert messages.get(timeout=1) == {"id": 1} and messages.get(timeout=1) is None
 
 
 @pytest.mark.parametrize("deaf", [False, True])

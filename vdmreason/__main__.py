@@ -15,7 +15,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,7 +104,9 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
             error = UserError(f"{error.filename}: may not be read or written by this user. Name another place.")
         elif isinstance(error, OSError) and error.errno != errno.ENOSPC:
             raise
-        full = isinstance(error, OSError)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        if isinstance(error, OSError) and not full:  # only with --debug: its traceback is there
+            raise SystemExit(1) from None
         text = "the disk is full; free some space and run the same command again" if full else str(error)
         line = " ".join(text.split())
         print(f"error: {line}", file=sys.stderr)
@@ -262,8 +264,11 @@ def arc_score(
     if strangers:
         raise UserError(f"{answers}: {puzzles} has no puzzle {strangers[0]!r}.{suggest(strangers[0], truth)}")
     print(f"{len(attempts)} of {len(truth)} puzzles answered")
+    held = arc_scores.most_of(attempts)
     for name in [rule] if rule else [r for r in arc_scores.RULES if not r.startswith("concept") or "oncept" in puzzles]:
-        print(f"{name:<12}{100 * arc_scores.score(attempts, truth, name):6.2f} %")
+        value = arc_scores.score(attempts, truth, name)
+        fewer = f"  (no test input has more than {held} attempts here)" if held < int(name[-1]) else ""
+        print(f"{name:<12}{100 * value:6.2f} %{fewer}")
 
 
 @arc_app.command("submission")
@@ -278,10 +283,11 @@ def arc_submission(
     from vdmreason import arc_scores
 
     attempts = arc_scores.from_runs(runs)
+    most = max(arc_scores.attempts_at(store.read_config(run).tested) for run in runs)
     if out.suffix == ".json":
-        arc_scores.write_submission(attempts, out)
+        arc_scores.write_submission(attempts, out, most)
     else:
-        arc_scores.write_benchmarking(attempts, out, store.read_config(runs[0]).flavour)
+        arc_scores.write_benchmarking(attempts, out, store.read_config(runs[0]).flavour, most)
     print(f"{len(attempts)} puzzles: {out}")
 
 
@@ -352,7 +358,8 @@ def predict(
         raise UserError("--out: is for an adapter asked otherwise; say how with --set votes=8.")
     if set_:
         folder = asked_otherwise(folder, set_, out)
-    predict_run(folder, batch=batch)
+    with jobs.working(folder) if jobs.is_this(folder) else nullcontext() as pen:
+        predict_run(folder, batch=batch, stop=pen.stop_wanted if pen else None)
     _print_scores([folder])
 
 
@@ -400,11 +407,15 @@ def _print_scores(folders: list[Path]) -> None:
             run = result["run"]
             seen.setdefault((_asked(run), run["n"], run["far_from"]), result)
         for (task, n, _), result in seen.items():
-            score = result["baselines"][name]
+            if not (score := result["baselines"].get(name)):
+                continue  # nobody knows the answers
             values = [_interval(score[key]) for key in ("exact", "right", "cells", "unreadable")]
             title = {"copy": "copy the input", "nearest": "nearest training example"}[name]
             table.add_row(task, title, str(n), "1", str(score["n"]), *values, "-")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for folder, result in results.items():
+        if not result["baselines"]:
+            print(f"{folder}: answered; nobody knows the right answers, so there is nothing to score")
 
 
 def _asked(run: Mapping[str, Any]) -> str:

@@ -109,16 +109,25 @@ def _mean(values: Sequence[float | bool]) -> float:
 # Files
 
 
-def write_submission(attempts: Attempts, path: str | Path) -> None:
+def most_of(attempts: Attempts) -> int:
+    """The most attempts at a test input."""
+    return max((len(tried) for inputs in attempts.values() for tried in inputs), default=0)
+
+
+def write_submission(attempts: Attempts, path: str | Path, most: int = 2) -> None:
     """Kaggle's submission.json: {id: [{"attempt_1": grid, "attempt_2": grid}, one a test input]}. One attempt stands twice;
-    one that could not be read is [[0]], for the format wants a grid."""
+    one that could not be read is [[0]], for the format wants a grid. With `most` 3, for ConceptARC, a third one goes along."""
     content: dict[str, list[dict[str, list[list[int]]]]] = {}
     for id_, inputs in attempts.items():
         content[id_] = []
         for tried in inputs:
-            first, *rest = [*tried, None][:2]
-            both = (first, rest[0] if rest and rest[0] is not None else first)
-            content[id_].append({f"attempt_{n}": _plain(grid) for n, grid in enumerate(both, 1)})
+            first, second, *rest = [*tried, None, None]
+            told = (
+                first,
+                first if second is None else second,
+                *(grid for grid in rest[: most - 2] if grid is not None),
+            )
+            content[id_].append({f"attempt_{n}": _plain(grid) for n, grid in enumerate(told, 1)})
     store.write_json(path, content)
 
 
@@ -142,7 +151,7 @@ def read_submission(path: str | Path) -> dict[str, list[list[Grid | None]]]:
     return found
 
 
-def write_benchmarking(attempts: Attempts, folder: str | Path, model: str) -> None:
+def write_benchmarking(attempts: Attempts, folder: str | Path, model: str, most: int = 2) -> None:
     """A folder for arc-agi-benchmarking: <id>.json with a list of pairs of attempts, each with its answer and metadata."""
     for id_, inputs in attempts.items():
         content = []
@@ -153,7 +162,7 @@ def write_benchmarking(attempts: Attempts, folder: str | Path, model: str) -> No
                         "answer": _plain(grid),
                         "metadata": {"model": model, "task_id": id_, "pair_index": i},
                     }
-                    for n, grid in enumerate(tried[:2], 1)
+                    for n, grid in enumerate(tried[:most], 1)
                 }
             )
         store.write_json(Path(folder) / f"{id_}.json", content)

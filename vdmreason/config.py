@@ -279,7 +279,11 @@ def read_yaml(path: Path, where: str, least: str) -> tuple[str, dict[str, Any]]:
         given = yaml.load(text, _LOADER)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. {where}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # also a date that is none, lists nested thousands deep
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None

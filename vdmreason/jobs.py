@@ -103,6 +103,11 @@ def resume(folder: str | Path) -> Status:
     return start(job["kind"], job["argv"], folder)
 
 
+def is_this(folder: str | Path) -> bool:
+    """Whether this process was started by `start` as the job of `folder`."""
+    return os.environ.get(IN_JOB) == str(Path(folder).resolve())
+
+
 def status(folder: str | Path) -> Status:
     """Where the job in `folder` stands, as every process sees it. State "" where there is no job."""
     folder = Path(folder)
@@ -312,6 +317,11 @@ def is_alive(pid: int | None, created: float | None) -> bool:
         return False
 
 
+def _has_process(folder: Path) -> bool:
+    job = store.read_json(folder / JOB) or {}
+    return is_alive(job.get("pid"), job.get("created"))
+
+
 def _created(pid: int) -> float | None:
     try:
         return float(psutil.Process(pid).create_time())
@@ -355,7 +365,7 @@ def _last_line(log: Path) -> str:
 
 def _wait_then_become(after: Path, folder: Path, argv: list[str], nap: Callable[[float], None] = time.sleep) -> None:
     """Wait until the job in `after` is over, then become `argv`: same process number, same creation time."""
-    while status(after).active:
+    while status(after).active or _has_process(after):  # between training and answers its state is done for a moment
         if (folder / STOP).exists():
             store.write_state(folder, state="stopped", eta=None)
             (folder / STOP).unlink(missing_ok=True)

@@ -55,7 +55,18 @@ TAKEN = re.compile(
 )
 CLIP = re.compile(r"clips/\d{4,9}\.webp")
 BARE = ("family", "flavour", "task", "n")  # what a LoRA is for
-RESULT = ("id", "run", "provenance", "codec", "complete", "scores", "baselines", "votes", "seconds_per_answer")
+RESULT = (
+    "id",
+    "run",
+    "provenance",
+    "answered",
+    "codec",
+    "complete",
+    "scores",
+    "baselines",
+    "votes",
+    "seconds_per_answer",
+)
 ELSEWHERE = "trained elsewhere"
 # What a zip may hold: a LoRA of a large backbone and its clips fit well within, and weights hardly shrink by packing.
 ZIP_FILES, ZIP_BYTES, ZIP_RATIO = 5000, 4 << 30, 50
@@ -328,12 +339,24 @@ def _provenance(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
         "training data, sha256": made.get("data"),
         "backbone's weights": made.get("backbone"),
         "adapter, sha256": ", ".join(map(sha256, parts_of(weights))),
+        "answered by": _answered(made, result),
         "command": made.get("command") if _public(made.get("command")) else None,
         "date": made.get("date"),
         "origin": made.get("origin"),
     }
     lines = [f"- {name}: `{_printable(value)}`" for name, value in facts.items() if value]
     return "\n".join(lines) + "\n\nThe full settings are in `config.yaml`."
+
+
+def _answered(made: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """Which code answered and on what, where that is not what trained; and how many sittings a training had."""
+    keys = ("commit", "dirty", "device")
+    told = [
+        f"{sat.get('commit')} ({'dirty' if sat.get('dirty') else 'clean'}) on {sat.get('device')}"
+        for sat in result.get("answered") or ()
+        if any(sat.get(key) != made.get(key) for key in keys)
+    ]
+    return ", ".join(told)
 
 
 def _public(command: object) -> bool:

@@ -368,9 +368,10 @@ def _cut(run: Run, sketch: Sketch, room: int, share: int, looks: bool) -> tuple[
     """The work of a sample, the micro-batch, and whether blocks are checkpointed: as `train.make_room` will find them."""
     wanted = run.speed.checkpointing
     first = sketch.checkpointed if wanted == "on" else sketch.plain
-    largest = min(run.optim.micro_batch or share, share)
     if not looks:
-        return first, largest, wanted == "on"
+        published = adapters.base.flavour(adapters.family(run.family), run.flavour).published
+        return first, min(run.optim.micro_batch or (1 if published else share), share), wanted == "on"
+    largest = min(run.optim.micro_batch or share, share)
 
     def most(work: Work) -> int:
         sizes = [size for size in range(1, largest + 1) if share % size == 0]

@@ -63,6 +63,7 @@ def predict(
             arm = arm or load_adapted(run, folder)
         if missing:
             assert arm is not None
+            tell_who_answers(folder, arm, anew=not known)
             title = f"{run.name}: answers"
             with store.Lines(folder / "predictions.jsonl") as lines, progress(title, len(wanted)) as show:
                 # Whole batches always, also after an interruption: in low precision an answer can depend on company.
@@ -86,6 +87,18 @@ def predict(
             store.write_json(folder / "result.json", result | {"codec": measured})
     evaluate.evaluate(folder)
     return [known[i] for i in wanted]
+
+
+def tell_who_answers(folder: Path, arm: Arm, anew: bool) -> None:
+    """Which code answers, with what and on what, in result.json: not always what trained the adapter."""
+    from vdmreason.train import device_name  # torch, only now: an arm is here
+
+    device = next(iter(arm.trainable().values())).device
+    result = store.read_json(folder / "result.json") or {}
+    before = () if anew else result.get("answered", ())
+    store.write_json(
+        folder / "result.json", result | {"answered": store.sat(before, store.sitting(device_name(device)))}
+    )
 
 
 def asked_otherwise(folder: str | Path, overrides: Sequence[str], out: str | Path | None = None) -> Path:

@@ -18,7 +18,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,13 +88,30 @@ class Trial:
 
     @property
     def published(self) -> bool:
-        return self.flavour.published
+        """Of a backbone in a folder only the machine where it lies can tell, and told."""
+        return bool(_provenance(self).get("published", self.flavour.published))
+
+    @property
+    def sittings(self) -> list[Mapping[str, Any]]:
+        """Which code trained and answered it, with what and on what: at least one of each, equal ones told twice."""
+        made = _provenance(self)
+        trained = made.get("sittings") or [made]
+        return [*trained, *(self.result.get("answered") or [made | dict(self.answered)])]
+
+    @property
+    def commits(self) -> list[str]:
+        return sorted({str(s["commit"]) for s in self.sittings if s.get("commit")})
+
+    @property
+    def dirty(self) -> bool:
+        return any(bool(s.get("dirty")) for s in self.sittings)
 
     def values(self, name: str) -> np.ndarray:
         return np.array([float(record[name]) for record in self.records])
 
 
-@dataclass(frozen=True, order=True)
+@functools.total_ordering
+@dataclass(frozen=True)
 class Series:
     """What one line of a figure is: an arm under its other settings, pretrained or as a control."""
 
@@ -102,6 +119,18 @@ class Series:
     kind: str  # "video" or "language"
     control: str
     settings: tuple[tuple[str, Any], ...] = ()
+
+    def __lt__(self, other: Series) -> bool:
+        return self._place < other._place
+
+    @property
+    def _place(self) -> tuple[Any, ...]:
+        """Numbers by size, then texts; a key may be set to nothing in one run and to a number in another."""
+        ranks = [
+            (key, (0, value, "") if isinstance(value, int | float) else (1, 0, str(value)))
+            for key, value in self.settings
+        ]
+        return (self.arm, self.kind, self.control, tuple(ranks))
 
     @property
     def name(self) -> str:
@@ -254,20 +283,19 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
     """What makes numbers less comparable than they look, one line each."""
     notes = []
     for name, what in (("commit", "code commits"), ("device", "devices"), ("platform", "platforms")):
-        # An adapter may be lent, or have been trained in an earlier sitting: of both the code counts.
-        both = [{str(_provenance(t).get(name)), str(t.answered.get(name, _provenance(t).get(name)))} for t in trials]
-        counts = Counter(value for values in both for value in values)
+        # An adapter may be lent, or have been trained in several sittings: all of the code counts.
+        counts = Counter(value for t in trials for value in {str(s.get(name)) for s in t.sittings if name in s})
         if len(counts) > 1:
             shown = ", ".join(
                 f"{value[: 40 if name != 'commit' else 9]} ({count})" for value, count in counts.most_common()
             )
-            twice = " A trial that was trained with one and answered with another counts under both." * (
+            twice = " A trial whose training and answers were not all made with one counts under each." * (
                 counts.total() > len(trials)
             )
             notes.append(f"Trials come from {len(counts)} {what}: {shown}.{twice}")
-    if dirty := sum(bool(_provenance(t).get("dirty") or t.answered.get("dirty")) for t in trials):
+    if dirty := sum(t.dirty for t in trials):
         notes.append(f"{dirty} trials ran on code with changes that were not committed.")
-    versions = [(_provenance(t).get("libraries") or {}) for t in trials]
+    versions = [s["libraries"] for t in trials for s in t.sittings if s.get("libraries")]
     for library in sorted({name for v in versions for name in v}):
         numbers = sorted({str(v.get(library, "none")) for v in versions})
         if len(numbers) > 1:
@@ -298,8 +326,8 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
 
 # How a family learns best under one budget.
 OWN = (
-    "optim.lr", "optim.schedule", "optim.warmup", "optim.weight_decay", "optim.clip", "lora.alpha", "lora.dropout",
-    "options.shift",
+    "optim.lr", "optim.schedule", "optim.warmup", "optim.weight_decay", "optim.betas", "optim.clip", "lora.alpha",
+    "lora.dropout", "options.shift", "precision",
 )  # fmt: skip
 
 
@@ -380,10 +408,14 @@ def findings(gathered: Gathered) -> dict[str, Any]:
     found: dict[str, Any] = {"accuracy": [], "needed": [], "ratio": [], "tests": [], "thresholds": [], "paths": []}
     for task, all_series in learning(gathered.trials).items():
         curves = {series: _curve(task, cells, PRIMARY) for series, cells in all_series.items()}
+        measured = any(
+            "path_success" in record["measures"] for trial in _all_of(all_series) for record in trial.records
+        )
         for series, cells in all_series.items():
             found["accuracy"] += _accuracy(task, series, cells, curves[series])
             found["needed"].append(_needed(task, series, curves[series]))
-            found["paths"] += _paths(task, series, cells)
+            if measured:
+                found["paths"] += _paths(task, series, cells)
             if task.split("/")[0] in AUTOMATA:
                 of = statistics.threshold(curves[series])
                 found["thresholds"].append({"task": task, "series": series.name, "threshold": of})
@@ -406,6 +438,12 @@ def learning(trials: Iterable[Trial]) -> dict[str, dict[Series, Cells]]:
             cells = found.setdefault(trial.task, {}).setdefault(trial.series, {})
             cells.setdefault(trial.run.n, {})[trial.run.seed] = trial
     return found
+
+
+def _all_of(all_series: Mapping[Series, Cells]) -> Iterator[Trial]:
+    for cells in all_series.values():
+        for cell in cells.values():
+            yield from cell.values()
 
 
 def puzzles(trials: Iterable[Trial]) -> dict[str, dict[Series, list[Trial]]]:
@@ -534,7 +572,7 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         areas = [row["area"] for row in group if row["area"] is not None]
         pool: dict[str, Any] = {"video": video, "language": language, "tasks": len(group)}
         pool["n"] = group[0]["n"] if all(row["n"] == group[0]["n"] for row in group) else None  # None: not the same
-        pool["area"] = statistics.pooled(areas) if areas else None
+        pool["area"] = statistics.pooled(areas).within(-1, 1) if areas else None
         for target in statistics.TARGETS:
             pool[f"{target:g}"] = statistics.pooled_ratio([row[f"{target:g}"] for row in group])
         found.append(pool)
@@ -612,8 +650,6 @@ def _paths(task: str, series: Series, cells: Cells) -> list[dict[str, Any]]:
     rows = []
     for n, cell in sorted(cells.items()):
         measures = {seed: [record["measures"] for record in trial.records] for seed, trial in cell.items()}
-        if not any("path_success" in m for of_seed in measures.values() for m in of_seed):
-            continue
         success = {s: [float(m.get("path_success", 0.0)) for m in of_seed] for s, of_seed in measures.items()}
         lengths = {
             s: [m["relative_length"] for m in of_seed if "relative_length" in m] for s, of_seed in measures.items()
@@ -787,7 +823,8 @@ def rows(gathered: Gathered) -> list[dict[str, Any]]:
         row["codec"] = _at(trial.result, "codec", "exact", "value")
         row["seconds_per_answer"] = float(np.mean([record["seconds"] for record in trial.records]))
         origin = _provenance(trial)
-        row |= {key: origin.get(key) for key in ("commit", "dirty", "device", "platform", "python", "backbone", "data")}
+        row |= {"commit": " ".join(trial.commits) or None, "dirty": trial.dirty}
+        row |= {key: origin.get(key) for key in ("device", "platform", "python", "backbone", "data")}
         row |= {"date": origin.get("date"), "libraries": json.dumps(origin.get("libraries") or {})}
         found.append(row | {"folder": str(trial.folder)})
     return found

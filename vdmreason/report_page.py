@@ -327,7 +327,8 @@ def _provenance(gathered: Gathered) -> Table:
     rows = []
     for trial in gathered.trials:
         origin = trial.result.get("provenance") or {}
-        commit = str(origin.get("commit") or NONE)[:9] + (" + changes" if origin.get("dirty") else "")
+        commit = " ".join(commit[:9] for commit in trial.commits) or NONE
+        commit += " + changes" * trial.dirty
         rows.append(
             (
                 trial.id, trial.task, trial.series.name, str(trial.run.n), str(trial.run.seed), str(len(trial.records)),

@@ -17,7 +17,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
-from tasks.base import UserError
+from tasks.base import Missing, UserError
 
 BLOCKS = ("_no_split_modules", "_repeated_blocks")
 # In the order of preference on a GPU: torch's own first choice is the slower one on Hopper.
@@ -113,7 +113,7 @@ def quantise(model: nn.Module, kind: str, device: torch.device) -> None:
     try:
         import bitsandbytes as bnb
     except ImportError as error:
-        raise UserError(f"quantise: {kind} needs bitsandbytes. Install it with: pip install bitsandbytes") from error
+        raise Missing(f"quantise: {kind} needs bitsandbytes. Install it with: pip install bitsandbytes") from error
     inside = blocks(model)
     if not inside:
         raise UserError("quantise: this backbone names no blocks to quantise. Set quantise: none.")

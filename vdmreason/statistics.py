@@ -61,6 +61,10 @@ class Interval:
     low: float
     high: float
 
+    def within(self, low: float, high: float) -> Interval:
+        """Cut to what the value can be."""
+        return Interval(self.value, max(low, self.low), min(high, self.high))
+
 
 @dataclass(frozen=True)
 class Bound:

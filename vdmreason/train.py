@@ -134,7 +134,9 @@ def train(
             if not begun:  # too many examples, no such model: nothing began that a report should miss
                 (folder / "config.yaml").unlink(missing_ok=True)
             raise
-        made_of = {"id": run.id, "backbone": arm.backbone, "data": store.data_hash(learned)}
+        here = store.sitting(device_name(accelerator.device))
+        made_of: dict[str, Any] = {"id": run.id, "backbone": arm.backbone, "data": store.data_hash(learned)}
+        made_of["sittings"] = store.sat(sittings_before(folder), here)
         if store.whole_folder(folder / "adapter"):
             predict.refuse_other_examples(run, folder)
             arm.restore(folder / "adapter")
@@ -149,6 +151,12 @@ def train(
                     # before the adapter: whoever finds that takes the run for done, and would never write this
                     result = store.read_json(folder / "result.json") or {}
                     facts = store.provenance(run, examples, device_name(accelerator.device), arm.backbone)
+                    facts |= {"published": adapters.base.flavour(adapters.family(run.family), run.flavour).published}
+                    if len(made_of["sittings"]) > 1:
+                        facts |= {
+                            "sittings": made_of["sittings"],
+                            "dirty": any(s["dirty"] for s in made_of["sittings"]),
+                        }
                     result |= {"id": run.id, "run": config.to_dict(run), "provenance": facts}
                     store.write_json(folder / "result.json", result)
                     notes = {"run": config.to_dict(run), "id": run.id, "versions": store.versions()}
@@ -169,7 +177,7 @@ def _loop(
     accelerator: Accelerator,
     arm: Arm,
     examples: Sequence[Example],
-    made_of: Mapping[str, str],
+    made_of: Mapping[str, Any],
     pen: jobs.Working,
     stop: Callable[[], bool] | None,
     on_step: OnStep | None,
@@ -485,10 +493,10 @@ def checkpoint_state(weights: Mapping[str, torch.Tensor], optimizer: torch.optim
 
 
 def save_checkpoint(
-    folder: Path, made_of: Mapping[str, str], step: int, tensors: Tensors, flat: Tensors, stays: bool = False
+    folder: Path, made_of: Mapping[str, Any], step: int, tensors: Tensors, flat: Tensors, stays: bool = False
 ) -> None:
     """Write a checkpoint (`checkpoint_state`) whole or not at all, then drop all but the last two and those that stay. `made_of`:
-    the run's id, what names the backbone's weights, and the hash of what is learned."""
+    the run's id, what names the backbone's weights, the hash of what is learned, and the sittings so far."""
     with store.new_folder(folder / "checkpoints" / f"step-{step:06d}") as new:
         save_file(tensors, new / "lora.safetensors", {"format": "pt"})
         save_file(flat, new / "optimizer.safetensors", {"format": "pt"})
@@ -508,7 +516,7 @@ def stays_for_good(checkpoint: Path) -> bool:
 
 
 def restore_checkpoint(
-    folder: Path, made_of: Mapping[str, str], weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    folder: Path, made_of: Mapping[str, Any], weights: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> int:
     """Load the latest checkpoint into `weights` and `optimizer`; returns the number of updates it holds, 0 if none."""
     kept = store.checkpoints(folder)
@@ -541,6 +549,15 @@ def restore_checkpoint(
         state.setdefault(names.index(name), {})[kind] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(facts["step"])
+
+
+def sittings_before(folder: Path) -> list[dict[str, Any]]:
+    """Which code made the newest checkpoint, with what and on what; [] where there is none, or it does not say."""
+    try:
+        (newest,) = store.checkpoints(folder)[-1:]
+        return list(json.loads((newest / "trainer.json").read_text(encoding="utf-8")).get("sittings", ()))
+    except (OSError, ValueError, AttributeError, TypeError):  # a damaged one is refused where it is read whole
+        return []
 
 
 def cut_metrics(folder: Path, step: int) -> None:
@@ -619,8 +636,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arm = train(run, folder, report_to=given.report_to)
         finished = store.whole_folder(folder / "adapter")  # or it was stopped
         if given.answer and finished and PartialState().num_processes == 1:
-            predict.predict(folder, arm)
+            with jobs.working(folder) as pen:  # a stop or a kill is no end of the run
+                predict.predict(folder, arm, stop=pen.stop_wanted)
         PartialState().destroy_process_group()
+        if not finished:
+            raise jobs.Stopped
 
 
 if __name__ == "__main__":

@@ -231,10 +231,14 @@ class Worker:
 
 
 def _listen(stream: TextIO, messages: queue.Queue[dict[str, Any] | None]) -> None:
-    for line in stream:
-        if line.startswith("{"):  # a library may print too
-            messages.put(json.loads(line))
-    messages.put(None)
+    try:
+        for line in stream:
+            if line.startswith("{"):  # a library may print too
+                messages.put(json.loads(line))
+    except ValueError:  # killed in the middle of a line, or of a letter
+        pass
+    finally:
+        messages.put(None)
 
 
 def _overhear(stream: TextIO, words: list[str]) -> None:

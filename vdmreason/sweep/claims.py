@@ -50,11 +50,16 @@ class Claim:
         self._ended = threading.Event()
 
     def mine(self) -> bool:
-        return (read_claim(self.path) or {}).get("token") == self.record["token"]
+        """Whether it still is. Raises OSError where the disk gives no answer now, which says neither."""
+        try:
+            return bool(json.loads(self.path.read_text(encoding="utf-8")).get("token") == self.record["token"])
+        except (FileNotFoundError, ValueError, AttributeError):
+            return False
 
     def release(self) -> None:
-        if self.mine():
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a heartbeat that ends says as much
+            if self.mine():
+                self.path.unlink(missing_ok=True)
 
     @contextmanager
     def beating(self) -> Iterator[None]:

@@ -45,7 +45,8 @@ def run_sweep(
     plan = write_plan(folder, sweep)
     if retry_failed:
         forget_failures(folder, plan)
-    (folder / jobs.STOP).unlink(missing_ok=True)
+    if not jobs.is_this(folder):  # a job's was removed as it started; one that is there is new
+        (folder / jobs.STOP).unlink(missing_ok=True)
     print(describe(folder, sweep, plan, workers), flush=True)
     _set_damaged_aside(folder, plan)
     driver = secrets.token_hex(4)
@@ -79,7 +80,7 @@ def _set_damaged_aside(folder: Path, plan: Mapping[str, Any]) -> None:
 def _as_a_job(folder: Path) -> Iterator[Callable[[int, int, float | None], None]]:
     """Where this driver is the job of its folder (`jobs.start`), say in its state.json where it stands: `tell(settled, trials,
     eta)`."""
-    if os.environ.get(jobs.IN_JOB) != str(folder.resolve()):
+    if not jobs.is_this(folder):
         yield lambda settled, trials, eta: None
         return
     told: list[Any] = []

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tasks.base import UserError
+from tasks.base import Unreachable, UserError
 from vdmreason import config, evaluate, jobs, store
 from vdmreason.config import Run
 from vdmreason.launchers import PARENT
@@ -128,7 +128,7 @@ def work(folder: str | Path, driver: str = "", part: tuple[int, int] = (1, 1)) -
                 _let_go_of_memory()
                 if done.get("final") and done["full"]:
                     raise DiskFull(done["error"])  # the next trial would find the same disk
-                _pause(PAUSE * done["attempts"], wish)
+                _pause(PAUSE * max(1, done["attempts"]), wish)
     raise jobs.Stopped
 
 
@@ -262,6 +262,7 @@ def _finish(place: Path, seconds: float) -> None:
     """What is needed no more goes, and done.json vouches for the rest."""
     result = store.read_json(place / "result.json") or {}
     made, (commit, dirty) = result.get("provenance", {}), store.code()
+    answered = (result.get("answered") or [made])[-1]
     spent = [
         sum(line["seconds"] for line in store.read_lines(place / f"{name}.jsonl"))
         for name in ("metrics", "predictions")
@@ -274,7 +275,7 @@ def _finish(place: Path, seconds: float) -> None:
         "data": made.get("data"),
         "versions": store.versions(),
         "host": socket.gethostname(),
-        "device": made.get("device"),
+        "device": answered.get("device"),
         "seconds": round(seconds, 3),  # of the last sitting, all in all
         "training": round(spent[0], 3),  # all updates, over all sittings
         "answering": round(spent[1], 3),
@@ -312,7 +313,8 @@ def _failure(place: Path, error: BaseException) -> dict[str, Any]:
     """What failed.json says of an error. The machine's fault is tried again; what the trial itself does wrong is not."""
     text = " ".join(str(error).split()) or type(error).__name__
     full, machine = _is_full(error), _is_the_machines(error)
-    attempts = 1 + int(read_failed(place).get("attempts", 0))
+    # One that another process holds has not been tried: it is free when that one ends.
+    attempts = int(read_failed(place).get("attempts", 0)) + (not _is_held(error))
     return {
         "error": text if isinstance(error, UserError) else f"{type(error).__name__}: {text}",
         "machine": machine,
@@ -344,14 +346,20 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _is_the_machines(error: BaseException) -> bool:
-    """Out of memory, a full disk, a disk that went away, a device that fell over: not what the trial is."""
+    """Out of memory, a full disk, a disk that went away, a device that fell over, no network: not what the trial is."""
     disk = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
     words = ("out of memory", "can't allocate memory", "cannot allocate memory", "cuda error", "nccl error")
     for cause in _causes(error):
+        if isinstance(cause, Unreachable):
+            return True
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in disk):
             return True
         if isinstance(cause, RuntimeError) and any(word in str(cause).lower() for word in words):
             return True
+    return _is_held(error)
+
+
+def _is_held(error: BaseException) -> bool:
     return isinstance(error, UserError) and "another process is working there" in str(error)
 
 

@@ -20,6 +20,7 @@ import pretrain
 import vdmreason
 from tasks.base import UserError
 from vdmreason import jobs, store
+from vdmreason.ui import public
 
 ZOO = Path(pretrain.__file__).resolve().parent / "zoo"
 RESULTS = (
@@ -167,7 +168,7 @@ def _look(key: str, folder: Path, shipped: bool) -> Backbone:
         parameters=parameters(folder), data=_data(record, recipe), updates=int(sum(stage.get("updates", 0) for stage in counted)),
         minutes=seconds / 60 if seconds else record.get("minutes"), machine=str(record.get("machine", "")),
         command=str(record.get("command", "")), log=log, weights=weights(folder),
-        error=status.error if status else "",
+        error=public.clean(status.error) if status else "",
     )  # fmt: skip
 
 

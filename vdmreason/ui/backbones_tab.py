@@ -651,7 +651,7 @@ class Tab:
                     f"; about {span(usual)} in all." if usual else "."
                 )
             elif status.state in ("failed", "lost") and not done:
-                words = f"Drawing {status.state}: {status.error}"
+                words = f"Drawing {status.state}: {public.clean(status.error)}"
             elif not done:
                 words = f"Not drawn yet. {OFF}" if public.on() else "Not drawn yet with these settings."
                 words += " Below is what was drawn last." if self._latest(b) else ""
@@ -719,7 +719,7 @@ class Tab:
             if active:
                 words = "The probe works in a process of its own; you can leave this page."
             elif status.state in ("failed", "lost"):
-                words = f"The probe {status.state}: {status.error}"
+                words = f"The probe {status.state}: {public.clean(status.error)}"
             elif (folder / "probe.json").is_file():
                 button = "Probe it again"
             elif public.on():

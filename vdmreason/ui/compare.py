@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -103,7 +104,6 @@ class Tab:
         self.choice = gr.State(Choice())
         self.shown = gr.State(Shown())
         self.shelf = gr.State({})  # the row of examples as it was sent last
-        self.quota = public.Quota()
         self.seen = gr.State(())  # what the last tick showed, so that an idle page sends nothing
         with gr.Row(elem_classes=["controls-row"]):
             self.family = gr.Dropdown([*SHELVES.items()], label="Family", min_width=130, scale=2, elem_id="family")
@@ -311,23 +311,27 @@ class Tab:
         """Ask all arms, one after the other, and show each answer as it forms."""
         owner = request.session_hash or ""
         try:
-            self.quota.take(visitor(request))
             task, puzzle = tasks.get(choice.task), example(choice)
+            able = {slot: a for slot, a in choice.slots().items() if a and a.live}
+            public.QUOTA.take(visitor(request), len(able))
         except UserError as error:
             yield {self.problem: problem(error)}
             return
         self.worker.forget_cancel(owner)
-        able = {slot: a for slot, a in choice.slots().items() if a and a.live}
         waiting = {"state": "working", "badge": "live"}
         forming = {slot: {**waiting, "run": a.label, "note": "Waits for its turn."} for slot, a in able.items()}
         complaint = ""
+
+        def stage() -> dict[Any, Any]:
+            """The answers as they form, unless the visitor has gone on to something else: that stays in sight."""
+            return {self.stage: scene(choice, shown, forming) if shown.newest in (None, choice) else gr.skip()}
+
         yield {
-            self.run: gr.update(interactive=False), self.cancel: gr.update(visible=True), self.problem: "",
-            self.stage: scene(choice, shown, forming),
+            self.run: gr.update(interactive=False), self.cancel: gr.update(visible=True), self.problem: "", **stage()
         }  # fmt: skip
         for slot, adapter in able.items():
             forming[slot] = {**forming[slot], "note": "The worker loads the model."}
-            yield {self.stage: scene(choice, shown, forming)}
+            yield stage()
             try:
                 for message in self.worker.predict(adapter.folder, choice.task, choice.index, choice.seed, owner):
                     raw = message.get("clip", message.get("text"))
@@ -341,16 +345,17 @@ class Tab:
                         forming[slot] = {
                             **waiting, "run": adapter.label, "note": note, **drawn(adapter, puzzle, raw)
                         }  # fmt: skip
-                    yield {self.stage: scene(choice, shown, forming)}
+                    yield stage()
             except Stopped:
                 complaint = "Cancelled."
                 break
             except UserError as error:
                 complaint = str(error)
                 forming.pop(slot, None)
-        view = scene(choice, shown)
+        now = shown.newest or choice
+        view = scene(now, shown)
         yield {
-            self.stage: view, self.scores: scores(choice, view), self.shown: shown, self.run: self.run_button(choice),
+            self.stage: view, self.scores: scores(now, view), self.shown: shown, self.run: self.run_button(now),
             self.cancel: gr.update(visible=False), self.problem: problem(complaint),
         }  # fmt: skip
 
@@ -384,8 +389,9 @@ class Tab:
 
     def tick(self, choice: Choice, shown: Shown, seen: tuple[Any, ...]) -> dict[Any, Any] | Any:
         """Follow the adapting job of the shown puzzle: when an adapter or an answer to it has appeared, show it."""
-        with shown.turn:
+        with shown.turn, contextlib.suppress(UserError):  # its file may be gone, and what is in sight stays
             return self._follow(shown.newest or choice, shown, seen)
+        return {self.seen: seen}
 
     def _follow(self, choice: Choice, shown: Shown, seen: tuple[Any, ...]) -> dict[Any, Any] | Any:
         if not choice.task:
@@ -446,7 +452,7 @@ def adapt_text(status: jobs.Status | None) -> str:
         return f"Adapting both arms: {html.escape(step + left)}. You can leave or reload the page; the job goes on."
     if status.state == "done":
         return "Both arms have been adapted."
-    return f"The last attempt is {status.state}. {html.escape(status.error)}"
+    return f"The last attempt is {status.state}. {html.escape(public.clean(status.error))}"
 
 
 def asked_for(wanted: Mapping[str, str]) -> tuple[Choice, list[str]]:
@@ -473,8 +479,10 @@ def asked_for(wanted: Mapping[str, str]) -> tuple[Choice, list[str]]:
 
 
 def visitor(request: gr.Request) -> str:
-    """Whom a quota counts: the address that asks, so that a reload is no new visitor."""
-    return str(getattr(request.client, "host", "") or request.session_hash or "")
+    """Whom a quota counts: the address that asks, so that a reload is no new visitor. On a Space all come by way of its proxy,
+    which adds whom it heard at the end; before that stands what anybody may have written."""
+    heard = str((request.headers or {}).get("x-forwarded-for", "")) if "SPACE_ID" in os.environ else ""
+    return heard.rpartition(",")[2].strip() or str(getattr(request.client, "host", "") or request.session_hash or "")
 
 
 def problem(error: object) -> str:

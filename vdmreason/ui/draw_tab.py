@@ -189,7 +189,7 @@ def stamp(task: str) -> tuple[Any, ...]:
         return (task,)
     file = compare.adapt_folder(task) / "compare.json"
     written = file.stat().st_mtime_ns if file.is_file() else 0
-    return task, status.state, status.step, round(status.eta or 0), status.error, written
+    return task, status.state, status.step, round(status.eta or 0), public.clean(status.error), written
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vdmreason import jobs, store
+from vdmreason.ui import public
 
 LINES = 30
 # What a log or an error says -> what happened and what helps. The first that fits is told.
@@ -62,12 +63,11 @@ def card(folder: Path, name: str) -> str:
     status = jobs.status(folder)
     if status.state not in ("failed", "lost"):
         return ""
-    log = jobs.log_tail(folder, LINES)
-    found = hint(f"{status.error}\n{log}") or (LOST if status.state == "lost" else None)
+    found = hint(f"{status.error}\n{jobs.log_tail(folder, LINES)}") or (LOST if status.state == "lost" else None)
     what, remedy = found or ("It failed", "The cause is none of the known ones; the last lines of its log say more.")
-    config = shell_place(folder)
-    error = f'<p class="failure-error">{html.escape(status.error)}</p>' if status.error else ""
-    lines = html.escape(log) or "The log is empty."
+    config = public.clean(shell_place(folder))
+    error = f'<p class="failure-error">{html.escape(public.clean(status.error))}</p>' if status.error else ""
+    lines = html.escape(public.log_of(folder, LINES))
     step = f" at update {status.step} of {status.updates}" if status.updates else ""
     return (
         f'<section class="failure" aria-label="{html.escape(name)} failed"><h3>{html.escape(name)}: '

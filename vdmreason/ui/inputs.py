@@ -32,12 +32,18 @@ def texts(value: Any, most: int = 100) -> list[str]:
 
 
 def task(value: Any) -> str:
-    """A puzzle's name, or the path of one in a file; on a public page no files but the page's own. Raises UserError."""
+    """A puzzle's name, or the path of one in a file; on a public page no file but a puzzle that was drawn there, and no folder.
+    Raises UserError."""
     name = text(value)
-    if name.startswith(("arc:", "/", "./", "../", "~")) or name.endswith(".json"):
-        file = Path(name.removeprefix("arc:")).expanduser()
-        if not file.resolve().is_relative_to(store.runs_root().resolve()):
-            public.refuse("Opening a file of this machine")
+    if public.on() and (name.startswith(("/", "./", "../", "~")) or name.endswith(".json") or ":" in name):
+        drawn = store.runs_root().resolve() / "drawn"
+        try:
+            file = Path(name.removeprefix("arc:")).resolve()
+            known = file.parent == drawn and file.suffix == ".json" and file.is_file()
+        except (OSError, ValueError, RuntimeError):  # a name that no file can have
+            known = False
+        if not known:
+            public.refuse("Naming a file, or settings of one's own,")
     return name
 
 

@@ -263,7 +263,7 @@ class Tab:
         part("card", [picked, stamps], lambda: self._card(kept))
         ran = shelf.runs_table(rows, more, run)
         part("runs", ran, lambda: {self.runs: ran, self.more: _more(more)})
-        log = shelf.log_of(places[run]) if run else ""
+        log = public.log_of(places[run]) if run else ""
         part("log", [run, log], lambda: {self.run_box: gr.update(visible=bool(run)), self.log: log})
         chosen = {key: places[key] for key in ticked[:COMPARED]}
         curves = [
@@ -292,7 +292,7 @@ class Tab:
         try:
             text = shelf.card(kept)
         except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-            text = problem(f"{kept.folder.name}: {shelf.clean(error)}")
+            text = problem(f"{kept.folder.name}: {public.clean(error)}")
         return {
             self.card_box: gr.update(visible=True), self.card: text, self.id: id_of(kept.folder).partition("/")[2],
             self.remove: gr.update(
@@ -353,7 +353,7 @@ class Tab:
             found = known[key]
             removed = trash.remove(found.folder if isinstance(found, Kept) else found)
         except UserError as error:
-            return {line: problem(shelf.clean(error))}
+            return {line: problem(public.clean(error))}
         line_ = f"Removed {removed.was}. It is kept until {shelf.day(removed.until)}."
         said = f'<p class="note" role="status">{html.escape(line_)}</p>'
         return {
@@ -365,7 +365,7 @@ class Tab:
             public.refuse("Restoring a run")
             trash.restore(name)
         except UserError as error:
-            return {self.problem: problem(shelf.clean(error)), self.undo_row: gr.update(visible=False)}
+            return {self.problem: problem(public.clean(error)), self.undo_row: gr.update(visible=False)}
         return {**self.refresh(*state), self.undo_row: gr.update(visible=False), self.undone: ""}
 
     def _trash_act(self, event: gr.EventData, *state: Any) -> dict[Any, Any]:
@@ -380,7 +380,7 @@ class Tab:
             else:
                 raise UserError("The page did not understand that. Reload it.")
         except UserError as error:
-            return {**self.refresh(*state), self.trash_line: problem(shelf.clean(error))}
+            return {**self.refresh(*state), self.trash_line: problem(public.clean(error))}
         return {
             **self.refresh(*state), self.trash_line: f'<p class="note" role="status">{html.escape(said)}</p>',
             self.undo_row: gr.update(visible=False),
@@ -393,7 +393,7 @@ class Tab:
             kept = _chosen(picked)
             out = shelf.pack(kept, bool(with_answers))
         except (UserError, OSError) as error:
-            return {self.problem: problem(shelf.clean(error)), self.download: gr.update(visible=False)}
+            return {self.problem: problem(public.clean(error)), self.download: gr.update(visible=False)}
         label = f"Download {out.name} ({shelf.size_of(out.stat().st_size)})"
         return {self.download: gr.update(value=str(out), label=label, visible=True), self.problem: ""}
 
@@ -417,7 +417,7 @@ class Tab:
                 self.push_line: "" if library.logged_in() else problem(LOGIN),
             }
         except (UserError, OSError) as error:
-            return {self.parcel: "", self.push_line: problem(shelf.clean(error))}
+            return {self.parcel: "", self.push_line: problem(public.clean(error))}
 
     def _answers_toggled(self, picked: str, repo: str, with_answers: bool) -> dict[Any, Any]:
         return {self.download: gr.update(visible=False), **self._show_parcel(picked, repo, with_answers)}
@@ -428,7 +428,7 @@ class Tab:
             kept = _chosen(picked)
             status = shelf.start_push(kept.folder, repo, private is not False, bool(with_answers))
         except UserError as error:
-            return {self.push_line: problem(shelf.clean(error))}
+            return {self.push_line: problem(public.clean(error))}
         return {self.errand: status.folder.name, self.push_line: shelf.errand_text(status.folder.name)}
 
     # In
@@ -443,7 +443,7 @@ class Tab:
             public.refuse("Importing an adapter")
             place = shelf.bring_in(files, shelf.given(*fields))
         except UserError as error:
-            return {self.in_line: problem(shelf.clean(error))}
+            return {self.in_line: problem(public.clean(error))}
         key = id_of(place)
         said = f'<p class="good-line" role="status">✓ Imported as {html.escape(key.partition("/")[2])}.</p>'
         return {self.picked: key, **self.refresh(key, *state[1:]), self.in_line: said, self.files: None}
@@ -453,7 +453,7 @@ class Tab:
             public.refuse("Pulling an adapter")
             status = shelf.start_pull(repo, shelf.given(*fields))
         except UserError as error:
-            return {self.in_line: problem(shelf.clean(error))}
+            return {self.in_line: problem(public.clean(error))}
         return {self.errand: status.folder.name, self.in_line: shelf.errand_text(status.folder.name)}
 
 

@@ -108,7 +108,8 @@ def build() -> gr.Blocks:
     head = MASTHEAD
     for name, words in texts.items():
         head = head.replace(name, html.escape(words))
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
+    keep = (60, 600) if public.on() else (3600, 86400)  # seconds between looks, and that a file of a visitor's stays
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=keep) as page:
         gr.HTML(html_template=head, js_on_load=THEME_SWITCH + script("tabs.js"), apply_default_css=False)
         with gr.Tabs(overflow_behavior="wrap") as row_of_tabs:  # on a phone all six stay in sight
             tabs = {}
@@ -173,8 +174,9 @@ def launch(host: str = "127.0.0.1", port: int | None = None, block: bool = True,
     # up on a page that was about to answer.
     page.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, quiet=True, show_error=not public.on(),
-        max_file_size="20mb", prevent_thread_lock=True, footer_links=["api"], run_history=False, ssr_mode=False,
-        strict_cors=True, mcp_server=mcp, _frontend=False, theme=theme(), css="".join(script(f"{name}.css") for name in STYLES),
+        max_file_size="1mb" if public.on() else "20mb", prevent_thread_lock=True, footer_links=["api"], run_history=False,
+        ssr_mode=False, strict_cors=True, mcp_server=mcp, _frontend=False, theme=theme(),
+        css="".join(script(f"{name}.css") for name in STYLES),
     )  # fmt: skip
     warm.join()
     print(f"vdmreason is at {page.local_url}  (Ctrl+C ends it; jobs go on)", flush=True)

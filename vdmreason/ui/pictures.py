@@ -19,6 +19,7 @@ from tasks.render import STYLES, paint
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3)
 Clip = npt.NDArray[np.uint8]  # (F, H, W, 3)
+LARGEST = 64 << 20  # pixels of a film that is made into a file: 100 frames of 720 x 480 are half of it
 
 
 def palette() -> list[str]:
@@ -101,6 +102,8 @@ def encoded(clip: Clip, kind: str, seconds: float = 2.0) -> str:
     its index in front. Enlarged without smoothing to at least 256 pixels, so that no player blurs a cell. Raises UserError."""
     factor = max(1, math.ceil(256 / max(clip.shape[1:3])))
     clip = np.concatenate([clip, clip[-1:].repeat(max(1, len(clip) // 3), 0)])  # the answer rests at the end
+    if clip[..., 0].size * factor**2 > LARGEST:
+        raise UserError("This film is too long to be kept as a file.")
     large = clip.repeat(factor, 1).repeat(factor, 2)
     pace = len(clip) / seconds
     if kind == "gif":

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from pathlib import Path
 
 from tasks.base import UserError
+from vdmreason import jobs, library, store
 
 LIVE = 30  # live answers a visitor may have in an hour
 HOUR = 3600.0
@@ -40,6 +41,22 @@ def place(folder: Path) -> str:
     return folder.name if on() else str(folder)
 
 
+def clean(text: object) -> str:
+    """A line as the page may say it: on a public one without the folders of this machine."""
+    line = " ".join(str(text).split())
+    if on():
+        for root in (library.zoo().resolve(), store.runs_root().resolve(), Path.cwd(), store.runs_root(), Path.home()):
+            line = line.replace(f"{root}{os.sep}", "")
+    return line
+
+
+def log_of(folder: Path, lines: int = 60) -> str:
+    """The end of a job's log. A public page does not show it: it names folders."""
+    if on():
+        return "The log is not shown on a public page."
+    return jobs.log_tail(folder, lines) or "It left no log: it was started by hand, or came from elsewhere."
+
+
 class Quota:
     """So many uses an hour for each visitor; on a private page as many as one likes."""
 
@@ -48,8 +65,8 @@ class Quota:
         self._uses: OrderedDict[str, deque[float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, visitor: str) -> None:
-        """Count one use. Raises UserError where the visitor has had all of them."""
+    def take(self, visitor: str, count: int = 1) -> None:
+        """Count so many uses, as many as there are left. Raises UserError where the visitor has had all of them."""
         if not on():
             return
         now = time.monotonic()
@@ -66,4 +83,7 @@ class Quota:
                     f"That was the last of {self.most} live answers an hour here. The next is free in {wait:.0f} min; "
                     "the recorded answers are always there."
                 )
-            uses.append(now)
+            uses.extend([now] * count)
+
+
+QUOTA = Quota()  # of live answers, however they are asked for

@@ -254,6 +254,11 @@ def opening() -> Choice:
     known = [a for a in catalogue() if a.records]
     best: tuple[tuple[bool, int], Choice] | None = None  # (do the arms differ, how often it is so), what to show
     for task in dict.fromkeys(a.run.tested for a in known):
+        try:
+            tasks.get(task)
+        except UserError:  # a puzzle's file that was moved or broken since
+            known = [a for a in known if a.run.tested != task]
+            continue
         choice = Choice().with_task(task)
         for filter_ in ("video only right", "language only right", "both", "none"):
             hits = recorded(replace(choice, filter=filter_))

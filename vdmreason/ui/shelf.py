@@ -119,7 +119,7 @@ def adapters_here() -> tuple[dict[str, Kept], list[str]]:
             kept = look(folder)
             _ = kept.arm, exact(kept.result)
         except (UserError, OSError, KeyError, TypeError, ValueError) as error:
-            faults.append(f"{folder.name}: {clean(error).replace(f'{folder}{os.sep}', '')}")
+            faults.append(f"{folder.name}: {public.clean(error).replace(f'{folder}{os.sep}', '')}")
             continue
         if kept.weights:
             found.append(kept)
@@ -154,15 +154,6 @@ def backbone(run: Run) -> str:
 
 def day(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else ""
-
-
-def clean(text: object) -> str:
-    """A line as the page may say it: on a public one without the folders of this machine."""
-    line = " ".join(str(text).split())
-    if public.on():
-        for root in (library.zoo().resolve(), store.runs_root().resolve(), Path.cwd(), store.runs_root()):
-            line = line.replace(f"{root}{os.sep}", "")
-    return line
 
 
 def adapters_table(known: Mapping[str, Kept], picked: str | None) -> dict[str, Any]:
@@ -435,7 +426,7 @@ def run_row(folder: Path) -> dict[str, Any] | None:
     except (UserError, OSError, KeyError, TypeError, ValueError) as fault:
         error = error or str(fault)
     if error and state not in (*QUIET, "running", "starting", "queued"):
-        result = " · ".join(part for part in (progress, clean(error)[:200]) if part)
+        result = " · ".join(part for part in (progress, public.clean(error)[:200]) if part)
     took = None
     if started and beat:
         took = (time.time() if state in jobs.ACTIVE else beat) - started
@@ -563,13 +554,6 @@ def _score_rows(places: Sequence[Path]) -> list[tuple[str, list[str]]]:
     return [(title, values) for title, values in rows if any(value != "–" for value in values)]
 
 
-def log_of(folder: Path) -> str:
-    """The end of a job's log. A public page does not show it: it names folders."""
-    if public.on():
-        return "The log is not shown on a public page."
-    return jobs.log_tail(folder, 60) or "It left no log: it was started by hand, or came from elsewhere."
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # In and out
 
@@ -693,9 +677,9 @@ def errand_text(key: str) -> str:
         return f'<p class="note" role="status">{status.kind.capitalize()} {html.escape(_repo(folder))}: {status.state} …</p>'
     if status.state == "done":
         said = jobs.log_tail(folder, 2).splitlines()
-        where = clean(said[0]) if said else ""
+        where = public.clean(said[0]) if said else ""
         return f'<p class="good-line" role="status">✓ {status.kind.capitalize()} done: {html.escape(where)}</p>'
-    return problem(clean(status.error or status.state))
+    return problem(public.clean(status.error or status.state))
 
 
 def _repo(folder: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.base import UserError
 from vdmreason import jobs, store
+from vdmreason.ui import public
 
 FINISHED = 4  # jobs that have ended and still stand in the strip
 RECENT = 6 * 3600  # seconds after which they leave it
@@ -42,7 +43,7 @@ def row(status: jobs.Status) -> dict[str, Any]:
     if (line := last_metrics(status.folder)) and status.active:
         parts.append(f"loss {line['loss']:.3f}")
     if status.error:
-        parts.append(status.error)
+        parts.append(public.clean(status.error))
     share = status.step / status.updates if status.updates and status.active else None
     name = str(status.folder.resolve().relative_to(store.runs_root().resolve()))
     return {"name": name, "title": title(status), "state": status.state, "numbers": " · ".join(parts), "share": share}

@@ -94,7 +94,7 @@ def scales(text: str) -> list[str]:
     """The names of a file's scales; [] where it has none or cannot be read."""
     try:
         given = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # also a date that is none, lists nested thousands deep
         return []
     found = given.get("scales") if isinstance(given, dict) else None
     return [str(name) for name in found] if isinstance(found, dict) else []
@@ -559,6 +559,8 @@ class Tab:
         try:
             public.refuse("Starting a sweep")
             found, file, folder, count = plan(key, text, scale, workers)
+            if jobs.status(folder).active:  # before its file and its plan are another's
+                raise UserError(f"{folder.name} is already running. Wait for it, or stop it first.")
             if not _same(file, found.text):
                 store.write_text(file, found.text)
             sweep.write_plan(folder, found)  # so that it can be watched before its driver has read the file

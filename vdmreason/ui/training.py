@@ -192,12 +192,14 @@ def command(run: Run) -> str:
 
 
 def script(run: Run) -> str:
-    """What to paste into a shell: the command, after its config where that is not written yet."""
+    """What to paste into a shell: the command, after its config where that is not written yet. In public it is for the
+    stranger's own machine, and names no folder of this one."""
     file = folder_of(run) / "config.yaml"
-    if file.is_file():
+    if file.is_file() and not public.on():
         return command(run)
     folder = shlex.quote(str(file.parent))
-    return f"mkdir -p {folder} && cat > {folder}/config.yaml <<'EOF'\n{config.to_yaml(run)}EOF\n{command(run)}"
+    whole = f"mkdir -p {folder} && cat > {folder}/config.yaml <<'EOF'\n{config.to_yaml(run)}EOF\n{command(run)}"
+    return whole.replace(f"{store.runs_root()}{os.sep}", "runs/") if public.on() else whole
 
 
 def _arguments(run: Run) -> list[str]:
@@ -218,10 +220,12 @@ def start(runs: Sequence[Run], together: bool) -> None:
     """
     launch = [*launcher(), "-m", "vdmreason.train", "--answer"]
     before: Path | None = None
+    for run in runs:  # all of them before anything is written
+        if jobs.status(folder_of(run).resolve()).active:
+            raise UserError(f"{run.name} is already running. Wait for it, or stop it first.")
+        sample_hash(run)  # a task that has fewer examples says so here
     for run in runs:
         folder = folder_of(run).resolve()
-        if jobs.status(folder).active:
-            raise UserError(f"{run.name} is already running. Wait for it, or stop it first.")
         store.write_config(folder, run)
         train = shlex.join([*launch, "--config", str(folder / "config.yaml"), "--folder", str(folder)])
         # for what many processes leave unanswered; else it finds nothing to do, and loads nothing
@@ -465,23 +469,28 @@ def progress(folders: Sequence[Path]) -> str:
     for folder, name in zip(folders, names_of(folders), strict=True):
         status = jobs.status(folder)
         answers = wanted = 0
-        if status.state == "done":
+        if answering := is_answering(status) or status.state == "done":
             answers, wanted = len(store.read_lines(folder / "predictions.jsonl")), _tests(folder)
-        answering = answers < wanted
+            answering = answers < wanted
         parts = [f"<b>{html.escape(name)}</b>", "answering" if answering else status.state or "not started"]
         if status.updates:
             parts.append(f"update {status.step} of {status.updates}")
         if status.active and status.eta:
             parts.append(f"{span(status.eta)} left")
-        if status.state == "done":
+        if wanted:
             parts.append(f"test {answers} of {wanted}" if answering else "answers are in Compare")
         for wish, words in ((jobs.SAVE, "a checkpoint is asked for"), (jobs.PREVIEW, "previews are asked for")):
             if status.active and (folder / wish).exists():
                 parts.append(f"{words}, heard after this update")
         if status.error and status.state not in ("failed", "lost"):  # those have a card
-            parts.append(html.escape(status.error))
+            parts.append(html.escape(public.clean(status.error)))
         lines.append(f'<p class="progress-line" data-state="{status.state}">{" · ".join(parts)}</p>')
     return "".join(lines)
+
+
+def is_answering(status: jobs.Status) -> bool:
+    """Whether a run's job is past its training: there is no more to save, or to preview."""
+    return status.state == "running" and bool(store.whole_folder(status.folder / "adapter"))
 
 
 def _tests(folder: Path) -> int:
@@ -757,7 +766,10 @@ class Tab:
         task = tasks.get(inputs.task(task)).name
         wanted, asked = whole_number(custom if n == CUSTOM else n), whole_number(test)
         # an ARC puzzle has its demonstrations and its tests, and no more
-        wanted = min(wanted, tasks.count(task, "train") or wanted)
+        finite = tasks.count(task, "train")
+        wanted = min(wanted, finite or wanted)
+        if not finite and wanted > (reach := tasks.get(task).within_reach):
+            public.refuse(f"Drawing more than {reach} examples of {task}")
         asked = min(asked, tasks.count(task, "test") or asked)
         ordered = [arm for arm in ARMS if arm in (arms or [])]
         keys = {"video": text(video), "language": text(language)}
@@ -774,10 +786,10 @@ class Tab:
         }  # fmt: skip
         try:
             runs = self._runs(*form)
+            hashes = {run.name: sample_hash(run)[:12] for run in runs}
         except UserError as error:
             nothing: dict[Any, Any] = {self.needs: "", self.asked: ([], ""), self.forecast: "", self.command: ""}
             return {**always, **nothing, self.problem: problem(error), self.start: gr.update(interactive=False)}
-        hashes = {run.name: sample_hash(run)[:12] for run in runs}
         same = len(set(hashes.values())) == 1
         examples = f"Examples <code>{hashes[runs[0].name]}</code>, n {runs[0].n}." if same else (
             "The runs learn from <b>different</b> examples: "
@@ -845,7 +857,11 @@ class Tab:
                 public.refuse("Stopping and resuming")
                 running = [f for f in trained().get(key, []) if jobs.status(f).active]
                 # what waits or ends cannot be asked for anything
-                heard = [f for f in running if how in ("stop", "kill") or jobs.status(f).state == "running"]
+                states = {f: jobs.status(f) for f in running}
+                heard = [
+                    f for f, s in states.items()
+                    if how in ("stop", "kill") or (s.state == "running" and not is_answering(s))
+                ]  # fmt: skip
                 if not heard:
                     raise UserError("None of these runs is at work now.")
                 for folder in heard:
@@ -879,18 +895,19 @@ class Tab:
         colours = colour_map(folders)
         states = [jobs.status(folder) for folder in folders]
         names = names_of(folders)
-        active, running = any(s.active for s in states), any(s.state == "running" for s in states)
+        active = any(s.active for s in states)
+        learning = any(s.state == "running" and not is_answering(s) for s in states)
         ended = any(resumable(folder) for folder in folders)
         kept = checkpoint_choices(folders)
-        logs = [f"{name}\n{jobs.log_tail(folder, 15)}" for folder, name in zip(folders, names, strict=True)]
+        logs = [f"{name}\n{public.log_of(folder, 15)}" for folder, name in zip(folders, names, strict=True)]
         return {
             self.progress: progress(folders)
             or '<p class="note">No training yet. Choose a task above and start one.</p>',
             self.loss: gr.update(value=loss, color_map=colours, visible=loss is not None),
             self.exact: gr.update(value=exact, color_map=colours, visible=exact is not None),
             self.failures: "".join(failures.card(folder, name) for folder, name in zip(folders, names, strict=True)),
-            self.save: gr.update(visible=running),
-            self.look_now: gr.update(visible=running),
+            self.save: gr.update(visible=learning),
+            self.look_now: gr.update(visible=learning),
             self.stop: gr.update(visible=active),
             self.kill: gr.update(visible=active),
             self.checkpoint: gr.update(choices=kept, value=NEWEST, visible=ended and len(kept) > 1),
