@@ -279,3 +279,15 @@ def test_how_a_batch_is_cut_is_no_part_of_a_run() -> None:
     assert one.id == other.id == "d084678afe31" and one.training_id == other.training_id
     assert config.differences(one, other) == []
     assert config.told_apart([config.to_dict(run) for run in (one, other)]) == ["", ""]
+
+
+def test_a_run_on_a_folder_s_backbone_is_read_where_that_folder_is_not(tmp_path, monkeypatch) -> None:
+    (tmp_path / "here" / "mine").mkdir(parents=True)
+    (tmp_path / "here" / "mine" / "pretrain.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "here")
+    run = config.resolve({"task": "maze/7x7", "n": 3, "family": "cogvideox", "flavour": "mine"})
+    assert run.flavour == "./mine" and run.id == config.resolve({**config.to_dict(run), "flavour": "mine"}).id
+    monkeypatch.chdir(tmp_path)
+    assert config.resolve(config.to_dict(run)) == run
+    with pytest.raises(UserError, match="No backbone 'mine'"):
+        config.resolve({**config.to_dict(run), "flavour": "mine"})

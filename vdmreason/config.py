@@ -240,6 +240,8 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     tree["family"] = tree["family"].replace("-", "_")  # causal-lm and causal_lm are one family
     flavour = adapters.base.flavour(module, str(tree.setdefault("flavour", "small")))
     tree = merge(nested(flavour.defaults), tree)
+    if flavour.name not in module.FLAVOURS and "/" not in flavour.name:
+        tree["flavour"] = f"./{flavour.name}"  # a folder here, which a reader elsewhere has to know for one
     task = tasks.get(tree["task"])
     tree["task"] = task.name  # a file's path and a rule's nickname become the name that everyone else uses
     tree["n"] = _examples_wanted(task, "train", "n", tree.get("n"), default=None)
