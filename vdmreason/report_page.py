@@ -126,7 +126,8 @@ def _glance(found: Mapping[str, Any]) -> Table:
     ns = sorted({n for cells in rows.values() for n in cells})
     return Table(
         "At a glance",
-        f"Exact match in %, mean over seeds [95 % interval], by the number of training examples. *: fewer than {whole} seeds.",
+        "Exact match in %, mean over seeds [95 % interval], by the number of training examples."
+        + f" *: fewer than {whole} seeds." * (whole > 1),
         ("task", "arm", *(f"n = {n}" for n in ns)),
         [(*key, *(cells.get(n, NONE) for n in ns)) for key, cells in rows.items()],
     )
