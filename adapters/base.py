@@ -357,9 +357,9 @@ def load_errors(base: str) -> Iterator[None]:
             raise UserError(f"'{base}' wants a licence accepted and a login: run `hf auth login` first.") from error
         if not Path(base).exists() and (base.startswith((".", "/", "~")) or base.count("/") != 1):
             raise UserError(f"{base}: no such folder. A hub id looks like owner/name.") from error
-        signs = ("connect", "offline", "resolve", "network", "max retries", "cannot find", "locate", "does not appear")
-        if not Path(base).exists() and any(sign in said for sign in signs):
-            raise Unreachable(
+        away = any(sign in said for sign in ("connect", "offline", "resolve", "network", "max retries"))
+        if not Path(base).exists() and (away or any(s in said for s in ("cannot find", "locate", "does not appear"))):
+            raise (Unreachable if away else UserError)(
                 f"'{base}' is not on this machine and the model hub did not give it (no network, or no such model). "
                 "Download it where there is a network (`hf download`), or use a backbone that ships, such as cogvideox/small."
             ) from error

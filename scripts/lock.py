@@ -1,7 +1,7 @@
 """Writes requirements.lock (what `make app` installs) and requirements-dev.lock (what `make test` installs beside it).
 
 The versions are those that .venv holds; pyproject.toml says what is wanted. Two files, so that nobody gets the tests' tools, nor
-the GPL's python-chess, who only wants the product. torch's build tag and CUDA's packages are left out: torch names those itself.
+python-chess (GPL-3), who only wants the product. torch's build tag and CUDA's packages are left out: torch names those itself.
 """
 
 import tomllib
@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("export", "report", "video")  # what the product can do without a licence or a machine of its own
+EXTRAS = ("export", "report", "video")  # what the product can do on any machine
 NOT_OURS = ("nvidia", "triton", "cuda", "setuptools", "pip")  # torch brings the first three; a new .venv the others
 
 

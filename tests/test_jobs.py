@@ -50,6 +50,24 @@ def folder(tmp_path):
         jobs.stop(place, grace=0.1)
 
 
+def test_who_waits_waits_for_what_the_job_does_next_and_for_no_process_that_hangs(tmp_path, monkeypatch) -> None:
+    """Between a training and its answers a job is done for a moment; one whose process never ends is done for good."""
+    folder = tmp_path / "before"
+    store.write_json(
+        folder / jobs.JOB, {"kind": "train", "argv": [], "pid": os.getpid(), "created": jobs._created(os.getpid())}
+    )
+    store.write_state(folder, state="done")
+    assert not jobs.status(folder).active and jobs._goes_on(folder)
+    monkeypatch.setattr(jobs, "ENDING", -1.0)
+    assert not jobs._goes_on(folder)
+    monkeypatch.setattr(jobs, "ENDING", 60.0)
+    store.write_state(folder, state="failed")
+    assert not jobs._goes_on(folder)
+    store.write_state(folder, state="done")
+    store.write_json(folder / jobs.JOB, {"kind": "train", "argv": [], "pid": os.getpid(), "created": None})
+    assert not jobs._goes_on(folder)
+
+
 def test_runs_to_the_end(folder) -> None:
     assert jobs.status(folder).state == ""
     first = jobs.start("train", worker(folder, 5), folder)

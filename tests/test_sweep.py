@@ -730,10 +730,42 @@ def test_nor_does_one_whose_library_is_named_in_a_line(tmp_path, monkeypatch, as
 
 def test_what_another_process_holds_or_the_network_does_not_give_is_tried_again(tmp_path) -> None:
     held = UserError(f"{tmp_path}: another process is working there. Wait for it, or stop it first.")
-    for error, counted in ((held, 0), (Unreachable("'a/b' is not on this machine"), 1)):
+    for error, counted in ((held, 0), (Unreachable("'a/b' is not on this machine"), 1)):  # a wait is no try
         failed = worker._failure(tmp_path, error)
         assert failed["machine"] and not failed["final"] and failed["attempts"] == counted
     assert worker._failure(tmp_path, UserError("no such task"))["final"]
+
+
+def test_a_trial_that_is_held_holds_up_no_other(tmp_path, monkeypatch) -> None:
+    """Somebody answers the first trial by hand: the others are done meanwhile, and it when that is over."""
+    monkeypatch.setattr(worker, "PAUSE", 0.3)
+    folder = planned(tmp_path, tasks=["life/B3S23"], n=[3], seeds=[0, 1])
+    first, *others = places(folder)
+    first.mkdir(parents=True)
+    order = []
+
+    def finished() -> None:
+        while not all((place / sweep.DONE).exists() for place in others):
+            time.sleep(0.05)
+        order.append("others")
+        release.set()
+
+    release = threading.Event()
+
+    def hold() -> None:
+        with store.lock(first):
+            taken.set()
+            release.wait(60)
+
+    taken = threading.Event()
+    threads = [threading.Thread(target=hold), threading.Thread(target=finished)]
+    threads[0].start()
+    taken.wait(10)
+    threads[1].start()
+    assert sweep.work(folder) == 1 + len(others) and order == ["others"]
+    assert not (first / sweep.FAILED).exists()
+    for thread in threads:
+        thread.join()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

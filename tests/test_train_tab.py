@@ -233,6 +233,18 @@ def test_a_run_goes_on_from_the_checkpoint_that_is_chosen(root: Path, monkeypatc
     assert (folder / "checkpoints" / ".set-aside" / "step-000045").is_dir()
 
 
+def test_who_stopped_while_it_answered_goes_on_from_no_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stopped(root)
+    assert len(training.checkpoint_choices([folder])) > 1
+    with store.new_folder(folder / "adapter") as new:
+        (new / "adapter_model.safetensors").write_bytes(b"x")
+    assert training.resumable(folder) and len(training.checkpoint_choices([folder])) == 1
+    before = [path.name for path in store.checkpoints(folder)]
+    with pytest.raises(UserError, match="no run that can be resumed"):
+        training.go_on([folder], f"{folder.name}/{int(before[0].removeprefix('step-'))}")
+    assert [path.name for path in store.checkpoints(folder)] == before
+
+
 @pytest.mark.parametrize(
     "text, what",
     [

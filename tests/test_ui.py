@@ -19,7 +19,7 @@ from fixture_runs import adapted, make_run, make_runs
 
 import tasks
 from tasks.base import UserError
-from vdmreason import config, jobs, store
+from vdmreason import config, drawn, jobs, store
 from vdmreason.ui import compare, inputs, pictures, public, scenes, training
 from vdmreason.ui.scenes import Choice, Shown
 from vdmreason.worker import Worker, _asked
@@ -468,7 +468,18 @@ def test_a_public_page_looks_into_no_folder_and_no_file(tmp_path: Path, monkeypa
     ):
         with pytest.raises(UserError, match="off on this public page"):
             inputs.task(name)
-    assert inputs.task("maze/7x7") == "maze/7x7"
+    drawn_here = tmp_path / "drawn" / "a.json"
+    drawn_here.write_text("{}")
+    for name in ("maze/7x7", f"arc:{drawn_here}", str(drawn_here), "conceptarc/Center1"):
+        assert inputs.task(name) == name
+    for name in (
+        "chess/mate-in-1:/etc/passwd",
+        "reasoning_gym/x:y=1",
+    ):  # nor by way of the Draw tab, or a link's family
+        with pytest.raises(UserError, match="name of a file"):
+            drawn.begin(name)
+        pair = {"input": [[1]], "output": [[1]]}
+        assert drawn.checked({"train": [pair], "test": [pair], "family": name}).family == ""
 
 
 def test_a_film_that_would_fill_the_memory_is_refused() -> None:

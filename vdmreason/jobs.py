@@ -31,6 +31,7 @@ from vdmreason import store
 ACTIVE = ("queued", "starting", "running", "stopping")
 LOG, STOP, JOB = "log.txt", "STOP", "job.json"
 SAVE, PREVIEW = "SAVE", "PREVIEW"  # files that ask a training for a checkpoint, or previews, after its next step
+ENDING = 60.0  # seconds that a job's process may take to end, or to begin with what else the job does
 IN_JOB = "VDMREASON_JOB"  # the environment of a job's process: its folder
 
 
@@ -317,9 +318,13 @@ def is_alive(pid: int | None, created: float | None) -> bool:
         return False
 
 
-def _has_process(folder: Path) -> bool:
-    job = store.read_json(folder / JOB) or {}
-    return is_alive(job.get("pid"), job.get("created"))
+def _goes_on(folder: Path) -> bool:
+    """Whether a job that is done has more to do: between training and answers it says so for a moment. A process that hangs as it
+    ends holds nobody up."""
+    job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
+    lately = time.time() - (state.get("beat") or 0) < ENDING
+    known = job.get("created") is not None
+    return state.get("state") == "done" and lately and known and is_alive(job.get("pid"), job.get("created"))
 
 
 def _created(pid: int) -> float | None:
@@ -365,7 +370,7 @@ def _last_line(log: Path) -> str:
 
 def _wait_then_become(after: Path, folder: Path, argv: list[str], nap: Callable[[float], None] = time.sleep) -> None:
     """Wait until the job in `after` is over, then become `argv`: same process number, same creation time."""
-    while status(after).active or _has_process(after):  # between training and answers its state is done for a moment
+    while status(after).active or _goes_on(after):
         if (folder / STOP).exists():
             store.write_state(folder, state="stopped", eta=None)
             (folder / STOP).unlink(missing_ok=True)

@@ -333,6 +333,7 @@ def _provenance(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
     facts = {
         "run": run.id,
         "commit": commit and f"{commit} ({'dirty: with changes that are not in it' if made.get('dirty') else 'clean'})",
+        "sittings": ", ".join(f"{sat.get('commit')} on {sat.get('device')}" for sat in made.get("sittings") or ()),
         "device": made.get("device"),
         "python": made.get("python"),
         "libraries": ", ".join(f"{k} {v}" for k, v in (made.get("libraries") or {}).items()),
@@ -349,7 +350,7 @@ def _provenance(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
 
 
 def _answered(made: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    """Which code answered and on what, where that is not what trained; and how many sittings a training had."""
+    """Which code answered and on what, where that is not what trained."""
     keys = ("commit", "dirty", "device")
     told = [
         f"{sat.get('commit')} ({'dirty' if sat.get('dirty') else 'clean'}) on {sat.get('device')}"

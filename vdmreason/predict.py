@@ -95,7 +95,7 @@ def tell_who_answers(folder: Path, arm: Arm, anew: bool) -> None:
 
     device = next(iter(arm.trainable().values())).device
     result = store.read_json(folder / "result.json") or {}
-    before = () if anew else result.get("answered", ())
+    before = () if anew else result.get("answered", [store.UNKNOWN])
     store.write_json(
         folder / "result.json", result | {"answered": store.sat(before, store.sitting(device_name(device)))}
     )

@@ -418,6 +418,9 @@ def provenance(run: Run, examples: Sequence[Example], device: str, backbone: str
     }
 
 
+UNKNOWN: dict[str, Any] = {"commit": None, "dirty": True}  # a sitting of which nothing was written down
+
+
 def sitting(device: str) -> dict[str, Any]:
     """Which code works here now, with what and on what. Work that was interrupted has several."""
     commit, dirty = code()

@@ -552,12 +552,15 @@ def restore_checkpoint(
 
 
 def sittings_before(folder: Path) -> list[dict[str, Any]]:
-    """Which code made the newest checkpoint, with what and on what; [] where there is none, or it does not say."""
-    try:
-        (newest,) = store.checkpoints(folder)[-1:]
-        return list(json.loads((newest / "trainer.json").read_text(encoding="utf-8")).get("sittings", ()))
-    except (OSError, ValueError, AttributeError, TypeError):  # a damaged one is refused where it is read whole
+    """Which code made the newest checkpoint, with what and on what; [] where there is none. One that does not say was made by
+    code that is not known."""
+    kept = store.checkpoints(folder)
+    if not kept:
         return []
+    try:
+        return list(json.loads((kept[-1] / "trainer.json").read_text(encoding="utf-8"))["sittings"])
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged one is refused where it is read whole
+        return [store.UNKNOWN]
 
 
 def cut_metrics(folder: Path, step: int) -> None:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -102,9 +102,11 @@ def work(folder: str | Path, driver: str = "", part: tuple[int, int] = (1, 1)) -
     folder, finished = Path(folder), 0
     wish, resident, loaded = Wish(folder), Resident(), ""
     settled: set[str] = set()
+    held: dict[str, float] = {}  # trials that another process holds -> when to look again
     with wish.listening():
         while not wish():
-            found = _next(folder, settled, loaded, driver, part)
+            held = {id_: when for id_, when in held.items() if when > time.monotonic()}
+            found = _next(folder, settled, loaded, driver, part, held)
             if found is None:
                 return finished
             if found == "wait":
@@ -122,21 +124,29 @@ def work(folder: str | Path, driver: str = "", part: tuple[int, int] = (1, 1)) -
                 continue
             resident, loaded = Resident(), ""  # what failed may have left anything behind
             gc.collect()
+            if done.get("held"):
+                held[entry["id"]] = time.monotonic() + PAUSE
+                continue
             if done.get("final"):
                 settled.add(entry["id"])
             if done["machine"]:
                 _let_go_of_memory()
                 if done.get("final") and done["full"]:
                     raise DiskFull(done["error"])  # the next trial would find the same disk
-                _pause(PAUSE * max(1, done["attempts"]), wish)
+                _pause(PAUSE * done["attempts"], wish)
     raise jobs.Stopped
 
 
 def _next(
-    folder: Path, settled: set[str], loaded: str, driver: str, part: tuple[int, int] = (1, 1)
+    folder: Path,
+    settled: set[str],
+    loaded: str,
+    driver: str,
+    part: tuple[int, int] = (1, 1),
+    held: Collection[str] = (),
 ) -> tuple[Mapping[str, Any], Claim] | Literal["wait"] | None:
-    """The next trial, claimed; None where there is none, "wait" where all that are left want an adapter that another worker is
-    training. The plan is read anew: its file may have changed."""
+    """The next trial, claimed; None where there is none, "wait" where all that are left are `held` by other processes, or want
+    an adapter that another worker is training. The plan is read anew: its file may have changed."""
     plan = read_plan(folder)["trials"]
     twins, wait = by_training(plan), False
     which, parts = part
@@ -149,6 +159,9 @@ def _next(
             if now.settled:
                 settled.add(entry["id"])
             if now.settled or now.state == "running":
+                continue
+            if entry["id"] in held:
+                wait = True
                 continue
             if any(standing(folder, twin, check=False).state == "running" for twin in twins[training_of(entry)]):
                 wait = True
@@ -262,7 +275,7 @@ def _finish(place: Path, seconds: float) -> None:
     """What is needed no more goes, and done.json vouches for the rest."""
     result = store.read_json(place / "result.json") or {}
     made, (commit, dirty) = result.get("provenance", {}), store.code()
-    answered = (result.get("answered") or [made])[-1]
+    answered = (result.get("answered") or [made | {"commit": commit, "dirty": dirty}])[-1]
     spent = [
         sum(line["seconds"] for line in store.read_lines(place / f"{name}.jsonl"))
         for name in ("metrics", "predictions")
@@ -270,8 +283,8 @@ def _finish(place: Path, seconds: float) -> None:
     done = {
         "sha256": hashes(place),
         # The code that answered; whose adapter was lent or trained in an earlier sitting, result.json says what trained it.
-        "commit": commit,
-        "dirty": dirty,
+        "commit": answered.get("commit"),
+        "dirty": answered.get("dirty"),
         "data": made.get("data"),
         "versions": store.versions(),
         "host": socket.gethostname(),
@@ -316,6 +329,7 @@ def _failure(place: Path, error: BaseException) -> dict[str, Any]:
     # One that another process holds has not been tried: it is free when that one ends.
     attempts = int(read_failed(place).get("attempts", 0)) + (not _is_held(error))
     return {
+        "held": _is_held(error),
         "error": text if isinstance(error, UserError) else f"{type(error).__name__}: {text}",
         "machine": machine,
         "full": full,

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+import tasks
 from tasks.base import UserError, suggest
 from vdmreason import store
 from vdmreason.ui import public
@@ -35,8 +36,9 @@ def task(value: Any) -> str:
     """A puzzle's name, or the path of one in a file; on a public page no file but a puzzle that was drawn there, and no folder.
     Raises UserError."""
     name = text(value)
-    if public.on() and (name.startswith(("/", "./", "../", "~")) or name.endswith(".json") or ":" in name):
-        drawn = store.runs_root().resolve() / "drawn"
+    path = name.startswith(("/", "./", "../", "~")) or name.endswith(".json") or ":" in name
+    if public.on() and path and name not in tasks.variants("reasoning_gym"):
+        drawn = (store.runs_root() / "drawn").resolve()
         try:
             file = Path(name.removeprefix("arc:")).resolve()
             known = file.parent == drawn and file.suffix == ".json" and file.is_file()

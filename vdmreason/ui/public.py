@@ -45,8 +45,10 @@ def clean(text: object) -> str:
     """A line as the page may say it: on a public one without the folders of this machine."""
     line = " ".join(str(text).split())
     if on():
-        for root in (library.zoo().resolve(), store.runs_root().resolve(), Path.cwd(), store.runs_root(), Path.home()):
-            line = line.replace(f"{root}{os.sep}", "")
+        home = os.path.expanduser("~")
+        roots = (library.zoo().resolve(), store.runs_root().resolve(), Path.cwd(), store.runs_root(), home)
+        for root in map(str, roots):
+            line = line.replace(f"{root}{os.sep}", "") if len(root) > 1 else line
     return line
 
 
@@ -83,7 +85,7 @@ class Quota:
                     f"That was the last of {self.most} live answers an hour here. The next is free in {wait:.0f} min; "
                     "the recorded answers are always there."
                 )
-            uses.extend([now] * count)
+            uses.extend([now] * min(count, self.most - len(uses)))
 
 
 QUOTA = Quota()  # of live answers, however they are asked for

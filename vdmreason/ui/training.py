@@ -519,13 +519,20 @@ def resumable(folder: Path) -> bool:
     return jobs.status(folder).state in ("stopped", "lost", "failed")
 
 
+def _learning_left(folder: Path) -> bool:
+    """Whether a run ended before its training did: one that has its adapter goes on with its answers, from no checkpoint."""
+    return resumable(folder) and not store.whole_folder(folder / "adapter")
+
+
 def checkpoint_choices(folders: Sequence[Path]) -> list[tuple[str, str]]:
     """What runs that can be resumed may go on from: (what is known of a checkpoint, "folder's name/update")."""
     found = [("the newest checkpoint", NEWEST)]
     for folder, name in zip(folders, names_of(folders), strict=True):
         lines = {line["step"]: line for line in store.read_lines(folder / "metrics.jsonl")}
         steps = (
-            [int(path.name.removeprefix("step-")) for path in store.checkpoints(folder)] if resumable(folder) else []
+            [int(path.name.removeprefix("step-")) for path in store.checkpoints(folder)]
+            if _learning_left(folder)
+            else []
         )
         looked = {step: line["preview_exact"] for step, line in lines.items() if "preview_exact" in line}
         for step in reversed(steps):
@@ -554,7 +561,7 @@ def go_on(folders: Sequence[Path], chosen: str) -> None:
         return
     public.refuse("Stopping and resuming")
     name, _, step = chosen.rpartition("/")
-    named = [folder for folder in folders if folder.name == name and resumable(folder)]
+    named = [folder for folder in folders if folder.name == name and _learning_left(folder)]
     if not named or not step.isdecimal():
         raise UserError("That checkpoint is of no run that can be resumed here. Choose one from the list.")
     store.go_back(named[0], int(step))
