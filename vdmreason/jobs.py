@@ -62,8 +62,7 @@ def start(kind: str, argv: Sequence[str], folder: str | Path, after: str | Path 
     Raises UserError when a job is already working in `folder`.
     """
     folder = Path(folder).resolve()
-    if status(folder).active:
-        raise UserError(f"{folder.name}: is already running. Wait for it, or stop it first.")
+    refuse_active(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for wish in (STOP, SAVE, PREVIEW):  # of a process that is gone
         (folder / wish).unlink(missing_ok=True)
@@ -102,6 +101,12 @@ def resume(folder: str | Path) -> Status:
     if job is None:
         raise UserError(f"{folder}: was not started as a job. Run its command again: vdmreason train --folder {folder}")
     return start(job["kind"], job["argv"], folder)
+
+
+def refuse_active(folder: Path) -> None:
+    """Raises UserError where a job is already working in `folder`."""
+    if status(folder).active:
+        raise UserError(f"{folder.name}: is already running. Wait for it, or stop it first.")
 
 
 def is_this(folder: str | Path) -> bool:

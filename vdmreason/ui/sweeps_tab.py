@@ -559,8 +559,7 @@ class Tab:
         try:
             public.refuse("Starting a sweep")
             found, file, folder, count = plan(key, text, scale, workers)
-            if jobs.status(folder).active:  # before its file and its plan are another's
-                raise UserError(f"{folder.name} is already running. Wait for it, or stop it first.")
+            jobs.refuse_active(folder)  # before its file and its plan are another's
             if not _same(file, found.text):
                 store.write_text(file, found.text)
             sweep.write_plan(folder, found)  # so that it can be watched before its driver has read the file

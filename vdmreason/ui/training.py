@@ -221,8 +221,7 @@ def start(runs: Sequence[Run], together: bool) -> None:
     launch = [*launcher(), "-m", "vdmreason.train", "--answer"]
     before: Path | None = None
     for run in runs:  # all of them before anything is written
-        if jobs.status(folder_of(run).resolve()).active:
-            raise UserError(f"{run.name} is already running. Wait for it, or stop it first.")
+        jobs.refuse_active(folder_of(run).resolve())
         sample_hash(run)  # a task that has fewer examples says so here
     for run in runs:
         folder = folder_of(run).resolve()
