@@ -492,6 +492,11 @@ def is_answering(status: jobs.Status) -> bool:
     return status.state == "running" and bool(store.whole_folder(status.folder / "adapter"))
 
 
+def is_learning(status: jobs.Status) -> bool:
+    """Whether a run's job can be asked for a checkpoint or previews."""
+    return status.state == "running" and not is_answering(status)
+
+
 def _tests(folder: Path) -> int:
     run = store.read_config(folder)
     return min(run.test, tasks.count(run.tested, "test") or run.test)
@@ -863,11 +868,7 @@ class Tab:
                 public.refuse("Stopping and resuming")
                 running = [f for f in trained().get(key, []) if jobs.status(f).active]
                 # what waits or ends cannot be asked for anything
-                states = {f: jobs.status(f) for f in running}
-                heard = [
-                    f for f, s in states.items()
-                    if how in ("stop", "kill") or (s.state == "running" and not is_answering(s))
-                ]  # fmt: skip
+                heard = [f for f in running if how in ("stop", "kill") or is_learning(jobs.status(f))]
                 if not heard:
                     raise UserError("None of these runs is at work now.")
                 for folder in heard:
@@ -902,7 +903,7 @@ class Tab:
         states = [jobs.status(folder) for folder in folders]
         names = names_of(folders)
         active = any(s.active for s in states)
-        learning = any(s.state == "running" and not is_answering(s) for s in states)
+        learning = any(map(is_learning, states))
         ended = any(resumable(folder) for folder in folders)
         kept = checkpoint_choices(folders)
         logs = [f"{name}\n{public.log_of(folder, 15)}" for folder, name in zip(folders, names, strict=True)]
