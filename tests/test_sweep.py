@@ -729,7 +729,7 @@ def test_nor_does_one_whose_library_is_named_in_a_line(tmp_path, monkeypatch, as
 
 
 def test_what_another_process_holds_or_the_network_does_not_give_is_tried_again(tmp_path) -> None:
-    held = UserError(f"{tmp_path}: another process is working there. Wait for it, or stop it first.")
+    held = store.Held(f"{tmp_path}: another process is working there. Wait for it, or stop it first.")
     for error, counted in ((held, 0), (Unreachable("'a/b' is not on this machine"), 1)):  # a wait is no try
         failed = worker._failure(tmp_path, error)
         assert failed["machine"] and not failed["final"] and failed["attempts"] == counted

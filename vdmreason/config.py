@@ -274,24 +274,32 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path, where: str, least: str) -> tuple[str, dict[str, Any]]:
-    """A YAML file's text and its keys. Raises UserError when it is missing (`where` says what to give), is no YAML, or holds no
-    keys (`least` says which it needs)."""
+    """A YAML file's text and its keys. Raises UserError when it is missing (`where` says what to give), and as `keys_of` does."""
     try:
         text = path.read_text(encoding="utf-8")
-        given = yaml.load(text, _LOADER)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. {where}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not YAML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return text, keys_of(text, str(path), least)
+
+
+def keys_of(text: str, name: str, least: str) -> dict[str, Any]:
+    """The keys of a YAML text. Raises UserError, which begins with `name`, where it is no YAML, or holds no keys (`least` says
+    which it needs)."""
+    try:
+        given = yaml.load(text, _LOADER)
     except (
         yaml.YAMLError,
         ValueError,
         RecursionError,
     ) as error:  # also a date that is none, lists nested thousands deep
-        raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{name}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
-        raise UserError(f"{path}: holds no keys. {least}")
-    return text, given
+        raise UserError(f"{name}: holds no keys. {least}")
+    return given
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Run:

@@ -301,9 +301,13 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     return read_json(Path(folder) / "state.json") or {}
 
 
+class Held(UserError):
+    """A folder that another process works in. It is free when that one ends."""
+
+
 @contextmanager
 def lock(folder: str | Path) -> Iterator[None]:
-    """Hold a run's folder for this process. The system lets go of it when the process ends, however it ends."""
+    """Hold a run's folder for this process. The system lets go of it when the process ends, however it ends. Raises Held."""
     path = Path(folder) / ".lock"
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -313,7 +317,7 @@ def lock(folder: str | Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"{folder}: another process is working there. Wait for it, or stop it first.") from None
+                raise Held(f"{folder}: another process is working there. Wait for it, or stop it first.") from None
         yield
 
 

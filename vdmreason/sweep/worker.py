@@ -327,9 +327,9 @@ def _failure(place: Path, error: BaseException) -> dict[str, Any]:
     text = " ".join(str(error).split()) or type(error).__name__
     full, machine = _is_full(error), _is_the_machines(error)
     # One that another process holds has not been tried: it is free when that one ends.
-    attempts = int(read_failed(place).get("attempts", 0)) + (not _is_held(error))
+    attempts = int(read_failed(place).get("attempts", 0)) + (not isinstance(error, store.Held))
     return {
-        "held": _is_held(error),
+        "held": isinstance(error, store.Held),
         "error": text if isinstance(error, UserError) else f"{type(error).__name__}: {text}",
         "machine": machine,
         "full": full,
@@ -370,11 +370,7 @@ def _is_the_machines(error: BaseException) -> bool:
             return True
         if isinstance(cause, RuntimeError) and any(word in str(cause).lower() for word in words):
             return True
-    return _is_held(error)
-
-
-def _is_held(error: BaseException) -> bool:
-    return isinstance(error, UserError) and "another process is working there" in str(error)
+    return isinstance(error, store.Held)
 
 
 def _let_go_of_memory() -> None:

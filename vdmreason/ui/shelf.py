@@ -467,9 +467,8 @@ def settings(folder: Path) -> dict[str, str]:
     try:
         return flat(config.to_dict(store.read_config(folder)))
     except UserError:
-        with contextlib.suppress(OSError, yaml.YAMLError, UnicodeDecodeError):
-            tree = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-            return flat(tree) if isinstance(tree, dict) else {}
+        with contextlib.suppress(UserError):
+            return flat(config.read_yaml(folder / "config.yaml", "", "")[1])
     return {}
 
 

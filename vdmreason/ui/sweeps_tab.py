@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import yaml
 
 from tasks.base import UserError
 from vdmreason import config, jobs, store, sweep
@@ -93,10 +92,9 @@ def sheet(key: object) -> Sheet:
 def scales(text: str) -> list[str]:
     """The names of a file's scales; [] where it has none or cannot be read."""
     try:
-        given = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # also a date that is none, lists nested thousands deep
+        found = config.keys_of(text, "", "").get("scales")
+    except UserError:
         return []
-    found = given.get("scales") if isinstance(given, dict) else None
     return [str(name) for name in found] if isinstance(found, dict) else []
 
 
@@ -156,8 +154,8 @@ def _same(path: Path, text: str) -> bool:
 
 def _same_name(path: Path, name: str) -> bool:
     try:
-        return bool(yaml.safe_load(path.read_text(encoding="utf-8")).get("name") == name)
-    except (OSError, yaml.YAMLError, AttributeError):
+        return bool(config.read_yaml(path, "", "")[1].get("name") == name)
+    except UserError:
         return False
 
 
