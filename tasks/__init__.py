@@ -85,6 +85,13 @@ def count(name_or_task: str | Task, split: Split) -> int | None:
     return None if stock is None else len(stock)
 
 
+def is_arc(name_or_task: str | Task) -> bool:
+    """Whether it is one puzzle in the manner of ARC: a few demonstrations of a rule of its own, and tests scored as one."""
+    from tasks import arc
+
+    return isinstance(_task(name_or_task), arc.Arc)
+
+
 def _task(name_or_task: str | Task) -> Task:
     return get(name_or_task) if isinstance(name_or_task, str) else name_or_task
 

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tasks.base import UNKNOWN, Example, Grid, Missing, Split, Task, UserError, as_grid, suggest
+from tasks.base import UNKNOWN, Example, Grid, Missing, Split, Task, UserError, as_grid, as_path, suggest
 
 COLOURS = ("black", "blue", "red", "green", "yellow", "grey", "magenta", "orange", "sky blue", "maroon")
 MAX_BYTES = 8 * 1024 * 1024
@@ -92,7 +92,7 @@ def task_from_path(text: str) -> Arc:
 
     Raises UserError, one line that names the file and the place, for whatever is wrong with it.
     """
-    path = _path(text)
+    path = as_path(text)
     if path.is_dir():
         found = files(text)
         if len(found) > 1:
@@ -120,20 +120,10 @@ def task_from_path(text: str) -> Arc:
     return _build(f"arc:{path}", puzzle, f"{path.name}, sha256 {digest}", str(path))
 
 
-def _path(text: str) -> Path:
-    """A path that the system can look up. Raises UserError for no such user, a name that is too long or is no text."""
-    try:
-        path = Path(text).expanduser()
-        path.exists()
-        return path
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{text[:80]!r} is no path: {getattr(error, 'strerror', None) or error}") from None
-
-
 def files(folder: str) -> list[str]:
     """Names "arc:<file>" of the JSON files in a folder and its subfolders (ConceptARC has one a concept), or of the file
     itself."""
-    path = _path(folder)
+    path = as_path(folder)
     if path.is_file():
         return [f"arc:{path}"]
     try:

@@ -8,6 +8,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +39,16 @@ def suggest(word: str, words: Iterable[str]) -> str:
     by_folded = {w.lower(): w for w in words}
     near = difflib.get_close_matches(word.lower(), by_folded, n=1, cutoff=0.6)
     return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
+
+
+def as_path(text: str) -> Path:
+    """A path that the system can look up. Raises UserError for no such user, a name that is too long or is no text."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+        return path
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{text[:80]!r} is no path: {getattr(error, 'strerror', None) or error}") from None
 
 
 def as_grid(x: Any, where: str = "", values: int = VALUES) -> Grid:

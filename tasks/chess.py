@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.base import Apart, Example, Grid, Missing, Split, Task, UserError, grid_bytes, wrong_size
+from tasks.base import Apart, Example, Grid, Missing, Split, Task, UserError, as_path, grid_bytes, split_by, wrong_size
 
 if TYPE_CHECKING:
     import chess
@@ -167,7 +167,7 @@ def _put_down(rng: random.Random) -> chess.Board | None:
 
 
 def _written(text: str) -> int:
-    path = Path(text).expanduser()
+    path = as_path(text)
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
@@ -176,7 +176,8 @@ def _from_file(text: str, written: int) -> dict[Split, list[Example]]:
     """The puzzles of a file, shared out by the hash of each position as everywhere else; `written`: when (ns)."""
     task = Chess("chess/mate-in-1")
     found: dict[Split, list[Example]] = {"train": [], "test": []}
-    for line, fen in _fens(Path(text).expanduser()):
+    seen: set[bytes] = set()  # a position that stands twice, or its mirror image, is one puzzle
+    for line, fen in _fens(as_path(text)):
         try:
             board = _chess().Board(fen)
         except ValueError as error:
@@ -187,7 +188,10 @@ def _from_file(text: str, written: int) -> dict[Split, list[Example]]:
         if not bare.is_valid() or not mates(bare):
             raise UserError(f"{text}: line {line} has no mate in one without castling and en passant")
         example = _example(bare, random.Random(f"{text}/{line}"))
-        found[task.split_of(example.question)].append(example)
+        canonical = task.canonical(example.question)
+        if canonical not in seen:
+            seen.add(canonical)
+            found[split_by(canonical)].append(example)
     for split, examples in found.items():
         if not examples:
             raise UserError(f"{text}: no position falls to the {split} split; give a longer file")

@@ -50,7 +50,7 @@ class Eca(Task):
 
     @property
     def turns(self) -> Sequence[int]:
-        return (0, 4) if self._mirrored == self._table else (0,)
+        return (0, 4) if _mirrored(self._table) == self._table else (0,)
 
     @property
     def apart(self) -> Apart:
@@ -90,12 +90,13 @@ class Eca(Task):
         return [self.rule >> pattern & 1 for pattern in range(8)]
 
     @property
-    def _mirrored(self) -> list[int]:
-        """The rule with left and right exchanged."""
-        return [self._table[pattern] for pattern in (0, 4, 2, 6, 1, 5, 3, 7)]
+    def _alone(self) -> bool:
+        """Whether a cell follows from itself, whatever lies beside it."""
+        return all(self._table[pattern] == self._table[pattern & 2] for pattern in range(8))
 
     def canonical(self, question: Grid) -> bytes:
-        """Equal for rotations of the ring; if the rule allows, also for mirror images and for on and off exchanged."""
+        """Equal for rotations of the ring; if the rule allows, also for mirror images, for on and off exchanged, and for both at
+        once, which some rules allow that allow neither (184)."""
         return self._canonical(question[:1] - np.int8(OFF))[0]
 
     def _canonical(self, first: npt.NDArray[np.int8]) -> list[bytes]:
@@ -103,16 +104,29 @@ class Eca(Task):
         width = first.shape[1]
         places = np.arange(width)[::-1]
         twins = [first]
-        if self._mirrored == self._table:
+        if _mirrored(self._table) == self._table:
             twins.append(first[:, ::-1])
-        if self.wrap and [1 - on for on in reversed(self._table)] == self._table:  # dead ends are off, and stay so
-            twins += [1 - twin for twin in twins]
+        if self.wrap or self._alone:  # dead ends are off, and stay so
+            if _exchanged(self._table) == self._table:
+                twins.append(1 - first)
+            if _mirrored(_exchanged(self._table)) == self._table:
+                twins.append(1 - first[:, ::-1])
         least = np.full(len(first), 2**width)
         for twin in twins:
             ring = twin.astype(np.int64) @ (1 << places)
             for k in range(width if self.wrap else 1):
                 np.minimum(least, ring << k & 2**width - 1 | ring >> width - k, out=least)
         return rows_as_bytes((least[:, None] >> places & 1).astype(np.int8))
+
+
+def _mirrored(table: list[int]) -> list[int]:
+    """A rule with left and right exchanged."""
+    return [table[pattern] for pattern in (0, 4, 2, 6, 1, 5, 3, 7)]
+
+
+def _exchanged(table: list[int]) -> list[int]:
+    """A rule with on and off exchanged."""
+    return [1 - on for on in reversed(table)]
 
 
 @cache

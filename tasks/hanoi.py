@@ -193,6 +193,16 @@ def read(picture: Grid) -> tuple[State, int]:
     return tuple(peg_of[disk + 1] for disk in range(disks)), goal
 
 
+def is_step(picture: Grid) -> bool:
+    """Whether a picture of the right size is a question: every disk once, on a larger one or its peg's foot, one peg marked as
+    the goal, and not all disks there."""
+    try:
+        state, goal = read(picture)
+    except (KeyError, ValueError):
+        return False
+    return set(state) != {goal} and max(state) < PEGS and np.array_equal(draw(state, goal), picture)
+
+
 def moves(state: State) -> list[State]:
     """The states that one legal move leads to: a peg's smallest disk onto another peg whose smallest is larger."""
     tops: dict[int, int] = {}

@@ -257,4 +257,5 @@ def task(variant: str) -> Hitori:
     match = re.fullmatch(r"([0-9]{1,2})x([0-9]{1,2})", variant)
     if match is None or match[1] != match[2] or not 4 <= int(match[1]) <= LARGEST:
         raise UserError(f"unknown hitori {variant!r}; squares of 4x4 to {LARGEST}x{LARGEST}, for example 'hitori/5x5'")
-    return Hitori(f"hitori/{variant}", int(match[1]))
+    side = int(match[1])
+    return Hitori(f"hitori/{side}x{side}", side)

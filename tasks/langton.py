@@ -8,6 +8,7 @@ heading is not drawn, so it is the same in every question.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -105,6 +106,6 @@ def _walk(question, frames):  # type: ignore[no-untyped-def]
 
 def task(variant: str) -> Langton:
     """The number of steps."""
-    if not (variant.isascii() and variant.isdigit() and 1 <= int(variant[:4]) <= MOST):
+    if re.fullmatch(r"[1-9][0-9]{0,2}", variant) is None or int(variant) > MOST:
         raise UserError(f"unknown ant {variant!r}; name the steps it takes, 1 to {MOST}: 'langton/5'")
     return Langton(f"langton/{int(variant)}", int(variant))

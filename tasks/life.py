@@ -86,7 +86,7 @@ class Life(Task):
         frames = _generations(questions, self._outcome, self.steps, self.wrap)
         changed = (frames[:, -1] != questions).sum((1, 2)).tolist()
         shifts = np.ndindex(self.size) if self.wrap else [(0, 0)]
-        canonical = twins_keys(np.roll(questions, shift, (1, 2)) for shift in shifts)
+        canonical = twins_keys(np.roll(twin, shift, (1, 2)) for shift in shifts for twin in self._exchanges(questions))
         return Batch(all_grid_bytes(questions), canonical, lambda i: self._example(frames[i], changed[i]))
 
     def solve(self, question: Grid) -> Grid:
@@ -107,11 +107,15 @@ class Life(Task):
 
     def canonical(self, question: Grid) -> bytes:
         """Equal for the eight rotations and reflections, a neighbour counts the same from every side; where edges are
-        joined, for shifts too."""
-        if not self.wrap:
-            return twins_key(question)
-        rows, cols = question.shape
-        return twins_key(*(np.roll(question, (r, c), (0, 1)) for r in range(rows) for c in range(cols)))
+        joined, for shifts too; and for dead and alive exchanged where the rule does not tell them apart."""
+        shifts = np.ndindex(*question.shape) if self.wrap else [(0, 0)]
+        return twins_key(*(np.roll(twin, shift, (0, 1)) for shift in shifts for twin in self._exchanges(question)))
+
+    def _exchanges(self, questions: Grid) -> list[Grid]:
+        """Grids, and their negatives where the rule does the same to those: a border is dead, and would not be."""
+        alone = (self._outcome == self._outcome[:, :1]).all()  # what lies around a cell makes no difference
+        own = (self.wrap or alone) and np.array_equal(self._outcome, 1 - self._outcome[::-1, ::-1])
+        return [questions, 1 - questions] if own else [questions]
 
 
 @njit(cache=True)

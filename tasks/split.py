@@ -163,9 +163,8 @@ class _Stream:
 
     def take(self, n: int) -> list[Example]:
         with self.lock:
-            self.in_vain = 0
             while len(self.found) < n:
-                if self.in_vain >= self.draws_without_luck:
+                if self.in_vain >= self.draws_without_luck:  # stays so: how many there are depends on no earlier call
                     raise UserError(
                         f"{self.task.name} gives {len(self.found)} distinct {self.split} examples, {n} were asked for; "
                         + (f"use n <= {len(self.found)}" if self.found else "take a larger puzzle")

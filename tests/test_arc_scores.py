@@ -104,12 +104,83 @@ def test_benchmarking_folder_there_and_back(tmp_path):
         assert scores.score(again, TRUTH, rule) == scores.score(TRIES, TRUTH, rule)
 
 
+def test_an_attempt_that_could_not_be_read_is_never_right(tmp_path):
+    """Whatever stands for it in a file is the answer of no puzzle: [[0]] would be that of eight."""
+    for puzzles in ("arc1/training", "arc1/evaluation", "arc2/training", "arc2/evaluation", "conceptarc"):
+        truth = scores.truth_of(tasks.variants(puzzles))
+        unread = {id_: [[None, None, None] for _ in answers] for id_, answers in truth.items()}
+        scores.write_submission(unread, tmp_path / "a.json", 3)
+        again = scores.read_submission(tmp_path / "a.json")
+        assert again.keys() == truth.keys() and not any(map(any, scores.solved(again, truth, 3).values()))
+
+
+def test_an_attempt_that_could_not_be_read_keeps_its_place(tmp_path):
+    """The third of three attempts is right: strict@2 does not see it, on whichever way it came."""
+    tries = {"b": [[None, BAD, ONE]]}
+    scores.write_benchmarking(tries, tmp_path / "folder", "small", 3)
+    scores.write_submission(tries, tmp_path / "a.json", 3)
+    (tmp_path / "b.json").write_text(
+        json.dumps({"b": [{"attempt_10": ONE.tolist(), "attempt_2": BAD.tolist(), "attempt_1": []}]})
+    )
+    readings = [scores.read_benchmarking(tmp_path / "folder"), scores.read_submission(tmp_path / "a.json")]
+    for read in (*readings, scores.read_submission(tmp_path / "b.json")):
+        assert not scores.solved(read, {"b": [ONE]}, 2)["b"][0]
+    assert all(scores.solved(read, {"b": [ONE]}, 3)["b"][0] for read in readings)
+
+
+def test_tests_without_a_known_answer_count_nowhere(tmp_path):
+    pair, other = {"input": [[1]], "output": [[2]]}, {"input": [[3]], "output": [[4]]}
+    for name, tests in {"some": [other, {"input": [[5]]}], "none": [{"input": [[5]]}]}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"train": [pair], "test": tests}))
+    truth = scores.truth_of(tasks.variants(f"arc:{tmp_path}"))
+    assert [*truth] == ["some"] and scores.score({"some": [[np.array([[4]])], [BAD]]}, truth, "strict@2") == 1
+    assert scores.score({"some": [[np.array([[4]])], [BAD]]}, truth, "output@2") == 1
+
+
+def test_what_is_no_set_of_puzzles_is_not_scored(tmp_path):
+    with pytest.raises(UserError, match="maze/7x7 is no ARC puzzle"):
+        scores.truth_of(["maze/7x7"])
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.json").write_text(json.dumps({"train": [PAIR], "test": [PAIR]}))
+    with pytest.raises(UserError, match="have the same id, 1: take one set"):
+        scores.truth_of(tasks.variants(f"arc:{tmp_path}"))
+    records = [{"i": 0, "proposed": [[1]]}]
+    with pytest.raises(UserError, match="have the same id, 00576224"):
+        scores.from_records((f"{data}/00576224", records) for data in ("arc1/evaluation", "arc2/training"))
+    with pytest.raises(UserError, match="has 1 test inputs, and an answer is to number 2"):
+        scores.from_records([("arc1/evaluation/00576224", [{"i": 1, "proposed": [[1]]}])])
+
+
+PAIR = {"input": [[1]], "output": [[2]]}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[3]", "test 0|an object of attempts"),
+        ('["x"]', "an object of attempts"),
+        ('[{"attempt_1": [[1]]}]', "test 0, attempt_1: an object with an 'answer'"),
+        ('[{"attempt_1": "x"}]', "test 0, attempt_1: an object with an 'answer'"),
+        ('[[{"answer": [[1]]}]]', "an object of attempts"),
+        ('[{"Attempt_1": {"answer": [[1]]}}]', "'Attempt_1' is no attempt"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
+def test_a_damaged_folder_says_where(tmp_path, text, says):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=says) as caught:
+        scores.read_benchmarking(tmp_path)
+    assert "a.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("{", "cannot be read"),
         ("[]", "an object of puzzle ids"),
         ('{"a": {}}', "a: a list"),
+        ('{"a": [{"attempt1": [[1]]}]}', "a, test 0: 'attempt1' is no attempt"),
         ('{"a": [{"attempt_1": [[1, 2], [3]]}]}', "a, test 0, attempt_1: row 2"),
         ('{"a": [{"attempt_1": [[99]]}]}', "column 1 is 99"),
     ],

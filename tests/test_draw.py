@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from visit import Visit, expect, needs_browser
 
 import tasks
+from tasks import hanoi
 from tasks.base import UserError
 from vdmreason import drawn
 from vdmreason.ui import draw_tab
@@ -132,6 +134,27 @@ def test_a_maze_needs_a_start_and_an_end() -> None:
     assert "0 cells “start” (3)" in drawn.judged(task, question, None).trouble
     with pytest.raises(UserError, match="Test 1 is no question of maze/7x7"):
         drawn.finished(drawn.Drawing(drawing.train, ((question, None),), "maze/7x7"))
+
+
+def test_towers_that_cannot_stand_so_have_no_truth() -> None:
+    drawing = drawn.begin("hanoi/4-step")
+    task = drawn.rules(drawing.family)
+    floating, twice, unmarked = (drawing.train[0][0].copy() for _ in range(3))
+    (row, *_), (column, *_) = np.nonzero(floating[:-1])
+    floating[0, 0], twice[row, column + 8 if column < 8 else column - 8] = 1, twice[row, column]
+    unmarked[unmarked == hanoi.GOAL] = hanoi.BASE
+    done = hanoi.draw((1, 1, 1, 1), 1)
+    for question in (floating, twice, unmarked, done):
+        truth = drawn.judged(task, question, None)
+        assert "each disk lies once" in truth.trouble and truth.answer is None
+    for state in itertools.product(range(3), repeat=4):
+        for goal in range(3):
+            assert bool(drawn.trouble(task, hanoi.draw(state, goal))) == (set(state) == {goal})
+
+
+def test_a_drawing_begins_with_all_tests_of_a_puzzle() -> None:
+    most = max(tasks.count(name, "test") or 0 for part in ("arc1", "arc2") for name in tasks.variants(part))
+    assert most == drawn.TESTS == len(drawn.begin("arc2/training/8dab14c2").test)
 
 
 def test_without_a_rule_nothing_is_said_to_be_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

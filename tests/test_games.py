@@ -301,9 +301,14 @@ def test_chess_from_a_file_of_ones_own(tmp_path):
     for path in (plain, table):
         task = tasks.get(f"chess/mate-in-1:{path}")
         sizes = [tasks.count(task, split) for split in ("train", "test")]
-        assert sum(sizes) == len(solved) and all(sizes)
+        assert sum(sizes) == len(solved) - 1 and all(sizes)  # the one with black to move is the first, seen from there
         for split, n in zip(("train", "test"), sizes, strict=True):
             assert all(task.check(e.answer, e).right for e in tasks.examples(task, split, n))
+    plain.write_text("\n".join(solved * 3), encoding="utf-8")
+    assert [tasks.count(f"chess/mate-in-1:{plain}", split) for split in ("train", "test")] == sizes
+    for nowhere in ("~nobody-of-this-name/f", "x" * 5000):
+        with pytest.raises(UserError, match="is no path"):
+            tasks.count(f"chess/mate-in-1:{nowhere}", "train")
     plain.write_text("6k1/8/8/8/8/8/8/4R1K1 w - - 0 1\nnonsense", encoding="utf-8")
     with pytest.raises(UserError, match="line 1 has no mate"):
         tasks.count(f"chess/mate-in-1:{plain}", "train")

@@ -263,7 +263,11 @@ def arc_score(
     strangers = sorted(set(attempts) - set(truth))
     if strangers:
         raise UserError(f"{answers}: {puzzles} has no puzzle {strangers[0]!r}.{suggest(strangers[0], truth)}")
+    if not truth:
+        raise UserError(f"{puzzles}: no puzzle's answer is known, so that nothing can be scored.")
     print(f"{len(attempts)} of {len(truth)} puzzles answered")
+    if unknown := sum(not answer.size for answers_of in truth.values() for answer in answers_of):
+        print(f"{unknown} test inputs of them have no known answer and count nowhere")
     held = arc_scores.most_of(attempts)
     for name in [rule] if rule else [r for r in arc_scores.RULES if not r.startswith("concept") or "oncept" in puzzles]:
         value = arc_scores.score(attempts, truth, name)

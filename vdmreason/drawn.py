@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 import tasks
-from tasks import arc, paths
+from tasks import arc, hanoi, paths
 from tasks.base import Example, Grid, Task, UserError, as_grid
 from vdmreason import store
 
-PAIRS, TESTS = 10, 3
+PAIRS, TESTS = 10, 4  # as many tests as a puzzle of ARC has
 VALUES = len(arc.COLOURS)
 MAX_BYTES = 1 << 20  # of JSON; the largest puzzle that is allowed is a quarter of it
 PLAIN = 3  # pairs that are taken from a family that makes them without end
@@ -229,6 +229,8 @@ def trouble(task: Task, question: Grid) -> str:
             return f"it has {count} cells “{names[value]}” ({value}), and there must be exactly 1"
     if family in PATHS and not len(paths.shortest(question)):
         return "no way leads from start to end"
+    if family == "hanoi" and task.name.endswith("-step") and not hanoi.is_step(question):
+        return "each disk lies once, on a larger one or on its peg's foot; one foot is the goal, where not all disks are yet"
     if family == "eca" and ((question[0] == 0).any() or question[1:].any()):
         return "its first row must be 1 (off) and 2 (on), all other rows 0"
     return ""

@@ -80,7 +80,7 @@ class Trial:
     @property
     def finite(self) -> bool:
         """Whether it is about a puzzle with a handful of examples, where n does not vary: ARC."""
-        return tasks.count(self.run.tested, "test") is not None
+        return tasks.is_arc(self.run.tested)
 
     @property
     def flavour(self) -> adapters.base.Flavour:
