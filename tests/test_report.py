@@ -652,6 +652,47 @@ def test_drawn_answers_are_called_out(tmp_path) -> None:
     ), notes
 
 
+def test_an_axis_of_one_sweep_is_a_setting_of_another(tmp_path) -> None:
+    """Merged, arms of one batch are compared with arms of that batch, though one of the sweeps has no such axis."""
+    plain = plan(tmp_path / "plain", [add_trial(tmp_path / "plain", arm, 10, s, 0.5) for arm in ARMS for s in (0, 1)])
+    batches = [
+        add_trial(tmp_path / "batches", arm, 10, s, 0.5, **{"optim": {"batch": batch}})
+        | {"set": {"optim.batch": batch}}
+        for arm in ARMS
+        for s in (0, 1)
+        for batch in (2, 4)
+    ]
+    together = report.gather([plain, plan(tmp_path / "batches", batches)])
+    own = together.trials[0].run.optim.batch
+    found = report.findings(together)
+    names = {(row["video"], row["language"]) for row in found["ratio"]}
+    assert names == {(f"video (batch {b})", f"language (batch {b})") for b in (2, 4, own)}
+
+
+def test_seeds_that_one_arm_lacks_are_compared_with_nothing(tmp_path) -> None:
+    entries = [add_trial(tmp_path / "s", arm, n, s, 0.5) for arm in ARMS for n in (10, 30) for s in (0, 1, 2)]
+    whole = report.findings(report.gather([plan(tmp_path / "s", entries)]))
+    few = [e for e in entries if not (e["arm"] == "video" and e["seed"] == 2)]
+    same = [e for e in entries if e["seed"] != 2]
+    found, wanted = (report.findings(report.gather([plan(tmp_path / "s", some)])) for some in (few, same))
+    assert found["ratio"] == wanted["ratio"] != whole["ratio"] and found["pooled"] == wanted["pooled"]
+    assert found["ratio"][0]["seeds"] == [2, 2]
+    other = tmp_path / "s" / entries[0]["folder"] / "result.json"  # it learned from other examples
+    result = store.read_json(other)
+    store.write_json(other, result | {"provenance": result["provenance"] | {"data": "another"}})
+    finish(other.parent)
+    apart = report.findings(report.gather([plan(tmp_path / "s", entries)]))
+    assert apart["ratio"][0]["seeds"] == [2, 3] and [len(t["seeds"]) for t in apart["tests"]] == [2, 3]
+
+
+def test_one_seed_makes_nothing_clear(tmp_path) -> None:
+    entries = [add_trial(tmp_path / "s", arm, 10, 0, float(arm == "video")) for arm in ARMS]
+    (row,) = report.findings(report.gather([plan(tmp_path / "s", entries)]))["tests"]
+    assert row["p_holm"] < 0.01 and row["difference"].low > 0 and not row["clear"]
+    text = report.report_sweep(tmp_path / "s").parent.joinpath("report.md").read_text()
+    assert "of one seed none is called clear" in text
+
+
 def test_unequal_budgets_are_called_out(tmp_path) -> None:
     sweep = tmp_path / "unequal"
     same = [add_trial(sweep, arm, 10, 0, 0.5) for arm in ARMS]

@@ -422,6 +422,24 @@ def test_trials_that_only_ask_otherwise_share_one_training(tmp_path, monkeypatch
         assert losses and answers == shared[name][0] and result["scores"] == shared[name][1]["scores"]
 
 
+def test_of_two_that_claim_at_once_what_one_training_serves_one_waits(tmp_path, monkeypatch) -> None:
+    """Between the look at a trial's twins and its claim another worker may have claimed one of them."""
+    folder = planned(tmp_path, **ONE, axes={"votes": [1, 2]})
+    found: list[worker.Claim] = []
+
+    def beaten(place: Path, driver: str = "") -> worker.Claim | None:
+        if not found:
+            found.append(claims.claim(next(other for other in places(folder) if other != place)))
+        return claims.claim(place, driver)
+
+    monkeypatch.setattr(worker, "claim", beaten)
+    assert worker._next(folder, set(), "", "") == "wait"
+    assert [sweep.standing(folder, entry).state for entry in sweep.read_plan(folder)["trials"]].count("running") == 1
+    found[0].release()
+    taken = worker._next(folder, set(), "", "")
+    assert isinstance(taken, tuple) and taken[1].record["token"] != found[0].record["token"]
+
+
 def test_parts_on_machines_that_share_no_disk_are_the_whole(tmp_path) -> None:
     """Copies of a folder, each with a worker for its part: every trial is done in one of them, and no training in two."""
     asked = {**ONE, "seeds": [0, 1, 2, 3], "axes": {"votes": [1, 2]}}

@@ -69,7 +69,7 @@ def attempts_at(puzzles: str) -> int:
 
 
 def solved(attempts: Attempts, truth: Truth, k: int) -> dict[str, list[bool]]:
-    """For each puzzle, whether each test input with a known answer is solved within its first k attempts; a missing one is not."""
+    """For each puzzle, whether each test input with a known answer is solved in its first k attempts. What is missing is not."""
     result = {}
     for id_, answers in truth.items():
         tried = attempts.get(id_, ())

@@ -261,7 +261,8 @@ def _answers(trial: Trial) -> list[tuple[str, Any]]:
 
 def _told_apart(trials: list[Trial]) -> list[Trial]:
     """Trials that one curve would mix, though their configs differ in more than n and seed, get what differs as a setting. So
-    do those of all other arms that have such a key: two curves are compared where it is the same."""
+    do those of all other arms that have such a key: two curves are compared where it is the same. A key that is an axis of one
+    sweep and none of another, both of which have the arm, is a setting in both."""
     curves: dict[Any, list[Trial]] = {}
     for trial in trials:
         curves.setdefault((trial.task, trial.series), []).append(trial)
@@ -269,6 +270,11 @@ def _told_apart(trials: list[Trial]) -> list[Trial]:
     for curve in curves.values():
         for other in curve[1:]:
             keys |= {line.partition(":")[0] for line in config.differences(curve[0].run, other.run)} - {"n", "seed"}
+    axes: dict[tuple[str, str], list[set[str]]] = {}  # of each arm what each of its trials has as settings
+    for trial in trials:
+        axes.setdefault((trial.series.arm, trial.series.control), []).append({name for name, _ in trial.settings})
+    for of_arm in axes.values():
+        keys |= {key for key in set().union(*of_arm) if not all(key in of_trial for of_trial in of_arm)}
 
     def more(trial: Trial) -> tuple[tuple[str, Any], ...]:
         values = config.flat(config.to_dict(trial.run))
@@ -304,13 +310,13 @@ def _call_outs(trials: Sequence[Trial]) -> list[str]:
         trials,
         lambda t: f"training examples of {t.run.task}, n = {t.run.n}, seed {t.run.seed}",
         lambda t: str(_provenance(t).get("data")),
-        "have different data hashes; arms that learned from different examples cannot be compared",
+        "have different data hashes; such trials are compared with none of the others",
     )
     notes += _differ(
         trials,
         lambda t: f"test examples of {t.task}, seed {t.run.seed}",
         lambda t: hashlib.sha256("".join(r["key"] for r in t.records).encode()).hexdigest(),
-        "differ; paired tests leave such trials out",
+        "differ; such trials are compared with none of the others",
     )
     notes += _differ(
         trials,
@@ -420,7 +426,7 @@ def findings(gathered: Gathered) -> dict[str, Any]:
                 of = statistics.threshold(curves[series])
                 found["thresholds"].append({"task": task, "series": series.name, "threshold": of})
         for video, language in pairs(all_series):
-            found["ratio"].append(_ratio(task, video, language, curves))
+            found["ratio"].append(_ratio(task, video, language, all_series))
         for first, second in [*pairs(all_series), *controls(all_series), *rivals(all_series)]:
             found["tests"] += _tests(task, first, second, all_series)
     _holm(found["tests"])
@@ -554,12 +560,29 @@ def _needed(task: str, series: Series, of: statistics.Curve) -> dict[str, Any]:
     return row | {f"{target:g}": statistics.n_needed(of, target) for target in statistics.TARGETS}
 
 
-def _ratio(task: str, video: Series, language: Series, curves: Mapping[Series, statistics.Curve]) -> dict[str, Any]:
+def _ratio(task: str, video: Series, language: Series, cells: Mapping[Series, Cells]) -> dict[str, Any]:
+    """Who needs fewer examples, over the n and seeds that both have."""
+    ours, theirs = _paired(cells[video], cells[language])
     row: dict[str, Any] = {"task": task, "video": video.name, "language": language.name, "control": video.control}
-    row["n"] = sorted({*curves[video].n.tolist()} & {*curves[language].n.tolist()})
+    row |= {"n": sorted(ours), "seeds": [len(ours[n]) for n in sorted(ours)], "area": None}
+    if not ours:
+        return row | {f"{target:g}": statistics.Bound(0.0, math.inf, 0.0, math.inf) for target in statistics.TARGETS}
+    of_video, of_language = (_curve(task, part, PRIMARY) for part in (ours, theirs))
     for target in statistics.TARGETS:
-        row[f"{target:g}"] = statistics.efficiency(curves[language], curves[video], target)
-    return row | {"area": statistics.area_difference(curves[video], curves[language])}
+        row[f"{target:g}"] = statistics.efficiency(of_language, of_video, target)
+    return row | {"area": statistics.area_difference(of_video, of_language)}
+
+
+def _paired(first: Cells, second: Cells) -> tuple[Cells, Cells]:
+    """The trials of two arms that have a counterpart: the same n and seed, the same examples to learn from, and questions."""
+    ours: Cells = {}
+    theirs: Cells = {}
+    for n in sorted(first.keys() & second.keys()):
+        for seed in sorted(first[n].keys() & second[n].keys()):
+            a, b = first[n][seed], second[n][seed]
+            if _questions(a) == _questions(b) and _provenance(a).get("data") == _provenance(b).get("data"):
+                ours.setdefault(n, {})[seed], theirs.setdefault(n, {})[seed] = a, b
+    return ours, theirs
 
 
 def _pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -572,6 +595,7 @@ def _pooled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         areas = [row["area"] for row in group if row["area"] is not None]
         pool: dict[str, Any] = {"video": video, "language": language, "tasks": len(group)}
         pool["n"] = group[0]["n"] if all(row["n"] == group[0]["n"] for row in group) else None  # None: not the same
+        pool["seeds"] = [count for row in group for count in row["seeds"]]
         pool["area"] = statistics.pooled(areas).within(-1, 1) if areas else None
         for target in statistics.TARGETS:
             pool[f"{target:g}"] = statistics.pooled_ratio([row[f"{target:g}"] for row in group])
@@ -608,22 +632,19 @@ def _settings(learned: Mapping[str, dict[Series, Cells]]) -> list[dict[str, Any]
 
 
 def _tests(task: str, first: Series, second: Series, cells: Mapping[Series, Cells]) -> list[dict[str, Any]]:
-    """Paired tests at each n that both have, over seeds whose test examples are the same."""
+    """Paired tests at each n, over the trials that have a counterpart."""
     rows = []
-    for n in sorted(cells[first].keys() & cells[second].keys()):
-        a, b = cells[first][n], cells[second][n]
-        seeds = [s for s in sorted(a.keys() & b.keys()) if _questions(a[s]) == _questions(b[s])]
-        if not seeds:
-            continue
-        one = {s: (a[s].values(PRIMARY), b[s].values(PRIMARY)) for s in seeds}
-        differences = {s: x - y for s, (x, y) in one.items()}
-        row: dict[str, Any] = {"task": task, "first": first.name, "second": second.name, "n": n, "seeds": seeds}
+    ours, theirs = _paired(cells[first], cells[second])
+    for n in ours:
+        one, other = ({s: trial.values(PRIMARY) for s, trial in arm[n].items()} for arm in (ours, theirs))
+        differences = {s: one[s] - other[s] for s in one}
+        row: dict[str, Any] = {"task": task, "first": first.name, "second": second.name, "n": n, "seeds": list(one)}
         row["pairs"] = sum(len(d) for d in differences.values())
-        ours, theirs = (statistics.curve(task, {n: {s: one[s][arm] for s in seeds}}) for arm in (0, 1))
-        row["difference"] = statistics.area_difference(ours, theirs)
+        curves = [statistics.curve(task, {n: arm}) for arm in (one, other)]
+        row["difference"] = statistics.area_difference(curves[0], curves[1])
         row["p"] = statistics.sign_flip(differences)
         row["p_seeds"] = statistics.sign_flip_seeds(differences)
-        found = {s: statistics.mcnemar(*one[s]) for s in seeds}
+        found = {s: statistics.mcnemar(one[s], other[s]) for s in one}
         row["mcnemar"] = [{"seed": s, "first": x, "second": y, "p": p} for s, (x, y, p) in found.items()]
         rows.append(row)
     return rows
@@ -635,14 +656,14 @@ def _questions(trial: Trial) -> list[str]:
 
 def _holm(rows: Sequence[dict[str, Any]]) -> None:
     """Correct each comparison over its tasks and n, and say where it is clear: for these adapters (p), and for other seeds and
-    test examples (the interval)."""
+    test examples (the interval, which with one seed knows nothing of others)."""
     groups: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["first"], row["second"]), []).append(row)
     for group in groups.values():
         for row, p in zip(group, statistics.holm([row["p"] for row in group]), strict=True):
             apart = row["difference"].low > 0 or row["difference"].high < 0
-            row |= {"p_holm": p, "family": len(group), "clear": apart and p < LEVEL}
+            row |= {"p_holm": p, "family": len(group), "clear": apart and p < LEVEL and len(row["seeds"]) > 1}
 
 
 def _paths(task: str, series: Series, cells: Cells) -> list[dict[str, Any]]:

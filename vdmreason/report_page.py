@@ -83,6 +83,11 @@ def _ns(among: Sequence[int] | None) -> str:
     return "not the same" if among is None else ", ".join(map(str, among)) or NONE
 
 
+def _counts(seeds: Sequence[int]) -> str:
+    """How many seeds stand behind the n: "3", or "1–3"."""
+    return "–".join(dict.fromkeys(str(end(seeds)) for end in (min, max))) if seeds else NONE
+
+
 def _round(value: float) -> str:
     if math.isinf(value):
         return "no limit"
@@ -140,13 +145,14 @@ def _efficiency(found: Mapping[str, Any]) -> Table:
         "Data-efficiency ratio n(language) / n(video) at an accuracy: above 1 the video arm needs fewer examples. A target "
         "that one arm did not reach (or had at the smallest n already) gives a bound; one that both missed says nothing, and "
         "is shown as that. Area: difference of the areas under the learning curves in log n, video less language, in "
-        "percentage points of mean accuracy. Both over the n that both arms have. All tasks: geometric mean of ratios and mean "
-        "of areas, tasks drawn too.",
+        "percentage points of mean accuracy. Both over the n and seeds that both arms have. All tasks: geometric mean of ratios "
+        "and mean of areas, with the doubt of tasks drawn like these.",
         (
             "task",
             "video arm",
             "language arm",
             "n",
+            "seeds",
             *(f"ratio at {100 * t:.0f} %" for t in TARGETS),
             "area, video − language",
         ),
@@ -156,6 +162,7 @@ def _efficiency(found: Mapping[str, Any]) -> Table:
                 r["video"],
                 r["language"],
                 _ns(r["n"]),
+                _counts(r["seeds"]),
                 *(times(r[f"{t:g}"]) for t in TARGETS),
                 points(r["area"]),
             )
@@ -176,7 +183,7 @@ def _needed(found: Mapping[str, Any]) -> Table:
                 r["task"],
                 r["series"],
                 _ns(r["n"]),
-                "–".join(dict.fromkeys(str(end(r["seeds"])) for end in (min, max))),
+                _counts(r["seeds"]),
                 *(examples(r[f"{t:g}"], (r["n"][0], r["n"][-1])) for t in TARGETS),
                 percent(r["area"]),
             )
@@ -379,7 +386,10 @@ def _short(found: Mapping[str, Any]) -> list[str]:
             text += f"; mean accuracy over log n differs by {points(row['area'])} points"
         if tests:
             text += f"; of {len(tests)} paired tests {first} are clear for the video arm, {len(clear) - first} for the "
-            text += f"language arm, {len(tests) - len(clear)} for neither (Holm over them at 5 %, and an interval without 0)"
+            text += (
+                f"language arm, {len(tests) - len(clear)} for neither (Holm over them at 5 %, and an interval without 0"
+            )
+            text += "; of one seed none is called clear)" if any(len(t["seeds"]) < 2 for t in tests) else ")"
         lines.append(text + ".")
     for puzzles, of in found["arc"].items():
         for row in of["overlap"]:
@@ -409,9 +419,10 @@ def _method(gathered: Gathered) -> str:
     answers = sum(len(trial.records) for trial in gathered.trials)
     return (
         f"{' and '.join(things) or 'No task'}, seeds {', '.join(map(str, seeds)) or 'none'}, {answers} test answers. "
-        f"Intervals are 95 %: {DRAWS} draws in two stages, seeds and then test examples, from fixed names, with the "
-        "tails of Student's t for few seeds; the wider of what seeds and answers say (vdmreason/statistics.py). One seed: the "
-        "interval is over test examples only and says nothing of other seeds. The primary metric is exact match."
+        "Intervals are 95 %, of two stages, seeds (Student's t, of rates on the scale of log odds) and test examples, by "
+        f"{DRAWS} draws from fixed names; the wider of what the two say (vdmreason/statistics.py, which has what they cover in "
+        "simulations). One seed, or seeds that are all wrong or all right: the interval is over test examples only and says "
+        "nothing of other seeds. The primary metric is exact match."
     )
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -163,10 +163,15 @@ def _next(
             if entry["id"] in held:
                 wait = True
                 continue
-            if any(standing(folder, twin, check=False).state == "running" for twin in twins[training_of(entry)]):
+            others = [twin for twin in twins[training_of(entry)] if twin["id"] != entry["id"]]
+            if _at_work(folder, others):
                 wait = True
                 continue
             if (mine := claim(place, driver)) is None:
+                continue
+            if _at_work(folder, others):  # one that was claimed in the meantime: whose adapter this one will borrow
+                mine.release()
+                wait = True
                 continue
             # Between the look and the claim another worker may have finished it, or given it up.
             done, failed = is_done(place), read_failed(place)
@@ -184,6 +189,10 @@ def _next(
                 return entry, mine
             mine.release()
     return "wait" if wait else None
+
+
+def _at_work(folder: Path, trials: Iterable[Mapping[str, Any]]) -> bool:
+    return any(standing(folder, trial, check=False).state == "running" for trial in trials)
 
 
 def _borrow(folder: Path, entry: Mapping[str, Any], run: Run) -> None:
