@@ -21,7 +21,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from pretrain.loop import Share, fit, trapezoid
+from pretrain.loop import Share, check_settings, fit, trapezoid
+from pretrain.recipe import is_main
 from pretrain.text import Document, document
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -81,7 +82,9 @@ def pretrain(
         shutil.rmtree(out / "work")
     if minutes is None and updates is None:
         minutes = 60.0
-    out.mkdir(parents=True, exist_ok=True)
+    settings = {"size": size, "seed": seed}
+    if is_main():  # before another's tokenizer is written
+        check_settings(out / "work", settings)
     if not (out / "tokenizer.json").exists() or not resume:
         train_tokenizer(s.vocabulary, s.documents, seed).save_pretrained(out)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
@@ -96,6 +99,7 @@ def pretrain(
         schedule=trapezoid(s.lr, decay=0.5),
         weight_decay=0.01,
         betas=(0.9, 0.97),
+        settings=settings,
         on_checkpoint=lambda step: save(out, model),
         title="language model",
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pretrain.data import clip
-from pretrain.loop import Share, fit, trapezoid
+from pretrain.loop import Share, begun, check_settings, ended, fit, processes, trapezoid
+from pretrain.recipe import is_main
+from pretrain.stored import sum_of
 
 FRAMES = 9  # 8N + 1 with N = 1: three latent frames
 SHIFT = 4.0  # timesteps are drawn towards noise, see `shifted`
@@ -179,20 +182,20 @@ class TransformerLoss(nn.Module):
             torch.cat([noisy, condition], 2),
             self.prompt.expand(len(z), -1, -1),
             t,
-            ofs=torch.full((len(z),), 2.0),
+            ofs=z.new_full((len(z),), 2.0),
             image_rotary_emb=rotary,
             return_dict=False,
         )[0]
         return (predicted - v).square().mean()
 
 
-def encode_corpus(vae: AutoencoderKLCogVideoX, folder: Path, clips: int, seed: int, batch: int = 16) -> None:
+def encode_corpus(vae: AutoencoderKLCogVideoX, folder: Path, clips: int, seed: int, batch: int = 16) -> list[Path]:
     """Encode `clips` clips once, in shards of one shape each: `z` (N, 3, C, h, w) of the clip, `image` (N, C, h, w) of its
-    first frame alone. Shards that exist are kept, so this resumes."""
+    first frame alone. Shards that exist are kept, so this resumes: a folder is one VAE's and one seed's. Returns the shards."""
     folder.mkdir(parents=True, exist_ok=True)
     shard = 512
-    for s in tqdm(range(-(-clips // shard)), desc="encode clips", mininterval=2.0):
-        path = folder / f"{s:05d}.safetensors"
+    shards = [folder / f"{s:05d}.safetensors" for s in range(-(-clips // shard))]
+    for s, path in enumerate(tqdm(shards, desc="encode clips", mininterval=2.0)):
         if path.exists():
             continue
         rows, columns = SHAPES[s % len(SHAPES)]
@@ -201,12 +204,14 @@ def encode_corpus(vae: AutoencoderKLCogVideoX, folder: Path, clips: int, seed: i
         for start in range(0, count, batch):
             ids = range(s * shard + start, s * shard + min(start + batch, count))
             pixels = to_tensor(np.stack([clip(i, seed, FRAMES, (8 * rows, 8 * columns)).frames for i in ids]))
+            pixels = pixels.to(vae.device)
             with torch.no_grad():
-                latents.append(vae.encode(pixels).latent_dist.mode().permute(0, 2, 1, 3, 4).half())
-                images.append(vae.encode(pixels[:, :, :1]).latent_dist.mode()[:, :, 0].half())
+                latents.append(vae.encode(pixels).latent_dist.mode().permute(0, 2, 1, 3, 4).half().cpu())
+                images.append(vae.encode(pixels[:, :, :1]).latent_dist.mode()[:, :, 0].half().cpu())
         temporary = path.with_suffix(".tmp")
         save_file({"z": torch.cat(latents).contiguous(), "image": torch.cat(images).contiguous()}, temporary)
         temporary.rename(path)
+    return shards
 
 
 def shifted(u: np.ndarray, shift: float) -> np.ndarray:
@@ -221,8 +226,8 @@ def shifted(u: np.ndarray, shift: float) -> np.ndarray:
 class Latents:
     """Batches of cached latents; which clips a step sees is a pure function of the step."""
 
-    def __init__(self, folder: Path, scale: float, batch: int, seed: int) -> None:
-        self.shards = [load_file(p) for p in sorted(folder.glob("*.safetensors"))]
+    def __init__(self, shards: Sequence[Path], scale: float, batch: int, seed: int) -> None:
+        self.shards = [load_file(path) for path in shards]
         self.scale, self.batch, self.seed = scale, batch, seed
         weights = np.array([len(s["z"]) for s in self.shards], float)
         self.weights = weights / weights.sum()
@@ -254,30 +259,48 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train the VAE (a quarter of the budget), encode the corpus, train the transformer; write the published layout to `out`.
 
-    `minutes` or `updates` is the whole budget. Everything resumes after a kill: the work lies in `out/work`.
+    `minutes` or `updates` is the whole budget. Everything resumes after a kill: the work lies in `out/work`. Raises ValueError
+    where it is another training's, or where a larger budget would train the VAE on beneath a transformer that has begun.
     """
     out = Path(out)
     work = out / "work"
     s = SIZES[size]
+    settings = {"size": size, "seed": seed, "clips": clips, "batch": batch}
+
+    def budget_of(part: float) -> dict[str, Any]:
+        return {
+            "minutes": minutes * part if minutes else None,
+            "updates": None if minutes else max(1, int((updates or 4000) * part)),
+        }
+
+    # Stills first: a still costs a fifth of a clip, and colours are learnt five times sooner from them.
+    stages = (("vae-stills", 0.08, 3e-3), ("vae-clips", 0.17, 2e-3))
+    if is_main():  # before another's weights and latents are gone on from
+        for stage in ("vae-stills", "vae-clips", "transformer"):
+            check_settings(work / stage, settings)
+    if begun(work / "transformer") and not all(ended(work / stage, **budget_of(part)) for stage, part, _ in stages):
+        raise ValueError(
+            f"{out} has begun its transformer, and with a larger budget the VAE would go on beneath it. Name another --out, or "
+            "give the budget that it was begun with"
+        )
     torch.manual_seed(seed)
     vae = build_vae(size)
-    # Stills first: a still costs a fifth of a clip, and colours are learnt five times sooner from them.
-    for stage, part, lr in (("vae-stills", 0.08, 3e-3), ("vae-clips", 0.17, 2e-3)):
-        share = {"minutes": minutes * part} if minutes else {"updates": max(1, int((updates or 4000) * part))}
+    for stage, part, lr in stages:
         vae_log = fit(
             VAELoss(vae),
             functools.partial(_vae_batch, seed=seed, latent=s["latent"], still=stage == "vae-stills"),
             work / stage,
             schedule=trapezoid(lr),
+            settings=settings,
             title=stage,
-            **share,
+            **budget_of(part),
         )
-    vae.eval().requires_grad_(False)
+    vae.eval().requires_grad_(False).to(processes().device)
 
     if clips is None:
         clips = max(512, min(40_000, int((minutes or (updates or 4000) / 40) * 150)))
-    encode_corpus(vae, work / "latents", clips, seed)
-    scale = _latent_scale(work / "latents")
+    shards = encode_corpus(vae, work / "latents" / sum_of(vae)[:16], clips, seed)
+    scale = _latent_scale(shards)
     vae.register_to_config(scaling_factor=scale)
 
     torch.manual_seed(seed + 1)
@@ -285,8 +308,9 @@ def pretrain(
     share = {"minutes": minutes * 0.65} if minutes else {"updates": max(1, (updates or 4000) * 3 // 4)}
     log = fit(
         TransformerLoss(transformer),
-        Latents(work / "latents", scale, batch, seed),
+        Latents(shards, scale, batch, seed),
         work / "transformer",
+        settings=settings,
         schedule=trapezoid(1.5e-3 if size != "medium" else 5e-4),
         title="transformer",
         on_checkpoint=lambda step: save(out, vae, transformer),
@@ -334,9 +358,9 @@ trained by this project in minutes on a CPU. It exists so that the comparison ru
 """
 
 
-def _latent_scale(folder: Path) -> float:
+def _latent_scale(shards: Sequence[Path]) -> float:
     """1 / standard deviation of the latents, as a plain number of four digits (the published models have 0.7)."""
-    z = torch.cat([load_file(p)["z"].float().flatten() for p in sorted(folder.glob("*.safetensors"))[:8]])
+    z = torch.cat([load_file(p)["z"].float().flatten() for p in shards[:8]])
     return round(1 / z.std().item(), 4)
 
 

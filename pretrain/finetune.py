@@ -4,12 +4,13 @@
 
 After LVMAE's fine-tuning (arXiv 2411.13683, section 4.1; VideoMAE V2's script where the paper is silent): a linear layer on the
 mean of the tokens, a share of the tokens dropped by a random tube where clips are long, learning rates that fall from block to
-block towards the input, one clip a video at test. Mixup, cutmix, RandAugment, stochastic depth and ViT-L's class attention are
-not here.
+block towards the input, one clip a video at test. Mixup, cutmix, RandAugment, stochastic depth (also where the recipe has it:
+whatever the encoder begins from, it is trained in evaluation mode) and ViT-L's class attention are not here.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -71,7 +72,7 @@ class ListedVideos:
             missing = [source.name for source in videos.sources if source.label is None]
             if missing:
                 raise ValueError(f"{where}: {missing[0]} has no label; write one behind every path")
-        both = {(s.path, s.start) for s in self.learnt.sources} & {(s.path, s.start) for s in self.asked.sources}
+        both = {_place(s) for s in self.learnt.sources} & {_place(s) for s in self.asked.sources}
         if both:
             raise ValueError(f"{len(both)} videos are in {train} and in {test}, such as {min(both)[0]}; test on others")
         labels = [s.label for videos in (self.learnt, self.asked) for s in videos.sources if s.label is not None]
@@ -90,13 +91,19 @@ class ListedVideos:
         return torch.from_numpy(frames), torch.from_numpy(labels)
 
 
+def _place(source: Any) -> tuple[str, int]:
+    """Where a video is, however its path is written and whatever links lead there."""
+    return (source.path if "://" in source.path else os.path.realpath(source.path)), source.start
+
+
 class Classifier(nn.Module):
     """An encoder, and for each of the questions in `classes`, name -> number of answers, a linear layer on the mean of its
     tokens. `forward` is the loss."""
 
     def __init__(self, encoder: Any, classes: Mapping[str, int], smoothing: float = 0.1) -> None:
         super().__init__()
-        self.encoder, self.smoothing = encoder.requires_grad_(True), smoothing
+        # In evaluation mode, whether it was pretrained or begins from random weights: the two are to differ in nothing else.
+        self.encoder, self.smoothing = encoder.requires_grad_(True).eval(), smoothing
         self.norm = nn.LayerNorm(encoder.size.width, 1e-6)
         self.heads = nn.ModuleDict({name: nn.Linear(encoder.size.width, count) for name, count in classes.items()})
         for head in self.heads.values():
@@ -125,7 +132,8 @@ def save(model: Classifier, place: Path) -> None:
 
 
 def layer_rates(depth: int, decay: float) -> dict[str, float]:
-    """What each part's learning rate is multiplied by: 1 for the head, `decay` less for every block nearer to the input."""
+    """What each part's learning rate is multiplied by: 1 for the head, and once more by `decay` for every block nearer to the
+    input."""
     rates = {f"encoder.blocks.{k}.": decay ** (depth - k) for k in range(depth)}
     return {"": 1.0, "encoder.": decay ** (depth + 1), "encoder.norm.": 1.0, **rates}
 
@@ -146,11 +154,12 @@ def finetune(
     precision: Literal["no", "bf16"] = "no",
     settings: Mapping[str, Any] | None = None,
     ahead: bool = False,
+    bad: Mapping[str, str] | None = None,
     title: str = "finetune",
 ) -> tuple[Classifier, dict[str, Any]]:
     """Train all of `encoder` on `data`, question -> labelled clips; resumes after a kill. Every question has an equal part of the
     batch. `drop`: share of the places hidden by a tube in training (as published 20 % at 128 frames, 25 % for ViT-L, none below).
-    Returns the model and the log."""
+    `bad`: what of the videos cannot be read, as it grows. Returns the model and the log."""
     torch.manual_seed(seed)
     model = Classifier(encoder, {name: clips.classes for name, clips in data.items()})
     factors = layer_rates(encoder.size.depth, layer_decay)
@@ -173,7 +182,7 @@ def finetune(
 
     log = fit(model, batch_at, work, updates=updates, minutes=minutes, schedule=schedule, weight_decay=0.05,
               decay_vectors=False, betas=(0.9, 0.999), micro=micro, precision=precision, settings=settings, ahead=ahead,
-              title=title)  # fmt: skip
+              bad=bad, title=title)  # fmt: skip
     return model, log
 
 

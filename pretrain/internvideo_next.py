@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from pretrain import denoise, image_teacher, masks
 from pretrain import recipe as recipes
 from pretrain.image_teacher import ImageTeacher, layers_of
-from pretrain.loop import Share, ended, fit, warm_cosine
-from pretrain.recipe import Clips, check_side, generator, is_main, record_of, to_pixels, to_uint8
+from pretrain.loop import Share, begun, ended, fit, warm_cosine
+from pretrain.recipe import Clips, check_side, files_of, generator, is_main, record_of, to_pixels, to_uint8
 from pretrain.stored import sum_of
 from pretrain.targets import Teacher, meters
 from pretrain.vit3d import (
@@ -822,8 +822,7 @@ def pretrain(
     shares = (recipe.stages[0].share, 1 - recipe.stages[0].share) if whole else (1.0, 1.0)
     budgets = [(minutes and minutes * share, updates and max(1, round(updates * share))) for share in shares]
     (first_minutes, first_updates), _ = budgets
-    begun = whole and (out / "work/stage-2/checkpoint").exists()
-    if begun and not ended(out / "work/stage-1", first_updates, first_minutes):
+    if whole and begun(out / "work/stage-2") and not ended(out / "work/stage-1", first_updates, first_minutes):
         raise ValueError(
             f"{out} has begun Stage 2, and with a larger budget Stage 1 would go on beneath it. Name another --out, or give "
             "Stage 2 more by itself: --stages 2 --start with the folder of a Stage 1"
@@ -847,12 +846,11 @@ def pretrain(
                 model.learn_from(teacher_of(model.config))
             if model.image is not None:
                 learned_from |= {"weights of the image teacher": sum_of(model.image)}
-            bad = videos.bad if videos else {}
         stage, budget = recipe.stages[number - 1], budgets[number - 1]
         if data:
             options: dict[str, Any] = {"fps": fps, "seed": seed, "most_bad": most_bad, "sampling": "sparse"}
             videos = Videos(data, stage.frames, recipe.side, **options)
-        logs[f"stage {number}"] = fit(
+        log = fit(
             model,
             Batches(model.config, stage, recipe.side, seed, videos),
             out / "work" / f"stage-{number}",
@@ -861,12 +859,15 @@ def pretrain(
             schedule=stage.rates,
             **OPTIMISER,
             precision=precision,
-            settings={**given, **learned_from},
+            settings={**given, **learned_from, **files_of(videos)},
             ahead=videos is not None,
             micro=micro,
             on_checkpoint=functools.partial(save_at, out, model),
+            bad=videos.bad if videos else {},
             title=f"internvideo-next {size}, stage {number}",
         )
+        bad |= log.pop("bad")
+        logs[f"stage {number}"] = log
     if not is_main():
         return {"log": logs}
     assert model is not None
@@ -875,7 +876,7 @@ def pretrain(
     record = record_of(
         "internvideo-next", recipe, out, spent, {**given, "micro": micro, "most_bad": most_bad}, pretrain
     )
-    record |= {"log": logs, "bad": {**bad, **videos.bad} if videos else {}}
+    record |= {"log": logs, "bad": bad}
     return recipes.write_down(record, out, card(record, model))
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, send_to_device
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -41,7 +41,8 @@ stop_wanted: Callable[[], bool] = (
     never  # asked after every update; whoever starts a training may put another in its place
 )
 SKIPS = 20  # so many updates without a finite gradient in a row are no accident
-TIMED_UPDATES = 20  # how many updates are timed before minutes are turned into a number of updates
+TIMED_UPDATES = 20  # after so many updates minutes are turned into a number of updates
+SLOW_UPDATES = 2  # the first ones, which are not timed
 
 
 def lr_at(step: int, updates: int, peak: float, warmup: int = 100, decay: float = 0.4, floor: float = 0.02) -> float:
@@ -115,6 +116,7 @@ def fit(
     micro: int = 1,
     checkpoint_minutes: float = 3.0,
     on_checkpoint: Callable[[int], None] | None = None,
+    bad: Mapping[str, str] | None = None,
     title: str = "",
 ) -> dict[str, Any]:
     """Train `module` and leave `metrics.jsonl`, `plan.json` and the newest checkpoint in `folder`.
@@ -125,12 +127,13 @@ def fit(
     decay, `spared` weights whose name has one of these parts. Each of many processes gets its share of the
     same batches; `ahead` makes the next one in a thread; `micro` walks through a process's share in so many pieces, one after
     the other, where memory is short, for the same update.
-    A folder that was begun with other `settings` is refused with a ValueError.
+    A folder that was begun with other `settings` is refused with a ValueError. `bad` is what could not be read, name -> why, as
+    it grows: it is kept with the checkpoints, so that in the end all of it is told, of every process and every start.
 
     Where `stop_wanted` says so the update is the last: a checkpoint, then Stopped.
 
     An update whose loss or gradient is not finite is skipped by all processes and counted; SKIPS in a row stop the run.
-    Returns the last metrics with `updates`, `skipped` and `seconds` spent.
+    Returns the last metrics with `updates`, `skipped` and `seconds` spent, and `bad` where that was given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=processes().device.type == "cpu")
@@ -142,7 +145,7 @@ def fit(
     groups = _groups(module, schedule(0, 1), weight_decay, decay_vectors, spared)
     names = [name for group in groups for name in group.pop("names")]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=eps)
-    step, spent, skipped = _resume(module, optimizer, names, folder)
+    step, spent, skipped, met = _resume(module, optimizer, names, folder)
     seed = torch.initial_seed()
     prepared, optimizer_ = accelerator.prepare(module, optimizer)
     parameters = [p for p in prepared.parameters() if p.requires_grad]
@@ -155,12 +158,14 @@ def fit(
         _cut_metrics(folder / "metrics.jsonl", step)
 
     bar = tqdm(total=total, initial=step, desc=title, disable=not accelerator.is_main_process, mininterval=2.0)
-    began = saved = time.monotonic()
+    began = saved = steady = time.monotonic()
     last: dict[str, Any] = {}
     in_a_row = 0
     while step < total:
+        if step == first + SLOW_UPDATES:
+            steady = time.monotonic()
         if timing and step == first + TIMED_UPDATES:
-            seconds = (time.monotonic() - began) / (TIMED_UPDATES - 2)  # the first two are slower
+            seconds = (time.monotonic() - steady) / (TIMED_UPDATES - SLOW_UPDATES)
             fits = [max(total, int((minutes or 0) * 60 / seconds))]
             total, timing = broadcast_object_list(fits)[0], False
             if accelerator.is_main_process:
@@ -208,13 +213,15 @@ def fit(
         if not sys.stderr.isatty() and step % 200 == 0 and accelerator.is_main_process:
             print(f"{title} {step}/{total} loss {last['loss']:.4f}", flush=True)
         ending = stop_wanted()
-        if accelerator.num_processes > 1 and stop_wanted is not never:
-            ending = broadcast_object_list([ending])[0]  # the first process hears it for all
         due = time.monotonic() - saved > checkpoint_minutes * 60 or step == total or ending
-        if accelerator.is_main_process and due:
-            _save(module, optimizer, names, folder, step, spent + time.monotonic() - began, skipped)
-            if on_checkpoint:
-                on_checkpoint(step)
+        if accelerator.num_processes > 1:
+            ending, due = broadcast_object_list([ending, due])  # the first process hears it for all, and has the clock
+        if due:
+            met = {name: why for some in gather_object([{**met, **(bad or {})}]) for name, why in some.items()}
+            if accelerator.is_main_process:
+                _save(module, optimizer, names, folder, step, spent + time.monotonic() - began, skipped, met)
+                if on_checkpoint:
+                    on_checkpoint(step)
             saved = time.monotonic()
         if ending and step < total:
             bar.close()
@@ -226,7 +233,8 @@ def fit(
     accelerator.wait_for_everyone()
     if not last and (folder / "metrics.jsonl").exists():  # the run had already ended
         last = json.loads(((folder / "metrics.jsonl").read_text().splitlines() or ["{}"])[-1])
-    return {**last, "updates": step, "skipped": skipped, "seconds": spent + time.monotonic() - began}
+    log = {**last, "updates": step, "skipped": skipped, "seconds": spent + time.monotonic() - began}
+    return log if bad is None else {**log, "bad": met}
 
 
 def _groups(
@@ -310,6 +318,11 @@ def planned(folder: Path, step: int, updates: int | None, minutes: float | None)
     return updates
 
 
+def begun(folder: Path) -> bool:
+    """Whether the training in `folder` has come to a first checkpoint."""
+    return _newest(folder) is not None
+
+
 def ended(folder: Path, updates: int | None, minutes: float | None) -> bool:
     """Whether the training in `folder` has nothing left to do with this budget."""
     place = _newest(folder)
@@ -321,23 +334,30 @@ def ended(folder: Path, updates: int | None, minutes: float | None) -> bool:
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raises ValueError where the folder holds a training of other settings; notes those of a new one. Sums of weights, which
-    came later, are noted where an older training has none."""
+    """Raises ValueError where the folder holds a training of other settings; notes those of a new one. What came later is noted
+    where an older training has none: sums of weights, and all settings of those that noted nothing. Where "files of ..." are
+    others than before, which may be meant, a line says what becomes of it."""
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / "settings.json", json.loads(json.dumps(settings))
     if not path.exists():
         _write_json(path, wanted)
         return
     known = json.loads(path.read_text())
-    if missing := {key: value for key, value in wanted.items() if key.startswith("weights of ") and key not in known}:
-        known |= missing
-        _write_json(path, known)
-    for key in {**known, **wanted}:
-        if known.get(key) != wanted.get(key):
+    late = {key for key in wanted if key.startswith(("weights of ", "files of ")) or not known}
+    new = {key: wanted[key] for key in late if key not in known}
+    others = {key: wanted[key] for key in wanted if key.startswith("files of ") and key in known}
+    now = {**known, **new, **others}
+    for key in {**now, **wanted}:
+        if now.get(key) != wanted.get(key):
             raise ValueError(
                 f"{folder.parent} holds a training with {key} = {known.get(key)!r}, not {wanted.get(key)!r}; "
                 "name another folder, or ask for the same"
             )
+    for key in others:
+        if known[key] != now[key]:
+            print(f"{folder.parent}: the {key} are others than when it began; its clips are, from here on", flush=True)
+    if now != known:
+        _write_json(path, now)
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,6 +373,7 @@ def _save(
     step: int,
     seconds: float,
     skipped: int,
+    bad: Mapping[str, str],
 ) -> None:
     """Write `checkpoint/` beside the old one and swap the two: a kill at any moment leaves one that is whole."""
     fresh, current, old = (folder / n for n in ("checkpoint.new", "checkpoint", "checkpoint.old"))
@@ -366,9 +387,9 @@ def _save(
         for key, value in state.items()
     }
     save_file(moments, fresh / "optimizer.safetensors")
-    _write_json(fresh / "loop.json", {"step": step, "seconds": seconds, "skipped": skipped})
-    shutil.rmtree(old, ignore_errors=True)
-    if current.exists():
+    _write_json(fresh / "loop.json", {"step": step, "seconds": seconds, "skipped": skipped, "bad": bad})
+    if current.exists():  # else a kill came between the two renames, and the old one is the only one
+        shutil.rmtree(old, ignore_errors=True)
         current.rename(old)
     fresh.rename(current)
     shutil.rmtree(old, ignore_errors=True)
@@ -376,12 +397,12 @@ def _save(
 
 def _resume(
     module: nn.Module, optimizer: torch.optim.Optimizer, names: list[str], folder: Path
-) -> tuple[int, float, int]:
+) -> tuple[int, float, int, dict[str, str]]:
     """Load the newest whole checkpoint into module and optimizer; returns its step, which is also the place in the data, the
-    seconds spent until then and the updates skipped."""
+    seconds spent until then, the updates skipped and what could not be read."""
     place = _newest(folder)
     if place is None:
-        return 0, 0.0, 0
+        return 0, 0.0, 0, {}
     module.load_state_dict(load_file(place / "model.safetensors"))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(place / "optimizer.safetensors").items():
@@ -389,7 +410,7 @@ def _resume(
         state.setdefault(names.index(name), {})[moment] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     loop = json.loads((place / "loop.json").read_text())
-    return loop["step"], loop["seconds"], loop.get("skipped", 0)
+    return loop["step"], loop["seconds"], loop.get("skipped", 0), loop.get("bad", {})
 
 
 def _newest(folder: Path) -> Path | None:

@@ -27,7 +27,7 @@ from pretrain import recipe as recipes
 from pretrain.data import named_rng
 from pretrain.flow import flow_scores
 from pretrain.loop import Share, check_settings, fit, processes, warm_cosine
-from pretrain.recipe import Clips, check_side, generator, is_main, record_of, to_pixels, to_uint8
+from pretrain.recipe import Clips, check_side, files_of, generator, is_main, record_of, to_pixels, to_uint8
 from pretrain.stored import Stored, sum_of
 from pretrain.targets import meters
 from pretrain.tokenizer import Grid, Tokenizer, changes, heat
@@ -489,7 +489,7 @@ def pretrain(
     videos = Videos(data, max(lengths), recipe.side, fps=fps, seed=seed, most_bad=most_bad) if data else None
     batches = Batches(model.config, recipe, seed, videos)
     # A tokenizer that was trained again since would say codes that the one in the checkpoint cannot draw.
-    settings = {**given, "weights of the tokenizer": sum_of(model.tokenizer)}
+    settings = {**given, "weights of the tokenizer": sum_of(model.tokenizer), **files_of(videos)}
     if is_main():
         check_settings(out / "work", settings)
     if stored:
@@ -507,6 +507,7 @@ def pretrain(
         ahead=videos is not None,
         micro=micro,
         on_checkpoint=lambda step: save(out, model),
+        bad=videos.bad if videos else {},
         title=f"lvmae {size}",
     )
     if not is_main():
@@ -514,8 +515,8 @@ def pretrain(
     save(out, model)
     options = {**given, "batch": batch, "micro": micro, "side": side, "most_bad": most_bad}
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
-    record = record_of("lvmae", recipe, out, budget, options, pretrain)
-    record |= {"log": log, "bad": videos.bad if videos else {}}
+    record = record_of("lvmae", recipe, out, budget, options, pretrain, {"tokens": "tokenizer"})
+    record |= {"bad": log.pop("bad"), "log": log}
     return recipes.write_down(record, out, card(record, model))
 
 

@@ -26,7 +26,7 @@ from torch import Generator, Tensor, nn
 from pretrain import denoise, masks
 from pretrain import recipe as recipes
 from pretrain.loop import Share, fit
-from pretrain.recipe import Clips, check_side, everywhere, generator, is_main, record_of, to_pixels, to_uint8
+from pretrain.recipe import Clips, check_side, everywhere, files_of, generator, is_main, record_of, to_pixels, to_uint8
 from pretrain.targets import Teacher, meters, normalised
 from pretrain.vit3d import (
     Encoder,
@@ -312,7 +312,7 @@ class NextVid(nn.Module):
         parts = {name: torch.stack(found).mean() for name, found in (("flow", flows), ("align", alignments)) if found}
         weights = {"flow": self.config.flow, "align": self.config.align}
         logs = {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}  # eq. 9
-        if measure:
+        if measure and len(video) > 1:
             logs |= meters(context[0])
         return logs
 
@@ -562,7 +562,7 @@ class Batches:
         stage, _ = stage_at(step, self.updates, self.recipe.stages)
         frames = round(self.recipe.frames * stage.frames)
         rows, columns = self.clips.shape(step)
-        batch = self.clips.batch(self.recipe.batch * stage.batch, rows, columns)
+        batch = self.clips.batch(self.recipe.batch, rows, columns, stage.batch)
         mine = share.rows(batch)
         grid = (frames // self.config.tubelet, rows, columns)
         drawn = draw(self.config, self.channels, grid, batch, mine, stage.samples, self.seed, step)
@@ -625,10 +625,11 @@ def pretrain(
         weight_decay=0.04,
         decay_vectors=False,
         precision=precision,
-        settings=given,
+        settings={**given, **files_of(videos)},
         ahead=videos is not None,
         micro=micro,
         on_checkpoint=lambda step: save(out, model),
+        bad=videos.bad if videos else {},
         title=f"nextvid {size}",
     )
     if not is_main():
@@ -637,7 +638,7 @@ def pretrain(
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
     options = {**given, "batch": batch, "micro": micro, "side": side, "most_bad": most_bad}
     record = record_of("nextvid", recipe, out, budget, options, pretrain)
-    record |= {"log": log, "bad": videos.bad if videos else {}}
+    record |= {"bad": log.pop("bad"), "log": log}
     return recipes.write_down(record, out, card(record, model))
 
 

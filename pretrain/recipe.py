@@ -18,6 +18,7 @@ import hashlib
 import inspect
 import json
 import math
+import shlex
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -79,10 +80,13 @@ class Clips:
         shape = SHAPES[int(named_rng("shape", self.seed, step).integers(len(SHAPES)))]
         return shape[0] * side // 8, shape[1] * side // 8
 
-    def batch(self, wanted: float, rows: int, columns: int) -> int:
-        """How many clips of that shape make a batch that is worth `wanted` square ones. In whole eights, or 4, 2 or 1 where there
-        are less, so that processes share what one would see."""
-        wanted *= min(1.0, (self.side // self.patch) ** 2 / (rows * columns))
+    def batch(self, asked: int, rows: int, columns: int, times: float = 1.0) -> int:
+        """How many clips of that shape make a batch that is worth `asked` square ones, or so many `times` as much: what is asked
+        for, and where it is more or less than that whole eights, or 4, 2 or 1, so that processes share what one would see."""
+        times *= min(1.0, (self.side // self.patch) ** 2 / (rows * columns))
+        if times == 1:
+            return asked
+        wanted = asked * times
         return round(wanted / 8) * 8 if wanted >= 8 else 2 ** int(math.log2(max(1, round(wanted))))
 
     def __call__(self, numbers: Sequence[int], frames: int, rows: int, columns: int) -> Tensor:
@@ -99,6 +103,11 @@ def check_side(side: int, patch: int) -> None:
 
 
 # A training
+
+
+def files_of(videos: Any) -> dict[str, str]:
+    """What the settings of a training note of its real videos: which ones there are."""
+    return {"files of its data": videos.listing()} if videos is not None else {}
 
 
 def shares(config: Any, *names: str, whole: bool = True) -> None:
@@ -130,19 +139,28 @@ def masks_of_blocks(config: Any, name: str) -> None:
             )
 
 
-def record_of(name: str, recipe: Any, out: Path, budget: str, given: Mapping[str, Any], pretrain: Callable) -> dict:
+def record_of(
+    name: str,
+    recipe: Any,
+    out: Path,
+    budget: str,
+    given: Mapping[str, Any],
+    pretrain: Callable,
+    spelled: Mapping[str, str] = {},
+) -> dict:
     """What the card says of a training: the command, the machine, the data, the weights' sum. `given` are `pretrain`'s
-    arguments as they came; those that are its defaults are not said."""
+    arguments as they came; those that are its defaults are not said. `spelled`: which have another name on the command line."""
     usual = {
         name: p.default for name, p in inspect.signature(pretrain).parameters.items() if name not in ("size", "seed")
     }
     said = [
-        f"--{k.replace('_', '-')} {v}"
+        f"--{spelled.get(k, k).replace('_', '-')} {shlex.quote(str(v))}"
         for k, v in given.items()
         if k != "overrides" and (k not in usual or v != usual[k])
     ]
     for key, value in (given.get("overrides") or {}).items():
-        said.append(f"--set {key}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}")
+        value = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        said.append(f"--set {shlex.quote(f'{key}={value}')}")
     return {
         "command": f"vdmreason pretrain {name} --budget {budget} {' '.join(said)}",
         "machine": torch.cuda.get_device_name()
@@ -233,5 +251,7 @@ def card(title: str, about: str, record: Mapping[str, Any], points: Iterable[str
         f"**Command**: `{record['command']}`",
         f"**Weights**: sha256 of `model.safetensors` {record['weights'][:16]}",
     ]
-    lines = [textwrap.fill(f"- {point}", 118, subsequent_indent="  ") for point in said]
+    # A path or an option that is broken at a hyphen is no command any more.
+    fill = functools.partial(textwrap.fill, width=118, break_on_hyphens=False, break_long_words=False)
+    lines = [fill(f"- {point}", subsequent_indent="  ") for point in said]
     return f"# {title}\n\n{textwrap.fill(about, 118)}\n\n{chr(10).join(lines)}\n"

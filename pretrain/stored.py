@@ -2,7 +2,8 @@
 
 A folder is named by the hash of what the values depend on, so values of another model, other clips or another size are never
 found. Shards are written to a temporary name and renamed: a kill leaves none that is half, and processes that write the same
-shard write the same bytes. Each carries the sum of its bytes; one that does not match is made again.
+shard write the same bytes. Each carries the sum of its bytes; one that does not match, or that was the last of fewer values, is
+made again.
 """
 
 from __future__ import annotations
@@ -86,10 +87,11 @@ class Stored:
         return self.folder / f"{start // SHARD:06d}.safetensors"
 
     def _shard(self, start: int) -> Values:
-        path = self._place(start)
-        if (kept := read(path)) is not None:
-            return kept
-        made = {n: v.cpu().contiguous() for n, v in self.make(range(start, min(start + SHARD, self.total))).items()}
+        path, numbers = self._place(start), range(start, min(start + SHARD, self.total))
+        kept = read(path)
+        if kept is not None and all(len(value) >= len(numbers) for value in kept.values()):
+            return {name: value[: len(numbers)] for name, value in kept.items()}
+        made = {n: v.cpu().contiguous() for n, v in self.make(numbers).items()}
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         save_file(made, temporary, {"sum": _sum(made)})
         temporary.replace(path)

@@ -16,8 +16,10 @@ What is in it:
 
 What is *not* in it: no task of the exam and no puzzle. There is no maze, no sudoku, no cellular automaton (sums of
 neighbouring entries are written as plain numbers, along rows and columns with random weights; none is turned into a
-state, none counts eight neighbours), and no picture-like rule on a table: tables are never mirrored, never shifted,
-nothing falls, nothing is drawn.
+state, none counts eight neighbours), and no picture-like rule on a table: none mirrors or shifts tables, lets anything
+fall or draws. On small tables three of the rules come to the same: a swap of the outer columns of three, or of the outer
+rows of two or three, mirrors, and on one or two rows a sum of neighbours of which one lies outside shifts. 47 of the
+first 12,000 documents of seed 0 are mirrored throughout by such a swap, 5 shifted by such a sum.
 """
 
 from __future__ import annotations

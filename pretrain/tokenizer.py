@@ -29,7 +29,7 @@ from pretrain import long, masks
 from pretrain import recipe as recipes
 from pretrain.data import named_rng
 from pretrain.loop import Share, fit, trapezoid
-from pretrain.recipe import Clips, check_side, generator, is_main, record_of, to_pixels, to_uint8
+from pretrain.recipe import Clips, check_side, files_of, generator, is_main, record_of, to_pixels, to_uint8
 from pretrain.vit3d import patchify, unpatchify
 
 ZOO = Path(__file__).resolve().parent / "zoo" / "tokenizer"
@@ -343,7 +343,7 @@ class Batches:
         from_long = self.videos is None and (self.only_long or step % 2 == 1)
         if from_long:
             rows = columns = max(recipes.LEAST, self.recipe.side // self.config.patch // int(rng.integers(1, 3)))
-        batch = self.clips.batch(self.recipe.batch * min(2.0, max(1.0, most / 2 / frames)), rows, columns)
+        batch = self.clips.batch(self.recipe.batch, rows, columns, min(2.0, max(1.0, most / 2 / frames)))
         mine = share.rows(batch)
         numbers = [step * 4 * self.recipe.batch + row for row in mine]
         low, high = self.config.keep
@@ -396,10 +396,11 @@ def pretrain(
         schedule=trapezoid(recipe.lr),
         decay_vectors=False,
         precision=precision,  # type: ignore[arg-type]
-        settings=given,
+        settings={**given, **files_of(videos)},
         ahead=videos is not None,
         micro=micro,
         on_checkpoint=lambda step: save(out, model),
+        bad=videos.bad if videos else {},
         title=f"tokenizer {size}",
     )
     if not is_main():
@@ -408,7 +409,7 @@ def pretrain(
     options = {**given, "batch": batch, "micro": micro, "side": side, "most_bad": most_bad}
     budget = f"{minutes:g}m" if minutes else f"{updates}u"
     record = record_of("tokenizer", recipe, out, budget, options, pretrain)
-    record |= {"log": log, "bad": videos.bad if videos else {}}
+    record |= {"bad": log.pop("bad"), "log": log}
     return recipes.write_down(record, out, card(record, model))
 
 

@@ -23,9 +23,11 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -38,11 +40,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 
 from pretrain.data import named_rng
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
 ATTEMPTS = 50  # at one clip
+EARLIER = (0.0, 1.0, 10.0, math.inf)  # seconds before the first time that is asked for, where a key frame is sought
+STALE = 3600.0  # seconds after which half a file in the cache is of a process that was killed
 Frames = npt.NDArray[np.uint8]  # (F, H, W, 3)
 
 
@@ -89,14 +94,15 @@ def sources(where: str | Path) -> list[Source]:
 
 
 def listed(path: Path) -> list[Source]:
-    """The videos of a list: "path label", "path,label", or "path" a line; "#" starts a comment."""
+    """The videos of a list: "path label", "path,label", path and label with a tab between, or "path" a line; "#" starts a
+    comment."""
     if not path.is_file():
         raise BadData(f"{path}: no such list")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        cells = next(csv.reader([line])) if "," in line else _split(line.strip())
+        cells = _cells(line.strip())
         label = cells[1].strip() if len(cells) > 1 else ""
         if label and not label.lstrip("-").isdigit():
             raise BadData(f"{path}, line {number}: the label {label!r} is not a whole number")
@@ -106,8 +112,12 @@ def listed(path: Path) -> list[Source]:
     return found
 
 
-def _split(line: str) -> list[str]:
-    """A path, which may hold spaces, and a number behind the last one."""
+def _cells(line: str) -> list[str]:
+    """A path and, where there is one, its label. A path may hold spaces: a number behind the last is the label."""
+    if "\t" in line:
+        return line.split("\t")
+    if "," in line:
+        return next(csv.reader([line]))
     head, _, tail = line.rpartition(" ")
     return [head, tail] if head and tail.lstrip("-").isdigit() else [line]
 
@@ -135,8 +145,17 @@ def members(shard: str) -> list[Source]:
     """The videos of a tar shard and their places in it, with the labels beside them. Headers are read and labels, no video,
     and of what lies elsewhere only once: the list is kept."""
     kept = _cached(shard, ".json")
-    if kept is not None and kept.exists():
-        return [Source(**found) for found in json.loads(kept.read_text())]
+    if kept is None:
+        return _members(shard)
+    with _alone(kept.parent):
+        if not kept.exists():
+            fresh = kept.with_suffix(".part")
+            fresh.write_text(json.dumps([asdict(source) for source in _members(shard)]))
+            os.replace(fresh, kept)
+    return [Source(**found) for found in json.loads(kept.read_text())]
+
+
+def _members(shard: str) -> list[Source]:
     label: dict[str, int] = {}
     videos: list[tuple[str, tarfile.TarInfo]] = []
     try:
@@ -153,12 +172,7 @@ def members(shard: str) -> list[Source]:
                         label[stem] = read["label"]
     except (tarfile.TarError, OSError, ValueError) as error:
         raise BadData(f"{shard}: not a readable tar shard ({error})") from None
-    found = [Source(f"{shard}:{m.name}", shard, m.offset_data, m.size, label.get(stem)) for stem, m in videos]
-    if kept is not None:
-        fresh = kept.with_suffix(f".{os.getpid()}")
-        fresh.write_text(json.dumps([asdict(source) for source in found]))
-        os.replace(fresh, kept)
-    return found
+    return [Source(f"{shard}:{m.name}", shard, m.offset_data, m.size, label.get(stem)) for stem, m in videos]
 
 
 def _far(path: str) -> Any:
@@ -180,32 +194,48 @@ def _cached(path: str, suffix: str) -> Path | None:
 
 
 def local(path: str, keep: int = 8) -> str:
-    """The path itself, or that of a copy on this disk of what lies at an address; the `keep` newest copies stay."""
+    """The path itself, or that of a copy on this disk of what lies at an address; the `keep` newest copies stay. Another process
+    may take a copy away before it is opened: ask again."""
     copy = _cached(path, ".tar")
     if copy is None:
         return path
-    with _FETCHING:
-        return _fetched(path, copy, keep)
-
-
-_FETCHING = threading.Lock()  # two threads that want a shard fetch it once
-
-
-def _fetched(path: str, copy: Path, keep: int) -> str:
-    if not copy.exists():
-        for old in sorted(copy.parent.glob("*.tar"), key=lambda p: p.stat().st_mtime)[: -keep + 1]:
-            old.unlink(missing_ok=True)
-        fresh = copy.with_suffix(f".{os.getpid()}")
-        try:
-            with _far(path) as far, fresh.open("wb") as near:
-                while chunk := far.read(1 << 22):
-                    near.write(chunk)
-        except Exception as error:  # every protocol has errors of its own
-            fresh.unlink(missing_ok=True)
-            raise Unreadable(f"it cannot be fetched ({type(error).__name__}: {error})") from None
-        os.replace(fresh, copy)
-    os.utime(copy)
+    try:
+        os.utime(copy)
+    except FileNotFoundError:
+        with _alone(copy.parent):
+            if not copy.exists():  # else another fetched it in the meantime
+                _fetch(path, copy, keep)
     return str(copy)
+
+
+def _alone(folder: Path) -> FileLock:
+    """Of all threads and processes that share the cache, one fetches and makes room at a time."""
+    return FileLock(folder / ".lock")
+
+
+def _fetch(path: str, copy: Path, keep: int) -> None:
+    for old in sorted(copy.parent.glob("*.tar"), key=_age)[: -keep + 1]:
+        old.unlink(missing_ok=True)
+    for part in copy.parent.iterdir():  # what a killed process left; parts had its number, once
+        if part.suffix == ".part" or (part.suffix[1:].isdigit() and time.time() - _age(part) > STALE):
+            part.unlink(missing_ok=True)
+    fresh = copy.with_suffix(".part")
+    try:
+        with _far(path) as far, fresh.open("wb") as near:
+            while chunk := far.read(1 << 22):
+                near.write(chunk)
+    except Exception as error:  # every protocol has errors of its own
+        fresh.unlink(missing_ok=True)
+        raise Unreadable(f"it cannot be fetched ({type(error).__name__}: {error})") from None
+    os.replace(fresh, copy)
+
+
+def _age(path: Path) -> float:
+    """When it was used last; 0 where it is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 # Reading
@@ -220,61 +250,100 @@ def _pyav() -> Any:
 
 
 def read_clip(file: str | IO[bytes], times: Sequence[float]) -> Frames:
-    """The frames shown at `times`, in seconds from the video's start, ascending: uint8 (len(times), H, W, 3).
+    """The frames shown at `times`, in seconds from the video's start, ascending: uint8 (len(times), H, W, 3), the right way up.
 
     Frames are told by their time stamps, so a varying frame rate is no matter. Raises Unreadable where the video ends
     before the last of the times, as a truncated one does.
     """
     av = _pyav()
     try:
-        with av.open(file, "r") as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            base, start = stream.time_base or Fraction(1, 1000), stream.start_time or 0
-            if times[0] > 0:  # to the key frame before the first
-                container.seek(start + int(times[0] / base), stream=stream, backward=True, any_frame=False)
-            found: list[Any] = []
-            shown, at = None, 0.0
-            for frame in container.decode(stream):
-                time = float((frame.pts - start) * base) if frame.pts is not None else at
-                while shown is not None and len(found) < len(times) and times[len(found)] < time - 1e-4:
-                    found.append(shown)
-                if len(found) == len(times):
-                    break
-                shown, at = frame, time
-            rate = float(stream.average_rate or 25)
-            while shown is not None and len(found) < len(times) and times[len(found)] <= at + 1.5 / rate:
-                found.append(shown)
-            if len(found) < len(times):
-                raise Unreadable(f"it ends after {at:.2f} s, a frame at {times[len(found)]:.2f} s was asked for")
-            pictures = {id(frame): frame.to_ndarray(format="rgb24") for frame in found}
-            return np.stack([pictures[id(frame)] for frame in found])
-    except Unreadable:
-        raise
+        # A key frame may be shown after frames that lie behind it in the file, so a seek can land past the time.
+        for back in EARLIER:
+            if (found := _sought(file, times, times[0] - back)) is not None:
+                return found
+        raise Unreadable("there is no picture in it")
     except IndexError:
         raise Unreadable("there is no picture in it") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         raise Unreadable(str(getattr(error, "strerror", None) or error)) from None
 
 
+def _sought(file: str | IO[bytes], times: Sequence[float], place: float) -> Frames | None:
+    """The frames at `times`, decoded from the key frame before `place` seconds on, or from the start; None where the first of
+    these is shown after the first of the times."""
+    if not isinstance(file, str):
+        file.seek(0)
+    with _pyav().open(file, "r") as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        base, begin = stream.time_base or Fraction(1, 1000), stream.start_time or 0
+        rate = float(stream.average_rate or 25)
+        frames = container.decode(stream)
+        first = next(frames, None)
+        start = begin if first is None or first.pts is None else first.pts
+        # An AVI with B-frames begins a frame after what its header says; what is cut off at its start, later.
+        start = start if 0 <= (start - begin) * base < 2 / rate else begin
+        frames = chain([] if first is None else [first], frames)
+        if place > 0:
+            container.seek(begin + int(place / base), stream=stream, backward=True, any_frame=False)
+            frames = container.decode(stream)
+
+        found: list[Any] = []
+        shown, at = None, 0.0
+        for frame in frames:
+            time = float((frame.pts - start) * base) if frame.pts is not None else at
+            if shown is None and place > 0 and time > times[0] + 1e-4:
+                return None
+            while shown is not None and len(found) < len(times) and times[len(found)] < time - 1e-4:
+                found.append(shown)
+            if len(found) == len(times):
+                break
+            shown, at = frame, time
+        if shown is None and place > 0:
+            return None
+        lasts = max(float((shown.duration or 0) * base), 1.5 / rate) if shown is not None else 0.0
+        while shown is not None and len(found) < len(times) and times[len(found)] <= at + lasts:
+            found.append(shown)
+        if len(found) < len(times):
+            raise Unreadable(f"it ends after {at:.2f} s, a frame at {times[len(found)]:.2f} s was asked for")
+        pictures = {id(frame): _upright(frame) for frame in found}
+        return np.stack([pictures[id(frame)] for frame in found])
+
+
+def _upright(frame: Any) -> Frames:
+    """uint8 (H, W, 3), turned as the file says: a phone held upright writes its pictures lying."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+
+
 def duration(file: str | IO[bytes]) -> float:
-    """Seconds, by the header; by decoding where the header is silent."""
+    """Seconds, by the header; by reading to the end where the header is silent. What else is in the file, such as sound that goes
+    on, is no matter."""
     av = _pyav()
     try:
         with av.open(file, "r") as container:
             stream = container.streams.video[0]
-            if stream.duration and stream.time_base:
-                return float(stream.duration * stream.time_base)
-            if container.duration:
-                return container.duration / 1e6
-            last = 0.0
-            for frame in container.decode(stream):
-                last = float(frame.time or last)
-            return last + 1 / float(stream.average_rate or 25)
+            base = stream.time_base or Fraction(1, 1000)
+            if stream.duration:
+                return float(stream.duration * base)
+            start = stream.start_time or 0
+            if (end := _tagged_end(stream.metadata.get("DURATION", ""))) is not None:
+                return end - float(start * base)
+            step = int(1 / (stream.average_rate or 25) / base)
+            packets = [p for p in container.demux(stream) if p.pts is not None]
+            return float(max((p.pts + (p.duration or step) - start for p in packets), default=0) * base)
     except IndexError:
         raise Unreadable("there is no picture in it") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         raise Unreadable(str(getattr(error, "strerror", None) or error)) from None
+
+
+def _tagged_end(text: str) -> float | None:
+    """Matroska's tag: "00:00:03.000000000", in seconds; None where there is none."""
+    parts = text.split(":")
+    try:
+        return int(parts[0]) * 3600 + int(parts[1]) * 60 + float(parts[2])
+    except (IndexError, ValueError):
+        return None
 
 
 def sample_times(
@@ -344,6 +413,10 @@ class Videos:
             facts = os.stat(source.path) if os.path.exists(source.path) else None
             digest.update(f"{source} {facts and (facts.st_size, facts.st_mtime_ns)}\n".encode())
         return digest.hexdigest()
+
+    def listing(self) -> str:
+        """A hash of which videos there are, in their order: on it depends which of them clip `i` is of."""
+        return hashlib.sha256(json.dumps([(s.name, s.label) for s in self.sources]).encode()).hexdigest()
 
     def clips(self, numbers: Sequence[int], frames: int | None = None) -> Frames:
         """uint8 (len(numbers), frames, side, side, 3): `clip` of each, decoded side by side, since PyAV lets go of Python while
@@ -434,6 +507,12 @@ class Videos:
 def _opened(source: Source) -> str | IO[bytes]:
     if source.length is None:
         return source.path
-    with open(local(source.path), "rb") as file:
-        file.seek(source.start)
-        return io.BytesIO(file.read(source.length))
+    for again in (True, False):  # another process may take a copy away after it was found
+        try:
+            with open(local(source.path), "rb") as file:
+                file.seek(source.start)
+                return io.BytesIO(file.read(source.length))
+        except OSError as error:
+            if not again:
+                raise Unreadable(f"its shard cannot be read ({error.strerror})") from None
+    raise AssertionError

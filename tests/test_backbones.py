@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from PIL import Image
 from test_cli import call, refused
 
 from pretrain import internvideo_next, nextvid
-from vdmreason import backbones, store
+from vdmreason import backbones, jobs, store
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +63,15 @@ def test_captions_end_before_the_pictures_begin(tmp_path: Path) -> None:
         assert len(black) == 2 * 96 and (shown[:, black[0] - 1] == 255).all()
 
 
-def test_show_a_video_of_one_s_own(backbone: Path, tmp_path: Path) -> None:
+def test_show_a_video_of_one_s_own(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from test_video import SHIPPED
 
     call("pretrain", "show", str(backbone), "--video", str(SHIPPED / "a.mp4"), "--out", str(tmp_path / "a.png"))
     assert (tmp_path / "a.png").exists()
     (tmp_path / "no.mp4").write_text("no")
     assert "no.mp4: " in refused("pretrain", "show", str(backbone), "--video", str(tmp_path / "no.mp4"))
+    monkeypatch.setitem(sys.modules, "av", None)  # as where it is not installed
+    assert "pip install -e '.[video]'" in refused("pretrain", "show", str(backbone), "--video", str(SHIPPED / "a.mp4"))
 
 
 def test_probe_sets_the_backbone_beside_the_untrained_and_the_pixels(backbone: Path) -> None:
@@ -116,7 +121,8 @@ def test_a_recipe_may_be_set_otherwise(recipe: str, said: list[str], kept: dict,
     stored = json.loads((tmp_path / "x" / "config.json").read_text())
     assert {key: stored[key] for key in kept} == kept
     record = json.loads((tmp_path / "x" / "pretrain.json").read_text())
-    said_back = dict(text.split("=", 1) for text in record["command"].split(" --set ")[1:])
+    told = shlex.split(record["command"])
+    said_back = dict(text.split("=", 1) for before, text in itertools.pairwise(told) if before == "--set")
     assert {key: yaml.safe_load(value) for key, value in said_back.items()} == kept
     call(*command, *words)
     assert "overrides" in refused(*command)
@@ -164,6 +170,36 @@ def test_two_do_not_train_in_one_folder(tmp_path: Path) -> None:
     with store.lock(tmp_path / "x"):
         line = refused("pretrain", "nextvid", "--size", "tiny", "--budget", "1u", "--out", str(tmp_path / "x"))
     assert "another process is working there" in line
+
+
+def test_a_training_that_is_stopped_says_so_to_the_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the other commands do; of many processes the first one does."""
+    command = ("pretrain", "nextvid", "--size", "tiny", "--budget", "3u", "--out", str(tmp_path / "x"))
+    forward = nextvid.NextVid.forward
+
+    def asked(self: nextvid.NextVid, *given: object, **named: object) -> object:
+        (tmp_path / "x" / jobs.STOP).write_text("")
+        return forward(self, *given, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nextvid.NextVid, "forward", asked)
+        assert "stopped after update 1" in call(*command, code=2).output
+        assert store.read_state(tmp_path / "x")["state"] == "stopped"
+        patch.setenv("RANK", "1")
+        call(*command)
+        (tmp_path / "x" / jobs.STOP).unlink()
+    call(*command)
+    assert store.read_state(tmp_path / "x")["state"] == "done"
+
+
+def test_a_full_gpu_is_told_what_this_command_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise nextvid.torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(nextvid.NextVid, "forward", full)
+    said = call("pretrain", "nextvid", "--size", "tiny", "--budget", "1u", "--out", str(tmp_path / "x"), code=2).stderr
+    line = said[said.index("error: ") :]  # behind the bar
+    assert "--micro" in line and "--batch" in line and "optim" not in line and "quantise" not in line
 
 
 def test_each_stage_has_its_own_keys(tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_pretraining_stops_when_asked_and_goes_on_as_if_it_had_not(
             "json",
             SimpleNamespace(dumps=asked(root / "stopped", 2), loads=json.loads, JSONDecodeError=ValueError),
         )
-        assert "stopped after update 2" in call(*command, str(root / "stopped")).output
+        assert "stopped after update 2" in call(*command, str(root / "stopped"), code=2).output
     assert store.read_state(root / "stopped")["state"] == "stopped" and not (root / "stopped" / jobs.STOP).exists()
     assert files.by_key("stopped").state == "stopped" and loop.stop_wanted is loop.never
     begun.mark(root / "stopped")

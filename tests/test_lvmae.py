@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from pretrain.lvmae import LVMAE, MASKS, Config, draw
 from pretrain.recipe import millions, to_pixels
 from pretrain.stored import Stored
 from pretrain.vit3d import coordinates, gather, patchify
-from vdmreason import plan
+from vdmreason import jobs, plan, store
 
 folder = videos  # a fixture: real files, some of them broken
 TINY = lvmae.FLAVOURS["tiny"]
@@ -336,7 +338,15 @@ def test_real_videos_with_labels(folder: Path, tmp_path: Path) -> None:
     assert torch.equal(one, data("test", range(3))[0])
     with pytest.raises(ValueError, match="test on others"):
         finetune.ListedVideos(str(learnt), str(learnt), 4, 32, 4.0)
+    (tmp_path / "link").symlink_to(folder)
+    names = [p.relative_to(folder) for p in good[:2]]
+    relative = Path(os.path.relpath(folder, tmp_path))
+    for where in (relative / "." / ".." / folder.name, tmp_path / "link"):  # the same videos, named otherwise
+        asked.write_text("".join(f"{where / name},1\n" for name in names))
+        with pytest.raises(ValueError, match="2 videos are in"):
+            finetune.ListedVideos(str(learnt), str(asked), 4, 32, 4.0)
     bare.write_text(f"{good[0]}\n")
+    asked.write_text(f"{good[-1]},1\n")
     with pytest.raises(ValueError, match="has no label"):
         finetune.ListedVideos(str(bare), str(asked), 4, 32, 4.0)
 
@@ -392,6 +402,55 @@ def test_it_is_shown_probed_and_fine_tuned(backbone: Path, tmp_path: Path) -> No
     assert f"accuracy {100 * found['accuracy']:.1f} %" in said and found["low"] <= found["accuracy"] <= found["high"]
     assert (tmp_path / "ft" / "classifier.safetensors").exists()
     assert "frames = 4, not 8" in refused(*tuned[:5], "8", *tuned[6:], "--out", str(tmp_path / "ft"))
+
+
+def test_a_fine_tuning_is_of_one_backbone_alone_and_stops_when_asked(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another backbone under the same name is refused; so is a second process; STOP is heard, and the same command goes on."""
+    shutil.copytree(backbone, tmp_path / "lv")
+    out = tmp_path / "ft"
+    tuned = ("finetune", str(tmp_path / "lv"), "--long", "period", "--frames", "4", "--budget", "3u", "--batch", "2")
+    tuned = (*tuned, "--out", str(out))
+    with store.lock(out):
+        assert "another process is working there" in refused(*tuned)
+    forward = finetune.Classifier.forward
+
+    def asked(self: finetune.Classifier, **given: Tensor) -> dict[str, Tensor]:
+        (out / jobs.STOP).write_text("")
+        return forward(self, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune.Classifier, "forward", asked)
+        assert "stopped after update 1" in call(*tuned, code=2).output
+    assert store.read_state(out)["state"] == "stopped" and not (out / "finetune.json").exists()
+    begun.mark(out)
+    call(*tuned)
+    assert begun.went_on(out) and json.loads((out / "finetune.json").read_text())["log"]["updates"] == 3
+    other = lvmae.load(tmp_path / "lv")
+    torch.nn.init.normal_(other.encoder.embed.weight)
+    lvmae.save(tmp_path / "lv", other)
+    assert "weights of the encoder" in refused(*tuned)
+
+
+def test_an_encoder_is_trained_in_evaluation_mode_wherever_it_begins() -> None:
+    """Random weights come in training mode, in which a large recipe passes blocks over, a pretrained encoder does not."""
+    from pretrain import internvideo_next as iv
+
+    config = replace(iv.FLAVOURS["tiny"], drop=0.5)
+    torch.manual_seed(0)
+    one = iv.InternVideoNext(config).train()
+    video = clips(8, 4)
+    assert not torch.equal(one.encoder(to_pixels(video)), one.encoder(to_pixels(video)))
+    classifier = finetune.Classifier(one.encoder, {"label": 2})
+    assert torch.equal(classifier.pooled(to_pixels(video)), classifier.pooled(to_pixels(video)))
+
+
+def test_the_card_names_the_option_that_there_is(tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "my tok", tokenizer.load("tiny"))
+    lvmae.pretrain(tmp_path / "lv", updates=1, size="tiny", batch=2, tokens=str(tmp_path / "my tok"))
+    card = " ".join((tmp_path / "lv" / "README.md").read_text().split())
+    assert f"--tokenizer '{tmp_path / 'my tok'}'" in card and "--tokens" not in card
 
 
 def test_what_is_refused(backbone: Path, tmp_path: Path) -> None:

@@ -49,6 +49,14 @@ def draw(config: nextvid.Config, model: nextvid.NextVid, batch: int = 2, step: i
     return nextvid.draw(config, model.target.width, GRID, batch, range(batch), 2, 0, step)
 
 
+def test_one_clip_has_nothing_to_be_compared_with() -> None:
+    """A deviation of 0 and a rank of 1 would look like a collapse."""
+    model = model_of()
+    for batch, measured in ((1, False), (2, True)):
+        logs = model(video(batch), **draw(TINY, model, batch).batch(), measure=True)
+        assert ({"deviation", "rank"} <= set(logs)) == measured
+
+
 # What may see what
 
 

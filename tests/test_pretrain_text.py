@@ -1,6 +1,7 @@
 """The text corpus: items are a function of their number, nothing of the exam is in it; a killed run ends as a whole one."""
 
 import ast
+import itertools
 import json
 from pathlib import Path
 from random import Random
@@ -68,7 +69,7 @@ EXAM = {
 
 
 def test_no_rule_is_an_exam_rule():
-    """Every rule, drawn often, on tables rich enough to tell rules apart: never mirrored, shifted, or let fall."""
+    """Every rule, drawn often, on tables rich enough to tell rules apart: none mirrors, shifts or lets fall."""
     kinds = set()
     for n in range(250):
         rng = Random(n)
@@ -78,6 +79,35 @@ def test_no_rule_is_an_exam_rule():
                 assert any(rule(t) != move(t) for t in tables), f"{name}: {forbidden}"
             kinds.add(name.split()[0])
     assert len(kinds) >= 18
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "mirrors"),
+    [(1, 3, {"swap columns"}), (2, 3, {"swap rows", "swap columns"}), (3, 3, {"swap rows", "swap columns"}),
+     (3, 4, {"swap rows"}), (4, 4, set())],
+)  # fmt: skip
+def test_on_small_tables_only_what_is_told_comes_to_an_exam_rule(rows, columns, mirrors):
+    """A swap of the outer columns of three, or of the outer rows of two or three, mirrors, and on one or two rows a sum of
+    neighbours of which one lies outside shifts. Of a single row shifted down zeros are left, which other rules give, too."""
+    found = set()
+    for n in range(300):
+        rng = Random(n)
+        tables = [[[rng.randint(1, 9) for _ in range(columns)] for _ in range(rows)] for _ in range(12)]
+        rules = pretrain.text._table_rules(rng, rows, columns, lambda rng=rng: rng.randint(1, 9), True)
+        for (name, rule, _), (forbidden, move) in itertools.product(rules, EXAM.items()):
+            moved = [move(t) for t in tables]
+            if moved == tables or any(rule(t) != to for t, to in zip(tables, moved, strict=True)):
+                continue
+            kind, outer = " ".join(name.split()[:2]), {int(k) for k in name.split() if k.isdigit()}
+            if kind == "neighbours with":
+                assert rows < 3
+            elif kind in ("swap rows", "swap columns"):
+                most = rows if kind == "swap rows" else columns
+                assert most in ((2, 3) if kind == "swap rows" else (3,)) and outer == {0, most - 1}, name
+                found |= {kind} if forbidden.startswith("mirrored") else set()
+            else:
+                assert rows == 1 and not any(any(row) for t in moved for row in t), f"{name}: {forbidden}"
+    assert found == mirrors
 
 
 @pytest.mark.parametrize(
@@ -135,6 +165,17 @@ def test_resume_equals_uninterrupted(tmp_path, monkeypatch):
     assert a.keys() == b.keys() and all(a[k].equal(b[k]) for k in a)
     logs = [(folder / "work" / "metrics.jsonl").read_text().splitlines() for folder in (whole, torn)]
     assert logs[0][1:] == logs[1][1:] and len(logs[0]) == 12
+
+
+def test_another_seed_or_size_is_refused_before_anything_is_written(tmp_path):
+    import pretrain.causal_lm as lm
+
+    lm.pretrain(tmp_path, updates=2, size="tiny")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    for other, said in (({"seed": 1}, "seed = 0, not 1"), ({"size": "small"}, "size = 'tiny', not 'small'")):
+        with pytest.raises(ValueError, match=f"holds a training with {said}"):
+            lm.pretrain(tmp_path, updates=2, **{"size": "tiny", **other})
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
 
 
 def test_only_what_can_be_predicted_is_learned_and_the_layout_is_the_published_one(tmp_path):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import signal
 import time
 from dataclasses import replace
@@ -23,7 +24,7 @@ from test_video import folder as videos
 from torch import Tensor
 
 from pretrain import internvideo_next, long, loop, lvmae, nextvid, tokenizer
-from pretrain.recipe import Clips
+from pretrain.recipe import Clips, record_of
 from vdmreason.backbones import SHOWN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,6 +165,54 @@ def test_it_trains_on_a_folder_with_broken_files(recipe: ModuleType, folder: Pat
     assert f"{len(record['bad'])} of them unreadable" in card and "--most-bad 0.5" in card and "--side 32" in card
     with pytest.raises(ValueError, match="holds a training with side = 32, not 48"):
         recipe.pretrain(tmp_path, updates=16, **{**given, "side": 48})
+
+
+def test_what_could_not_be_read_is_told_again(recipe: ModuleType, folder: Path, tmp_path: Path) -> None:
+    """By a start that only writes the card; and files that came since are told of."""
+    set_ = tmp_path / "set"
+    set_.mkdir()
+    for name in ("a.mp4", "b.avi", "text.mp4", "empty.mp4"):
+        (set_ / name).symlink_to(folder / name)
+    given = {"size": "tiny", "data": str(set_), "batch": 3, "side": 32, "most_bad": 0.6}
+    first = recipe.pretrain(tmp_path / "x", updates=4, **given)
+    again = recipe.pretrain(tmp_path / "x", updates=4, **given)
+    assert set(first["bad"]) == {"text.mp4", "empty.mp4"} and again["bad"] == first["bad"]
+    assert "2 of them unreadable" in " ".join((tmp_path / "x" / "README.md").read_text().split())
+    assert "bad" not in again["log"]
+
+
+def test_the_batch_that_is_asked_for_is_trained(folder: Path) -> None:
+    """Of real videos always, of procedural ones where they are as large as usual; else it is whole eights, or 4, 2 or 1."""
+    real, made = Clips(8, 64, 0, videos=object()), Clips(8, 64, 0)
+    for asked in (1, 3, 7, 12, 20, 28, 64):
+        assert real.batch(asked, *real.shape(0)) == asked == made.batch(asked, 8, 8) == made.batch(asked, 4, 16)
+        for rows, times in ((8, 0.25), (8, 2.0), (12, 1.0)):
+            found = made.batch(asked, rows, rows, times)
+            worth = asked * times * min(1, 64 / rows**2)
+            assert found % 8 == 0 or found in (1, 2, 4)
+            assert abs(found - worth) <= max(4, worth / 2)
+
+
+def test_a_command_on_a_card_is_one_for_a_shell(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    given = {"size": "tiny", "seed": 0, "data": "my videos/{0..9}.tar", "tokens": "it's mine"}
+    given |= {"overrides": {"masks": [[4, 0.2]], "latent": "image teacher", "top": 0.2}}
+    command = record_of("lvmae", None, tmp_path, "2u", given, lvmae.pretrain, {"tokens": "tokenizer"})["command"]
+    assert shlex.split(command)[3:] == [
+        *(
+            "--budget",
+            "2u",
+            "--size",
+            "tiny",
+            "--seed",
+            "0",
+            "--data",
+            "my videos/{0..9}.tar",
+            "--tokenizer",
+            "it's mine",
+        ),
+        *("--set", "masks=[[4,0.2]]", "--set", "latent=image teacher", "--set", "top=0.2"),
+    ]
 
 
 def batches_of(name: str, size: str) -> list[Any]:

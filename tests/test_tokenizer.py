@@ -222,6 +222,16 @@ def test_values_are_made_once(model: Tokenizer, tmp_path: Path) -> None:
     assert torch.equal(second([170, 3])["scores"], torch.tensor([170, 3]) / 7)
 
 
+def test_a_last_shard_of_fewer_values_is_made_again(model: Tokenizer, tmp_path: Path) -> None:
+    """Of 100 values the second shard has 36: of 200 under the same key it is whole, and of 100 again as it was."""
+    counted(tmp_path, model, 100)
+    more, made = counted(tmp_path, model, 200)
+    assert set(made) == set(range(SHARD, 200)) and more.values["codes"][:, 0].tolist() == list(range(200))
+    fewer, made = counted(tmp_path, model, 100)
+    assert made == [] and fewer.values["codes"][:, 0].tolist() == list(range(100))
+    assert fewer.span(range(90, 100))["codes"][:, 0].tolist() == list(range(90, 100))
+
+
 def test_a_span_is_what_is_held(model: Tokenizer, tmp_path: Path) -> None:
     """From the disk, within a shard, over a border of two, at the end; what is not there is made, and no more than that."""
     kept, made = counted(tmp_path / "filled", model)

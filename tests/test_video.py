@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
+import os
+import struct
 import tarfile
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 import gradio
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pretrain import video
 from pretrain.data import clip
@@ -100,6 +106,87 @@ def test_a_file_that_ends_early_is_not_a_whole_one(tmp_path: Path) -> None:
         video.read_clip(str(tmp_path / "cut.mp4"), [0.0, 2.5])
 
 
+@pytest.mark.parametrize("tagged", [True, False])
+def test_sound_that_goes_on_is_no_part_of_the_video(tmp_path: Path, tagged: bool) -> None:
+    """Matroska has no length of a stream, but a tag; and where that is missing the video's own packets."""
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        stream, sound = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=16000, layout="mono")
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for picture in counted(30):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 56_000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate, silence.pts = 16000, 0
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    if not tagged:
+        path.write_bytes(path.read_bytes().replace(b"DURATION", b"UNTAGGED"))
+    with av.open(str(path)) as container:
+        assert container.duration > 3.4e6 and ("DURATION" in container.streams.video[0].metadata) == tagged
+    assert video.duration(str(path)) == pytest.approx(3.0)
+    for seed in range(10):
+        times = video.sample_times(np.random.default_rng(seed), video.duration(str(path)), 8, 4.0, "sparse")
+        assert numbers(video.read_clip(str(path), times)) == [int(10 * t) for t in times]
+
+
+def test_a_last_frame_is_shown_as_long_as_it_says(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(np.full((32, 48, 3), 8 * k, np.uint8)) for k in range(7)]
+    path = tmp_path / "v.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[100] * 6 + [2000])
+    assert video.duration(str(path)) == pytest.approx(2.6)
+    assert numbers(video.read_clip(str(path), [0.05, 0.55, 0.7, 1.5, 2.55])) == [0, 5, 6, 6, 6]
+    assert numbers(video.read_clip(str(path), [2.0])) == [6]
+    with pytest.raises(video.Unreadable):
+        video.read_clip(str(path), [0.0, 3.5])
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("v.mp4", "libx265", {"x265-params": "open-gop=1:keyint=10:min-keyint=10:bframes=4:log-level=none"}),
+        ("v.mov", "mpeg4", {"bf": "2", "g": "10"}),
+        ("v.avi", "mpeg4", {"bf": "2", "g": "10"}),
+    ],
+)
+def test_a_seek_does_not_land_past_the_time(tmp_path: Path, name: str, codec: str, options: dict[str, str]) -> None:
+    """Key frames that are shown after frames which lie behind them in the file: each frame by itself is the one that is found
+    when all are decoded."""
+    pictures = np.random.default_rng(0).integers(0, 255, (30, 4, 4, 3), dtype=np.uint8)  # each another
+    pictures = pictures.repeat(16, 1).repeat(16, 2)
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt, stream.options = 64, 64, "yuv420p", options
+        if codec == "mpeg4":
+            stream.codec_context.max_b_frames, stream.codec_context.gop_size = 2, 10
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(tmp_path / name)) as container:
+        whole = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(whole) == 30
+    for k in range(30):
+        shown = video.read_clip(str(tmp_path / name), [(k + 0.5) / 10])[0]
+        assert np.array_equal(shown, whole[k]), k
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_what_a_phone_wrote_lying_stands(tmp_path: Path, turns: int) -> None:
+    """The display matrix of an mp4, written by hand: it says where a pixel (x, y) is shown. A bright corner tells."""
+    marked = np.zeros((4, 32, 48, 3), np.uint8)
+    marked[:, :16, :16] = 255  # top left, as stored
+    path = write(tmp_path / "v.mp4", marked)
+    content = bytearray(path.read_bytes())
+    a, b, c, d = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)][turns]  # quarter turns, clockwise
+    place = content.index(b"tkhd") + 4 + 40
+    content[place : place + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    shown = video.read_clip(str(path), [0.1])[0].mean(-1)
+    assert shown.shape == ((48, 32) if turns % 2 else (32, 48))
+    corners = [shown[:8, :8], shown[:8, -8:], shown[-8:, -8:], shown[-8:, :8]]  # clockwise from the top left
+    assert np.argmax([corner.mean() for corner in corners]) == turns
+
+
 @pytest.mark.parametrize("name", ["truncated.mp4", "empty.mp4", "text.mp4"])
 def test_broken_files_say_why(folder: Path, name: str) -> None:
     for call in (lambda p: video.duration(p), lambda p: video.read_clip(p, [0.0])):
@@ -151,7 +238,10 @@ def test_a_folder_a_list_and_shards_hold_the_same(folder: Path, tmp_path: Path) 
     commas = folder / "commas.csv"
     commas.write_text("\n".join(f'"{s.name}",{i}' for i, s in enumerate(found)))
     assert [(s.path, s.label) for s in video.sources(commas)] == [(s.path, s.label) for s in listed[:-1]]
-    for path in (folder / "list.csv", commas):
+    tabs = folder / "tabs.txt"
+    tabs.write_text("\ufeff" + "\n".join(f"{s.name}\t{i}" for i, s in enumerate(found)), encoding="utf-8")
+    assert [(s.path, s.label) for s in video.sources(tabs)] == [(s.path, s.label) for s in listed[:-1]]
+    for path in (folder / "list.csv", commas, tabs):
         path.unlink()
 
     for shard in range(2):
@@ -202,6 +292,58 @@ def test_shards_that_lie_elsewhere(folder: Path, tmp_path: Path, monkeypatch: py
         gone = video.Videos(address, 3, 16, augment=False, most_bad=0)
         for i in range(3):
             gone.clip(i)
+
+
+def fetched_by(address: str, ledger: str) -> None:
+    """What a process of many does: it wants the shard, and says when it fetches it."""
+
+    def far(path: str) -> Any:
+        with open(ledger, "a") as file:
+            file.write(f"{path}\n")
+        sleep(0.2)
+        return open(path.removeprefix("file://"), "rb")
+
+    video._far = far
+    video.local(address)
+
+
+def test_processes_share_the_shards(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fetches for all; what was killed half way is removed; a copy that another takes away is fetched again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.add(folder / "counted.mp4", "000.mp4")
+    address, kept = f"file://{tmp_path}/0.tar", tmp_path / "cache" / "vdmreason" / "shards"
+    kept.mkdir(parents=True)
+    for name in ("aa.part", "bb.4711"):  # as they are called now, and as they were
+        (kept / name).write_text("half")
+        os.utime(kept / name, (1, 1))
+    (kept / "cc.4712").write_text("another is at it")
+    forks = multiprocessing.get_context("fork")
+    each = [forks.Process(target=fetched_by, args=(address, str(tmp_path / "ledger"))) for _ in range(3)]
+    for process in each:
+        process.start()
+    for process in each:
+        process.join(30)
+    assert [process.exitcode for process in each] == [0, 0, 0]
+    assert len((tmp_path / "ledger").read_text().splitlines()) == 1
+    assert {p.suffix for p in kept.iterdir()} - {""} == {".tar", ".4712"}
+
+    (source,) = video.sources(address)
+    local = video.local
+
+    def taken(path: str) -> str:
+        place = local(path)
+        monkeypatch.setattr(video, "local", local)
+        os.unlink(place)
+        return place
+
+    monkeypatch.setattr(video, "local", taken)
+    found = video._opened(source)
+    assert not isinstance(found, str) and found.read() == (folder / "counted.mp4").read_bytes()
+    (tmp_path / "0.tar").unlink()
+    os.unlink(local(address))
+    with pytest.raises(video.Unreadable):
+        video._opened(source)
 
 
 @pytest.mark.parametrize(

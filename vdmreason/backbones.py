@@ -86,29 +86,42 @@ def run(name: str, out: Path, budget: str, **given: Any) -> None:
     """Call a recipe's `pretrain` as a job that the page can see. What the user can mend is one line."""
     minutes, updates = parse_budget(budget)
     module = importlib.import_module(f"pretrain.{name}")
+    smaller = "a larger --micro, then a smaller --batch or --side" if "micro" in given else "a smaller --size"
+    with training(out, smaller):
+        module.pretrain(out, minutes=minutes, updates=updates, **given)
+    if first_process():
+        print(f"pretrained: {out}")
+
+
+@contextlib.contextmanager
+def training(out: Path, smaller: str) -> Iterator[None]:
+    """Train in `out` as a job that the page can see: alone, heeding STOP; what the user can mend is one line. `smaller`: what
+    needs less of a GPU's memory. SIGTERM ends it at once, for these trainings go on from their newest checkpoint."""
     first = first_process()
     loop: Any = importlib.import_module("pretrain.loop")
     loop.stop_wanted = lambda: (out / jobs.STOP).exists()
-    # SIGTERM ends it at once: pretraining keeps its own checkpoints and goes on from the newest
     try:
         with contextlib.ExitStack() as held:
             if first:
                 held.enter_context(store.lock(out))
                 held.enter_context(jobs.working(out, listens=False))
             try:
-                module.pretrain(out, minutes=minutes, updates=updates, **given)
+                yield
             except (ValueError, FloatingPointError) as error:
                 raise UserError(str(error)) from error
             except loop.Stopped as error:
                 raise jobs.Stopped(str(error)) from None
+            except RuntimeError as error:
+                if type(error).__name__ != "OutOfMemoryError":  # torch's
+                    raise
+                raise UserError(f"the GPU is out of memory. Give {smaller}.") from None
     except jobs.Stopped as stopped:
         if first:
-            print(f"{stopped}: the same command goes on from there")
-        return
+            print(stopped)
+            raise  # the others end well: a launcher would end all of them where one of them does not
+        raise typer.Exit from None
     finally:
         loop.stop_wanted = loop.never
-    if first:
-        print(f"pretrained: {out}")
 
 
 def first_process() -> bool:
@@ -466,7 +479,9 @@ def finetune(
     budget: Budget = "500u",
     labels: Annotated[int, typer.Option(min=10, help="Labelled long clips to learn from")] = 2000,
     batch: Annotated[int, typer.Option(min=1)] = 16,
-    lr: Annotated[float, typer.Option(min=0, help="Of the head; blocks have .75 less for each one below it")] = 1e-3,
+    lr: Annotated[
+        float, typer.Option(min=0, help="Of the head; each block has .65 of the rate of the one above it")
+    ] = 1e-3,
     drop: Annotated[
         float | None,
         typer.Option(min=0, max=0.9, help="Share of the places hidden in training; default .2 from 128 frames on"),
@@ -485,6 +500,8 @@ def finetune(
     vdmreason finetune my-lvmae --data train.csv --test val.csv --frames 32 --out runs/mine
     """
     from pretrain import finetune as finetuning
+    from pretrain.recipe import files_of
+    from pretrain.stored import sum_of
 
     recipe, model = opened(folder)
     minutes, updates = parse_budget(budget)
@@ -510,22 +527,25 @@ def finetune(
     given: dict[str, Any] = {"folder": str(folder), "task": "" if data else task, "data": data, "test": test}
     given |= {"frames": frames, "labels": labels, "batch": batch, "lr": lr, "drop": drop, "side": side, "fps": fps}
     given |= {"seed": seed, "scratch": scratch, "precision": precision}
-    with jobs.working(out, listens=False) if first_process() else contextlib.nullcontext():
-        try:
-            clips: Any = (
-                finetuning.ListedVideos(data, test, frames, side, fps, seed)
-                if data
-                else finetuning.LongClips(task, frames, side, labels, seed=seed)
-            )
-            classifier, log = finetuning.finetune(
-                model.encoder, {"label": clips}, out / "work", updates=updates, minutes=minutes, batch=batch, micro=micro,
-                lr=lr, drop=drop, seed=seed, precision=precision, settings=given, ahead=bool(data),  # type: ignore[arg-type]
-                title=f"finetune {folder.name}",
-            )  # fmt: skip
-            found: dict[str, Any] = finetuning.tested(classifier, "label", clips)
-            found["bad"] = {**clips.learnt.bad, **clips.asked.bad} if data else {}
-        except (ValueError, FloatingPointError) as error:
-            raise UserError(str(error)) from error
+    with training(out, "--checkpointing, a larger --micro, then a smaller --batch, --frames or --side"):
+        clips: Any = (
+            finetuning.ListedVideos(data, test, frames, side, fps, seed)
+            if data
+            else finetuning.LongClips(task, frames, side, labels, seed=seed)
+        )
+        # The folder may hold another backbone by now, or the files be others.
+        settings = {
+            **given,
+            "weights of the encoder": sum_of(model.encoder),
+            **files_of(clips.learnt if data else None),
+        }
+        classifier, log = finetuning.finetune(
+            model.encoder, {"label": clips}, out / "work", updates=updates, minutes=minutes, batch=batch, micro=micro,
+            lr=lr, drop=drop, seed=seed, precision=precision, settings=settings, ahead=bool(data),  # type: ignore[arg-type]
+            bad=clips.learnt.bad if data else {}, title=f"finetune {folder.name}",
+        )  # fmt: skip
+        found: dict[str, Any] = finetuning.tested(classifier, "label", clips)
+        found["bad"] = {**log.pop("bad"), **(clips.asked.bad if data else {})}
     if not first_process():
         return
     finetuning.save(classifier, out / "classifier.safetensors")
@@ -571,7 +591,7 @@ def example_clip(model: Any, number: int, file: Path | None) -> Any:
         seconds = video.duration(str(file))
         times = video.sample_times(np.random.default_rng(0), seconds, frames, 4.0, "dense")
         return torch.from_numpy(video.cropped(video.read_clip(str(file), times), side, None))[None]
-    except video.Unreadable as error:
+    except (video.Unreadable, video.BadData) as error:
         raise UserError(f"{file}: {error}") from None
 
 

@@ -8,6 +8,7 @@ import hashlib
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,7 +157,7 @@ def _json(path: Path) -> Any:
 def _look(key: str, folder: Path, shipped: bool) -> Backbone:
     record = _json(folder / "pretrain.json")
     record = record if isinstance(record, dict) else {}
-    argv = (_json(folder / jobs.JOB) or {}).get("argv") or str(record.get("command", "")).split()
+    argv = (_json(folder / jobs.JOB) or {}).get("argv") or shlex.split(str(record.get("command", "")))
     recipe = _recipe(folder, argv)
     status = None if shipped else jobs.status(folder)
     log = stages(record)
