@@ -12,6 +12,8 @@ import json
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -89,6 +91,13 @@ training and test apart and one solution proven; theirs are drawn with replaceme
 {table}"""
 
 
+def drawing(family: str) -> Image.Image:
+    """The page's picture."""
+    name = variants(family)[0]
+    count = min(SHOWN, tasks.count(name, "train") or SHOWN)
+    return picture(tasks.get(name), tasks.examples(name, "train", count)).quantize(64)
+
+
 def main() -> None:
     PAGES.mkdir(parents=True, exist_ok=True)
     (PAGES / "README.md").write_text(index(), encoding="utf-8")
@@ -96,11 +105,7 @@ def main() -> None:
         (PAGES / f"{family}.md").write_text(page(family), encoding="utf-8")
         if family in BORROWED:
             continue
-        name = variants(family)[0]
-        count = min(SHOWN, tasks.count(name, "train") or SHOWN)
-        picture(tasks.get(name), tasks.examples(name, "train", count)).quantize(64).save(
-            PAGES / f"{family}.png", optimize=True
-        )
+        drawing(family).save(PAGES / f"{family}.png", optimize=True)
         print(f"docs/tasks/{family}.md")
 
 

@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile(
+    "busy", deadline=None
+)  # a machine may be busy with something else; pytest-timeout ends what hangs
+settings.load_profile("busy")
 
 LONGEST = (
     "test_browser", "test_promises", "test_train_tab", "test_train", "test_library_tab", "test_api", "test_draw",

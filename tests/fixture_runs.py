@@ -97,8 +97,18 @@ def make_runs(root: Path) -> dict[str, Path]:
     return runs | {f"life-{family}": make_run(root, life, family, right) for family, right in pattern.items()}
 
 
-def adapted(root: Path, family: str, **options: object) -> Path:
-    """A run with real, untrained LoRA weights on the tiny backbone."""
+def draw(arm: Any, seed: int) -> None:
+    """Weights that do something: fresh ones are the identity, whichever adapter they are of."""
+    import torch
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for weight in arm.trainable().values():
+            weight.normal_(std=0.1)
+
+
+def adapted(root: Path, family: str, weights: int = 0, **options: object) -> Path:
+    """A run with LoRA weights on the tiny backbone that are drawn, and so change what it answers."""
     from vdmreason.train import load_arm
 
     if family == "cogvideox" and not (cogvideox.ZOO / "vae").exists():
@@ -106,5 +116,7 @@ def adapted(root: Path, family: str, **options: object) -> Path:
     run = config.resolve({"task": "maze/7x7", "n": 3, "family": family, "flavour": "tiny", "options": options})
     folder = root / run.name
     store.write_config(folder, run)
-    load_arm(run, "cpu").save(folder / "adapter")
+    arm = load_arm(run, "cpu")
+    draw(arm, weights)
+    arm.save(folder / "adapter")
     return folder

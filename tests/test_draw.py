@@ -47,7 +47,7 @@ def bad(**changes: Any) -> dict[str, Any]:
     (bad(train=[]), "'train' is not a list"),
     (bad(test={}), "'test' is not a list"),
     (bad(train=SMALL["train"] * 6), "holds 12 pairs; the page takes at most 10"),
-    (bad(test=SMALL["test"] * 4), "at most 3"),
+    (bad(test=SMALL["test"] * 5), "at most 4"),
     (bad(train=[{"input": [[1]]}]), "train pair 1 has no 'output'"),
     (bad(test=["x"]), "test 1 is not an object"),
     (bad(train=[{"input": [[0] * 31], "output": [[0]]}]), "train pair 1, input: row 1 has 31 values"),
@@ -65,10 +65,15 @@ def test_what_is_no_puzzle_is_refused_in_one_line(what: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "nonsense", "[" * 100_000, '{"train": 1' + "0" * 6000 + "}", b"\xff\xfe", "x" * (2 << 20)]
-)
-def test_text_that_is_no_puzzle_is_refused(text: str | bytes) -> None:
-    with pytest.raises(UserError):
+    "text, said",
+    [
+        ("", "Not JSON"), ("{", "Not JSON"), ("nonsense", "Not JSON"), ("[" * 100_000, "nested too deep"),
+        ('{"train": 1' + "0" * 6000 + "}", "too long"), (b"\xff\xfe", "not UTF-8"),
+        (json.dumps(SMALL) + " " * (2 << 20), "larger than 1 MB"),
+    ],
+)  # fmt: skip
+def test_text_that_is_no_puzzle_is_refused(text: str | bytes, said: str) -> None:
+    with pytest.raises(UserError, match=said):
         drawn.parse(text)
 
 

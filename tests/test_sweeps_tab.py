@@ -113,9 +113,15 @@ def test_a_fault_is_one_line_that_names_the_key(root: Path, changes: dict[str, A
     assert str(caught.value).startswith(complaint) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [None, 3, "", "  ", "x" * 70_000, "name: [", "- a list"])
-def test_what_is_no_sheet_is_refused(root: Path, text: Any) -> None:
-    with pytest.raises(UserError) as caught:
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (None, "empty"), (3, "empty"), ("", "empty"), ("  ", "empty"), ("name: [", "is not YAML"), ("- a list", "no keys"),
+        (yaml.safe_dump(SHEET) + "#" * 70_000, "at most are read here"),
+    ],
+)  # fmt: skip
+def test_what_is_no_sheet_is_refused(root: Path, text: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
         sweeps_tab.plan("protocol vlm", text, "", 1)
     assert "/tmp" not in str(caught.value)
 
@@ -136,8 +142,11 @@ def test_an_edited_file_is_kept_under_its_own_name(root: Path) -> None:
     for path in ("../../x", "..", "/etc/x"):  # a name is never a way
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sweeps_tab, "PROTOCOLS", root)
-            own = sweeps_tab.own_file(path) if path != ".." else root / "sweeps" / "x.yaml"
-        assert own.resolve().parent == (root / "sweeps").resolve()
+            if path == "..":
+                with pytest.raises(UserError):
+                    sweeps_tab.own_file(path)
+                continue
+            assert sweeps_tab.own_file(path).resolve().parent == (root / "sweeps").resolve()
 
 
 def test_a_sweep_is_amended_from_its_own_sheet(root: Path) -> None:
@@ -312,7 +321,8 @@ def test_time_left_counts_shared_trainings_once_and_says_what_it_does_not_know(r
     trainings = len({e["training"] for e in entries}) - 1
     assert look.left == pytest.approx(100 * trainings) and trainings == len(entries) / 2 - 1
     told = sweeps_tab.headline(look)
-    assert "of work for one worker" in told and all(f"{kind}" in told for kind in look.unknown)
+    assert "of work for one worker" in told
+    assert look.unknown and all(f"{kind}" in told for kind in look.unknown)
     # half of one is done already
     begun = next(e for e in entries if e["training"] != first["training"])
     place = folder / begun["folder"]

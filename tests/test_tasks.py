@@ -277,6 +277,56 @@ def test_frames_lead_from_question_to_answer(name):
             example.question[0, 0] = 9  # shared by everybody who asks for the list
 
 
+def one_more_cell_of_the_way(before, after, example):
+    """A free cell beside the start or beside what was marked last."""
+    ((cell,),) = [np.argwhere(before != after)]
+    near = [tuple(cell + step) for step in ((0, 1), (1, 0), (0, -1), (-1, 0))]
+    joined = [at for at in near if 0 <= min(at) and max(at) < len(before) and before[at] in (SOLUTION, START)]
+    return before[tuple(cell)] == PATH and after[tuple(cell)] == SOLUTION and len(joined) >= 1
+
+
+def one_more_row(before, after, example):
+    """The first that was not computed is as in the answer, and no other has changed."""
+    ((row,),) = [np.flatnonzero((before != after).any(axis=1))]
+    return not before[row].any() and np.array_equal(after[row], example.answer[row])
+
+
+def one_row_lower(before, after, example):
+    """In every column the same colours in the same order; what is not at rest has fallen by one."""
+    for column, fallen in zip(before.T, after.T, strict=True):
+        rest = len(column) - np.count_nonzero(np.cumprod(column[::-1] > 0))  # from here on all is full
+        if not np.array_equal(fallen[rest:], column[rest:]) or not np.array_equal(fallen[1:rest], column[: rest - 1]):
+            return False
+    return True
+
+
+LAWS = {
+    "maze": one_more_cell_of_the_way, "shortest_path": one_more_cell_of_the_way, "eca": one_more_row,
+    "hanoi/3-plan": one_more_row, "hanoi/4-plan": one_more_row, "colour_moves/fall": one_row_lower,
+}  # fmt: skip
+ONE_STEP = (
+    "colour_moves/shift",
+    "hanoi/4-step",
+    "hanoi/5-step",
+    "life",
+)  # the answer follows from the question at once
+OF_THEIR_OWN = ("langton",)  # below, against a second implementation
+
+
+@pytest.mark.parametrize("name", [name for name in ENDLESS if not name.startswith("reasoning_gym")])
+def test_a_trajectory_is_the_steps_of_the_game(name):
+    """What a video arm learns between question and answer where it is shown the true way: without one it would be shown none."""
+    law = LAWS.get(name, LAWS.get(name.partition("/")[0]))
+    for example in tasks.examples(name, "train", 3):
+        frames = example.frames
+        if law:
+            assert len(frames) > 1 and all(law(a, b, example) for a, b in itertools.pairwise(frames))
+        elif name.startswith(ONE_STEP):
+            assert len(frames) == 2
+        else:
+            assert bool(len(frames)) == name.startswith(OF_THEIR_OWN)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_there_and_back_as_picture_and_as_text(name):
     for example in tasks.examples(name, "train", 1):

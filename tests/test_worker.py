@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import queue
+import shutil
 import signal
 import threading
 import time
@@ -19,7 +21,7 @@ import tasks
 from tasks.base import UserError
 from vdmreason import store
 from vdmreason.config import named_seed
-from vdmreason.worker import Stopped, Worker, _listen, pack, unpack
+from vdmreason.worker import KEEP, Stopped, Worker, _listen, pack, unpack
 
 TASK = "maze/7x7"
 
@@ -57,6 +59,25 @@ def test_a_live_answer_streams_and_equals_the_recorded_one(worker: Worker, tmp_p
         assert final["text"] == answer.raw
     assert worker.seconds[str(folder)] > 0
     assert str(folder) in worker.ping()
+
+
+@pytest.mark.parametrize("family", ["cogvideox", "causal_lm"])
+def test_every_folder_answers_with_the_adapter_that_lies_in_it_now(worker: Worker, tmp_path: Path, family: str) -> None:
+    """Asked in turn, also after others took its place, and after its adapter was replaced under its name."""
+    folders = [adapted(tmp_path / f"{k}", family, k) for k in range(KEEP + 2)]
+
+    def said(folder: Path) -> str:
+        final = [*worker.predict(folder, TASK, 1, 0)][-1]
+        return final["text"] if "text" in final else hashlib.sha256(final["clip"].tobytes()).hexdigest()
+
+    first = {folder: said(folder) for folder in folders}
+    assert len(set(first.values())) == len(folders)
+    assert len(worker.ping()) == KEEP and {folder: said(folder) for folder in reversed(folders)} == first
+    one, other = folders[:2]
+    said(one)
+    shutil.rmtree(one / "adapter")
+    shutil.copytree(other / "adapter", one / "adapter")
+    assert said(one) == first[other]
 
 
 def test_an_error_comes_back_in_words_and_the_worker_lives(worker: Worker, tmp_path: Path) -> None:

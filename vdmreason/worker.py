@@ -17,6 +17,7 @@ What goes wrong comes back as {"id", "done": true, "error": one line}. A clip is
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import os
@@ -266,7 +267,7 @@ class Answering:
 
     def __init__(self, out: TextIO) -> None:
         self.out = out
-        self.arms: OrderedDict[str, tuple[Run, Any]] = OrderedDict()
+        self.arms: OrderedDict[str, tuple[tuple[int, int], Run, Any]] = OrderedDict()  # folder -> stamp, run, arm
         self.cancelled: set[int] = set()
 
     def say(self, **message: Any) -> None:
@@ -292,16 +293,21 @@ class Answering:
             self.say(id=number, done=True, error=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
     def arm(self, folder: str) -> tuple[Run, Any]:
-        """A run and its backbone with its adapter, loaded once."""
-        if folder not in self.arms:
+        """A run and its backbone with its adapter, loaded once: another one may lie there later, trained anew or imported."""
+        stamp = (0, 0)
+        with contextlib.suppress(FileNotFoundError):  # `load_adapted` says what is missing
+            found = (Path(folder) / "adapter").stat()
+            stamp = found.st_ino, found.st_mtime_ns
+        if folder not in self.arms or self.arms[folder][0] != stamp:
             from vdmreason import predict
 
+            self.arms.pop(folder, None)
             run = store.read_config(folder)
-            self.arms[folder] = run, predict.load_adapted(run, Path(folder))
+            self.arms[folder] = stamp, run, predict.load_adapted(run, Path(folder))
             while len(self.arms) > KEEP:
                 self.arms.popitem(last=False)
         self.arms.move_to_end(folder)
-        return self.arms[folder]
+        return self.arms[folder][1:]
 
     def predict(self, number: int, folder: str, task: str, index: int, seed: int, question: Any = None) -> None:
         from vdmreason.predict import attending

@@ -154,10 +154,18 @@ def _json(path: Path) -> Any:
         return None
 
 
+def _words(command: str) -> list[str]:
+    """A command line's words as a shell reads them; the video backbone's is a sentence, with an apostrophe."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return command.split()
+
+
 def _look(key: str, folder: Path, shipped: bool) -> Backbone:
     record = _json(folder / "pretrain.json")
     record = record if isinstance(record, dict) else {}
-    argv = (_json(folder / jobs.JOB) or {}).get("argv") or shlex.split(str(record.get("command", "")))
+    argv = (_json(folder / jobs.JOB) or {}).get("argv") or _words(str(record.get("command", "")))
     recipe = _recipe(folder, argv)
     status = None if shipped else jobs.status(folder)
     log = stages(record)
