@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fake_family
@@ -267,6 +268,20 @@ def test_a_job_that_is_refused_says_why(tmp_path) -> None:
         pass
     now = jobs.status(folder)
     assert now.state == "failed" and "No model family 'nobody'" in now.error
+
+
+def test_a_tasks_py_of_ones_own_stops_no_job(tmp_path, monkeypatch) -> None:
+    """A process finds our code from wherever it is started, and not what lies there by the name of ours."""
+    (tmp_path / "tasks.py").write_text("raise SystemExit('not this')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    jobs.start("list", [sys.executable, "-m", "vdmreason", "tasks", "list", "life"], tmp_path / "job")
+    log = tmp_path / "job" / jobs.LOG
+    for _ in range(600):
+        if jobs.log_tail(tmp_path / "job"):
+            break
+        time.sleep(0.1)
+    assert "life/B3S23" in log.read_text()
 
 
 def test_looking_loads_no_torch() -> None:

@@ -272,6 +272,63 @@ def test_no_view_that_is_learned_is_asked(name: str) -> None:
     assert not learned & asked and plain & asked  # one of the n stays, whatever it gives away
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("n: 3\nseed: 1\nn: 4", "n: stands twice in the same place, here in line 3"),
+        ("optim: {lr: 1, lr: 2}", "lr: stands twice"),
+        ("a: &a {x: 1, x: 2}\nb: {<<: *a}", "x: stands twice"),
+        ("x: &x [*x]", "repeats itself"),
+        ("note: 2024-13-01", "is not YAML: month must be in"),
+    ],
+)
+def test_yaml_that_says_two_things_or_nothing(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        config.keys_of(text, "run.yaml", "")
+    assert str(error.value).startswith("run.yaml: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["[{}]", "{{<<: [{}]}}"], ids=["aliases", "merges"])
+def test_yaml_that_never_ends_is_refused_at_once(how: str, tmp_path) -> None:
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{i}: &a{i} {how.format(', '.join([f'*a{i - 1}'] * 9))}" for i in range(1, 12)]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"run\.yaml: repeats itself into more"):
+        config.load(tmp_path / "run.yaml")
+
+
+def test_a_merge_is_overruled_by_the_keys_beside_it() -> None:
+    text = "a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\nd: {<<: [*a, *b]}"
+    given = config.keys_of(text, "", "")
+    assert given == yaml.safe_load(text) and given["c"] == {"x": 3, "y": 1}
+
+
+@pytest.mark.parametrize("text", ["n=010", "n=+0010", "n=1_0", "n=0xA", "n=10"])
+def test_a_number_is_read_as_people_do(text: str) -> None:
+    assert config.resolve(LEAST, [text]).n == 10
+
+
+@pytest.mark.parametrize("text", ["note=2024-13-01", "seed=0x_", "optim={lr: 1, lr: 2}", "note=&x [*x]"])
+def test_a_set_that_cannot_be_read_is_one_line(text: str) -> None:
+    assert refused(LEAST, text).startswith(text.partition("=")[0])
+
+
+def test_a_folder_s_backbone_with_a_slash_is_read_where_that_folder_is_not(tmp_path, monkeypatch) -> None:
+    """And what was resolved before keeps the id that it had."""
+    (tmp_path / "here" / "models" / "mine").mkdir(parents=True)
+    least = {"task": "maze/7x7", "n": 3, "family": "cogvideox", "flavour": "models/mine", "note": "mine"}
+    monkeypatch.chdir(tmp_path)
+    hub = config.resolve(least)
+    assert hub.flavour == "models/mine"
+    monkeypatch.chdir(tmp_path / "here")
+    run = config.resolve(least)
+    assert run.flavour == "./models/mine" and config.resolve(config.to_dict(hub)) == hub
+    for name in ("../here/models/mine", str(tmp_path / "here" / "models" / "mine")):
+        assert config.resolve({**least, "flavour": name}).flavour == name
+    monkeypatch.chdir(tmp_path)
+    assert config.resolve(config.to_dict(run)) == run
+
+
 def test_how_a_batch_is_cut_is_no_part_of_a_run() -> None:
     """An out-of-memory run goes on with smaller parts; ids made before say the same."""
     plain, cut = ({"task": "maze/7x7", "n": 30, "family": "causal_lm", "optim": {"micro_batch": m}} for m in (None, 4))

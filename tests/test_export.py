@@ -68,6 +68,32 @@ def test_a_stopped_export_goes_on(tmp_path, monkeypatch):
         assert a.equals(b)
 
 
+def test_what_is_refused_leaves_no_folder_behind(tmp_path):
+    with pytest.raises(UserError, match="has 2 train examples"):
+        export.export("arc1/evaluation/00576224", tmp_path / "out", 9, 1)
+    assert not (tmp_path / "out").exists()
+    export.export("arc1/evaluation/00576224", tmp_path / "out", 2, 1, clips=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "words"),
+    [
+        ("eca/30", (2, 0), "The two share no question, no symmetric twin of one included"),
+        ("arc1/evaluation/00576224", (2, 1), ""),
+    ],
+)
+def test_the_card_says_what_holds(name, sizes, words, tmp_path):
+    """Splits that have files, and what the task itself knows of its twins."""
+    card = (export.export(name, tmp_path / "out", *sizes, clips=False) / "README.md").read_text()
+    for split, count in zip(("train", "test"), sizes, strict=True):
+        assert (
+            bool(list((tmp_path / "out" / "data").glob(f"{split}-*")))
+            == (f"data/{split}-*.parquet" in card)
+            == (count > 0)
+        )
+    assert words in card and ("share no question" in card) == bool(words)
+
+
 def test_other_folders_are_left_alone(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")

@@ -215,6 +215,96 @@ def test_scores_are_counted_from_the_answers_that_came(made: dict[str, Path], tm
     assert "99.0 %" not in (back / "README.md").read_text()
 
 
+def test_answers_to_other_questions_do_not_come_in(made: dict[str, Path], tmp_path: Path) -> None:
+    """Such as another adapter's, or these questions with easier answers."""
+    out = library.export(made["causal_lm"], tmp_path / "out", answers=True)
+    lines = store.read_lines(out / "predictions.jsonl")
+    easier = [[0] * len(row) for row in lines[0]["answer"]]
+    for wrong in ({"key": lines[1]["key"]}, {"answer": easier}, {"i": 77}, {"i": "0"}, {"views": 4}):
+        store.write_lines(out / "predictions.jsonl", [lines[0] | wrong, *lines[1:]])
+        assert "answers other questions" in refused("import", "out")
+    assert not store.find_runs(tmp_path / "runs")
+
+
+PUZZLE = {
+    "train": [{"input": [[0, 1], [2, 3]], "output": [[1, 0], [3, 2]]}, {"input": [[4, 0]], "output": [[0, 4]]}],
+    "test": [{"input": [[5, 6], [0, 7]], "output": [[6, 5], [7, 0]]}, {"input": [[1, 2, 3]]}],
+}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a puzzle and on a backbone of one's own, both told by their places on this disk."""
+    place = tmp_path_factory.mktemp("secret")
+    (place / "p.json").write_text(json.dumps(PUZZLE))
+    arm = adapters.family("causal_lm").load(
+        adapters.family("causal_lm").FLAVOURS["tiny"], adapters.family("causal_lm").Options()
+    )
+    arm.model.save_pretrained(place / "mine")
+    arm.tokenizer.save_pretrained(place / "mine")
+    tree = {"task": f"arc:{place / 'p.json'}", "family": "causal_lm", "flavour": str(place / "mine")}
+    tree |= {"optim": {"updates": 1, "batch": 2}, "options": {"max_new_tokens": 8}}
+    run = config.resolve(tree)
+    predict(place / "run", train(run, place / "run"))
+    return place
+
+
+def test_a_puzzle_of_ones_own_travels_with_its_adapter(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = library.export(own / "run", tmp_path / "out", answers=True)
+    (puzzle,) = out.glob("puzzle-*.json")
+    assert json.loads(puzzle.read_text()) == PUZZLE
+    for path in (p for p in out.rglob("*") if p.is_file()):  # nowhere where it was on its maker's disk
+        assert str(own).encode() not in path.read_bytes() and own.name.encode() not in path.read_bytes(), path
+    assert call("show", "out").stdout and str(puzzle.name) in (out / "README.md").read_text()
+    (entry,), faults = library.listing(out)
+    assert entry.run.n == 2 and not faults
+
+    back = library.import_(out)  # on a machine that has neither
+    run = store.read_config(back)
+    assert run.task.startswith(f"arc:{tmp_path / 'runs' / 'drawn'}") and run.flavour == "./mine"
+    assert answers(back) == answers(own / "run") and store.read_json(back / "result.json")["id"] == run.id
+    told = store.read_json(back / "result.json")["provenance"]
+    assert told["adapter_of"] == store.read_config(own / "run").id and told["run"] == run.id
+    here = library.import_(out, tmp_path / "here", {"flavour": str(own / "mine")})
+    predict(here)
+    assert answers(here) == answers(own / "run")
+    again = library.export(back, tmp_path / "again", answers=True)
+    assert library.travelling(store.read_config(back)) == library.travelling(store.read_config(own / "run"))
+    assert names(again) == names(out) and weights_in(again).read_bytes() == weights_in(out).read_bytes()
+    theirs, ours = load_file(weights_in(out)), load_file(weights_in(own / "run"))
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[key], ours[key]) for key in ours)
+
+    # an exported one of before this had no puzzle beside it: say where it lies here; another one is refused
+    puzzle.unlink()
+    assert "no such file" in refused("import", "out", "--out", "b")
+    other = {**PUZZLE, "train": PUZZLE["train"][:1] * 2}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    assert "learned from other examples" in refused("import", "out", "--out", "b", "--task", "arc:other.json")
+    call("import", "out", "--out", "b", "--task", f"arc:{own / 'p.json'}")
+    assert answers(tmp_path / "b") == answers(own / "run")
+    assert "only --flavour and --task may" in refused("import", "out", "--out", "c", "--n", "3")
+
+
+def test_two_puzzles_of_ones_own_are_two_runs_on_the_hub(own: Path, hub: type[Hub], tmp_path: Path) -> None:
+    call("push", str(own / "run"), "me/p")
+    call("push", str(own / "run"), "me/p")
+    pulled = library.pull("me/p", tmp_path / "pulled")
+    assert store.read_config(pulled).n == 2
+    other = tmp_path / "other"
+    shutil.copytree(own / "run", other)
+    (tmp_path / "q.json").write_text(json.dumps({**PUZZLE, "test": PUZZLE["test"][1:]}))
+    tree = config.to_dict(store.read_config(other)) | {"task": f"arc:{tmp_path / 'q.json'}", "test": 1}
+    store.write_config(other, config.resolve(tree))
+    assert "another run's adapter (task, test differ)" in refused("push", str(other), "me/p")
+
+
+def test_the_card_of_what_came_says_where_it_lies(made: dict[str, Path], tmp_path: Path) -> None:
+    back = library.import_(library.export(made["causal_lm"], tmp_path / "out"))
+    assert f"vdmreason predict runs/{back.name}\n" in (back / "README.md").read_text()
+
+
 def test_the_second_of_two_transformers_travels(made: dict[str, Path], hub: type[Hub], tmp_path: Path) -> None:
     two = tmp_path / "two"
     shutil.copytree(made["wan"], two)
@@ -462,6 +552,13 @@ def test_list_show_card(made: dict[str, Path], tmp_path: Path) -> None:
     assert (made["cogvideox"] / "README.md").read_text() == library.card(made["cogvideox"])
 
 
+def test_a_terminal_of_ascii_shows_the_card_too() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-m", "vdmreason", "adapters", "show", str(SHIPPED[0])]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "? base:" in done.stdout, done.stderr
+
+
 def test_help_teaches() -> None:
     for command in ("list", "show", "card", "export", "import", "push", "pull"):
         assert f"vdmreason adapters {command}" in call(command, "--help").output
@@ -533,6 +630,8 @@ class Hub(BaseHTTPRequestHandler):
         for line in map(json.loads, content.splitlines()):
             if line["key"] == "file":
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            if line["key"] == "deletedFile":
+                del files[line["value"]["path"]]
         self.reply(
             {
                 "commitUrl": f"http://{self.headers['Host']}/me/x/commit/{'a' * 40}",
@@ -602,6 +701,23 @@ def test_push_then_pull_answers_the_same(made: dict[str, Path], family: str, hub
     assert "Take another --out" in refused("pull", "me/life-lora")
     hub.asked.clear()
     assert "Take another --out" in refused("pull", "me/life-lora", "--out", str(back)) and not hub.asked
+
+
+def test_a_push_leaves_nothing_of_an_earlier_one(made: dict[str, Path], hub: type[Hub], tmp_path: Path) -> None:
+    """Answers stay only where they are pushed again, what is no part of an adapter stays, and another run's place is refused."""
+    call("push", str(made["causal_lm"]), "me/x", "--with-answers")
+    files = hub.repos["me/x"]["files"]
+    files["notes.txt"] = b"mine"
+    assert "predictions.jsonl" in files
+    call("push", str(made["causal_lm"]), "me/x")
+    bare = names(library.export(made["causal_lm"], tmp_path / "bare"))
+    assert set(files) == bare | {"notes.txt"}
+    assert not (library.pull("me/x", tmp_path / "pulled") / "predictions.jsonl").exists()
+    before = dict(files)
+    assert "family, flavour" not in (said := refused("push", str(made["cogvideox"]), "me/x"))
+    assert said.startswith("error: me/x: holds another run's adapter (family") and files == before
+    files["config.yaml"] = b"theirs: [1"
+    assert "another run's adapter (config.yaml differs)" in refused("push", str(made["causal_lm"]), "me/x")
 
 
 def test_a_private_push_never_ends_in_a_public_place(made: dict[str, Path], hub: type[Hub]) -> None:

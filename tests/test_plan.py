@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +19,7 @@ import adapters
 from adapters.base import flavour
 from tasks.base import UserError
 from vdmreason import __main__ as cli
-from vdmreason import config, plan, speed
+from vdmreason import config, doctor, plan, speed
 from vdmreason.plan import Sketch
 
 COG = "flavour=THUDM/CogVideoX1.5-5B-I2V"
@@ -229,6 +234,63 @@ def test_what_is_advised_fits(family: str, name: str, gib: float, wanted: str, s
     if devices := re.search(r"--num_processes (\d+)", line):
         more += ["--processes", devices[1]]
     assert "fits" in call(*words, *more, code=0).output
+
+
+def test_on_a_cpu_what_is_advised_can_be_done(shallow: None) -> None:
+    """The weights in half their bits before they are quantised, and no launcher, which starts one process there."""
+    run = run_of("causal_lm", QWEN)
+    assert plan.plan(run, 80, gpu=False).frozen == 2 * plan.plan(run, 80).frozen
+    small = {gib: plan.plan(run, gib, gpu=False) for gib in (1.5, 2.5, 3.6)}
+    advised = {gib: plan.nearest(found, gib, gpu=False) for gib, found in small.items()}
+    assert advised == {1.5: None, 2.5: (["precision=bf16", "quantise=nf4"], 1), 3.6: (["precision=bf16"], 1)}
+    for gib, settings in ((gib, advice[0]) for gib, advice in advised.items() if advice):
+        assert plan.plan(config.resolve(config.to_dict(run), settings), gib, gpu=False).fits
+
+
+def test_a_device_that_is_too_small_for_anything_has_no_room(shallow: None) -> None:
+    words = [*WORDS, "--set", "family=causal_lm", "--set", QWEN, "--device-gib", "1.0"]
+    assert "of 0 KiB that can be used of 1.0 GiB" in call(*words, code=2).stderr
+
+
+def test_programs_are_told_by_the_exit_code_too(shallow: None) -> None:
+    words = [*WORDS, "--set", "family=causal_lm", "--set", QWEN, "--json"]
+    told = json.loads(call(*words, "--device-gib", "1.5", code=2).stdout)
+    assert "does not fit" in told["problem"] and not told["fits"]
+    assert json.loads(call(*words, "--device-gib", "80", code=0).stdout)["problem"] == ""
+
+
+def test_each_disk_is_asked_for_what_goes_there(tmp_path, monkeypatch) -> None:
+    """Latents, downloads and runs have places of their own: what lies on one disk is added up, what lies on two is not."""
+    from huggingface_hub import constants
+
+    places = {name: tmp_path / name for name in ("runs", "cache", "hub")}
+    for place in places.values():
+        place.mkdir()
+    monkeypatch.setenv("VDMREASON_RUNS", str(places["runs"] / "not" / "yet"))
+    monkeypatch.setenv("VDMREASON_CACHE", str(places["cache"]))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(places["hub"]))
+    free = dict.fromkeys(places.values(), 100 << 20)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(0, 0, free[Path(place)]))
+    disk = {"latents": 60 << 20, "checkpoints": 50 << 20, "adapter": 1 << 20, "download, at least": 70 << 20}
+    together = doctor.disk_problem(disk)  # all of it on one disk
+    assert (
+        "0.177 GiB" in together
+        and "adapter, download)" in together
+        and "VDMREASON_CACHE or VDMREASON_RUNS or HF_HOME" in together
+    )
+
+    real, disks = Path.stat, {place: number for number, place in enumerate(places.values())}
+    monkeypatch.setattr(
+        Path, "stat", lambda path, **how: SimpleNamespace(st_dev=disks[path]) if path in disks else real(path, **how)
+    )
+    monkeypatch.setattr(Path, "exists", lambda path: os.path.exists(path))
+    assert doctor.disk_problem(disk) == ""
+    for place, variable in (("runs", "VDMREASON_RUNS"), ("cache", "VDMREASON_CACHE"), ("hub", "HF_HOME")):
+        full = {**free, places[place]: 10 << 20}
+        monkeypatch.setattr(
+            doctor.shutil, "disk_usage", lambda p, full=full: shutil._ntuple_diskusage(0, 0, full[Path(p)])
+        )
+        assert doctor.disk_problem(disk).endswith(f"10 MiB are free; free some, or set {variable}.")
 
 
 def test_what_can_never_fit_says_so(shallow: None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -190,6 +191,14 @@ def test_one_adapter_asked_otherwise(folder, tmp_path) -> None:
     store.write_config(voting, config.resolve(config.to_dict(store.read_config(voting)), ["votes=2"]))
     with pytest.raises(UserError, match="answers other examples"):  # four views are not two
         predict.predict(voting)
+
+
+def test_asked_otherwise_in_a_folder_of_somebodys_own(folder, tmp_path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.md").write_text("mine")
+    with pytest.raises(UserError, match=r"holds notes\.md and no run. Name a new folder with --out"):
+        predict.asked_otherwise(folder, ["votes=4"], tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.md"]
 
 
 @pytest.mark.parametrize("family", ["cogvideox", "causal_lm"])
@@ -386,6 +395,31 @@ def test_default_is_one_of_each_kind_video_first() -> None:
     runs = compare.plan("arc1/evaluation/00576224", flavours={"cogvideox": "tiny"})
     assert [adapters.family(run.family).ARM for run in runs] == ["video", "language"]
     assert {run.n for run in runs} == {2} and {run.test for run in runs} == {1} and runs[0].flavour == "tiny"
+
+
+def test_a_flavour_of_what_is_not_compared_is_one_line() -> None:
+    with pytest.raises(
+        UserError, match=r"--flavour cogvidex=tiny: 'cogvidex' is not compared. Compared are cogvideox, causal"
+    ):
+        compare.plan("maze/7x7", 3, flavours={"cogvidex": "tiny"})
+    (_, language) = compare.plan("maze/7x7", 3, flavours={"causal-lm": "tiny"})
+    assert language.flavour == "tiny"
+
+
+def test_again_removes_nothing_under_a_process(tmp_path) -> None:
+    result = compare.compare("life/B3S23", 6, families=ARMS, overrides=SHORT, folder=tmp_path)
+    arm = tmp_path / result["arms"][0]["folder"]
+    before = (arm / "predictions.jsonl").read_bytes()
+    with store.lock(arm), pytest.raises(store.Held):
+        compare.compare("life/B3S23", 6, families=ARMS, overrides=SHORT, folder=tmp_path, again=True)
+    store.write_state(tmp_path, state="running", pid=os.getpid(), created=None)
+    with pytest.raises(UserError, match="is already running"):
+        compare.compare("life/B3S23", 6, families=ARMS, overrides=SHORT, folder=tmp_path, again=True)
+    assert (arm / "predictions.jsonl").read_bytes() == before
+    store.write_state(tmp_path, state="done")
+    asked = (arm / "state.json").stat().st_mtime_ns
+    compare.compare("life/B3S23", 6, families=ARMS, overrides=SHORT, folder=tmp_path, again=True)
+    assert (arm / "state.json").stat().st_mtime_ns != asked and (arm / "predictions.jsonl").is_file()
 
 
 def test_report_marks_wrong_cells_without_colour(tmp_path) -> None:

@@ -131,6 +131,75 @@ def test_new_folder_is_whole_or_not_there(tmp_path) -> None:
         assert (place / "file").read_text() == text and os.listdir(tmp_path) == ["adapter"]
 
 
+def test_two_who_make_one_folder_do_not_meet(tmp_path) -> None:
+    """Each works in a folder of its own. The first that is whole stays, and the other is told so."""
+    place = tmp_path / "adapter"
+    place.mkdir()  # an empty one is no folder that is taken
+    with pytest.raises(UserError, match="is there already"), store.new_folder(place, fresh=True) as late:
+        (late / "file").write_text("late")
+        with store.new_folder(place, fresh=True) as early:
+            (early / "file").write_text("early")
+        assert (late / "file").read_text() == "late"
+    assert (place / "file").read_text() == "early" and os.listdir(tmp_path) == ["adapter"]
+
+
+def _begin(place: str) -> None:
+    with store.new_folder(place) as new:
+        (new / "half").write_text("x")
+        os._exit(9)
+
+
+def test_what_a_killed_process_had_begun_is_cleared_away(tmp_path) -> None:
+    other = multiprocessing.get_context("fork").Process(target=_begin, args=(str(tmp_path / "adapter"),))
+    other.start()
+    other.join()
+    assert len(os.listdir(tmp_path)) == 1
+    with store.new_folder(tmp_path / "adapter"):
+        pass
+    assert os.listdir(tmp_path) == ["adapter"]
+
+
+def test_a_system_that_opens_no_folders(tmp_path, monkeypatch) -> None:
+    """Windows."""
+    real = os.open
+
+    def refuses(path, *rest):
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "no folder", str(path))
+        return real(path, *rest)
+
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    monkeypatch.setattr(os, "open", refuses)
+    store.write_json(tmp_path / "a.json", 1)
+    with store.new_folder(tmp_path / "b") as new:
+        (new / "c").write_text("x")
+    assert store.read_json(tmp_path / "a.json") == 1 and (tmp_path / "b" / "c").read_text() == "x"
+
+
+def test_a_copy_of_a_checkpoint_is_none(tmp_path) -> None:
+    for name in ("step-000100", "step-000020", "step-000100-copy", "step-"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert [path.name for path in store.checkpoints(tmp_path)] == ["step-000020", "step-000100"]
+
+
+@pytest.mark.parametrize(
+    ("files", "refused"),
+    [
+        ([], False), (["log.txt", "train.log", ".lock", "STOP"], False), (["state.json", "workers"], False),
+        (["claim.json"], False), (["config.yaml", "thesis.tex"], False), (["README.md"], True), (["data", "log.txt"], True),
+    ],
+)  # fmt: skip
+def test_a_folder_of_somebodys_own_is_no_run(tmp_path, files: list[str], refused: bool) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    if refused:
+        with pytest.raises(UserError, match=r"and no run\. Name a new folder with --out"):
+            store.refuse_foreign(tmp_path, "--out")
+    else:
+        store.refuse_foreign(tmp_path, "--out")
+    store.refuse_foreign(tmp_path / "nothing", "--out")
+
+
 def test_a_kill_between_the_two_renames_is_repaired(tmp_path) -> None:
     (tmp_path / ".adapter.old").mkdir()
     (tmp_path / ".adapter.old" / "file").write_text("one")

@@ -168,6 +168,28 @@ def test_it_learns_and_leaves_a_whole_folder(tmp_path) -> None:
     assert facts["data"] == store.data_hash(tasks.examples(run.task, "train", run.n, run.seed))
 
 
+def test_a_person_s_own_files_stay(tmp_path) -> None:
+    """A config that says this run keeps its comments; a README that is no card of ours is kept; what is no run is refused."""
+    run = run_of(updates=2)
+    text = f"# mine\n{config.to_yaml(run)}"
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "README.md").write_text("# My thesis\n")
+    train.train(run, tmp_path)
+    assert (tmp_path / "adapter").is_dir() and (tmp_path / "README.md").read_text() == "# My thesis\n"
+    assert (tmp_path / "config.yaml").read_text() == text
+    (tmp_path / "README.md").unlink()
+    predict.predict(tmp_path, indices=[0])
+    card = (tmp_path / "README.md").read_text()
+    predict.predict(tmp_path, indices=[0, 1])
+    assert "vdmreason:" in card and (tmp_path / "README.md").read_text() != card  # ours is of today
+
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "README.md").write_text("theirs")
+    with pytest.raises(UserError, match=r"holds README\.md and no run. Name a new folder with --folder"):
+        train.train(run, tmp_path / "theirs")
+    assert os.listdir(tmp_path / "theirs") == ["README.md"]
+
+
 def test_what_never_began_is_no_run(tmp_path) -> None:
     """Too many examples, a model that is not here: a report of the folder above must not miss what was never there."""
     for name, run in (

@@ -187,9 +187,40 @@ def test_needs_in_words() -> None:
         "problem": "this run does not fit: --set quantise=nf4",
     }  # fmt: skip
     assert needs.words(found) == (
-        "2 GB of 1 GB GPU memory, 30 MB on the disk (checkpoints 30 MB). this run does not fit: --set quantise=nf4"
+        "2 GiB of 1 GiB GPU memory, 30 MiB on the disk (checkpoints 30 MiB). this run does not fit: --set quantise=nf4"
     )
-    assert "Only 1 MB of disk" in needs.words({**found, "problem": "", "disk_free": 1 << 20})
+    # of the disk as it is now, whatever it was when the run was looked at
+    assert ". It needs 1073741824 GiB of disk (adapter) and" in needs.words(
+        {**found, "problem": "", "disk": {"adapter": 2**60}}
+    )
+
+
+def test_needs_are_of_this_device_and_of_what_is_fetched(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    least = {"task": "maze/7x7", "n": 3, "family": "causal_lm"}
+    run = config.resolve({**least, "flavour": "Qwen/Qwen3-4B-Instruct-2507"})
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    keys = [needs.key(run)]
+    (tmp_path / "models--Qwen--Qwen3-4B-Instruct-2507" / "snapshots" / "abc").mkdir(parents=True)
+    keys.append(needs.key(run))
+    monkeypatch.setattr(training, "gpu_memory", lambda: 80.0)
+    assert len({*keys, needs.key(run)}) == 3
+
+
+def test_what_could_not_be_told_is_asked_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = config.resolve({"task": "maze/7x7", "n": 4, "family": "causal_lm"})
+    asked = []
+    monkeypatch.setattr(needs, "ask", lambda run: asked.append(run) or {"error": "no memory"})
+    lookout = needs.Lookout()
+    for again, times in ((60.0, 1), (60.0, 1), (0.0, 2)):
+        monkeypatch.setattr(needs, "AGAIN", again)
+        lookout.waiting[needs.key(run)] = run
+        lookout._work()
+        assert len(asked) == times and needs.known(needs.key(run)) == ({"error": "no memory"} if again else None)
+    assert not list((root / needs.FOLDER).glob(f"{needs.key(run)}*"))
 
 
 def test_doctor_tells_programs_what_it_tells_people(root: Path) -> None:

@@ -18,7 +18,7 @@ from fixture_runs import make_run
 from typer.testing import CliRunner
 
 from tasks.base import UserError
-from vdmreason import jobs, library, store, trash
+from vdmreason import jobs, library, store, sweep, trash
 from vdmreason.__main__ import app
 
 SHIPPED = Path(__file__).resolve().parent.parent / "adapters" / "zoo" / "maze-7x7--causal_lm--n300"
@@ -114,6 +114,22 @@ def test_no_folder_is_moved_under_a_process(runs: Path, run: Path) -> None:
     with store.lock(run), pytest.raises(UserError, match="another process is working there"):
         trash.remove(run)
     assert run.is_dir() and trash.listing() == []
+
+
+def test_no_sweep_is_moved_under_a_worker(runs: Path) -> None:
+    """Its own state is that of its driver, who may be done while workers go on, here or elsewhere."""
+    folder = runs / "sweeps" / "one"
+    trial = make_run(folder / "trials", "maze/7x7", "causal_lm", [True], n=3)
+    store.write_state(folder, state="done")
+    mine = sweep.claim(trial)
+    assert mine
+    with pytest.raises(UserError, match="a worker is at it"):
+        trash.remove(folder)
+    mine.release()
+    with store.lock(trial), pytest.raises(UserError, match="another process is working there"):
+        trash.remove(folder)
+    store.write_json(trial / sweep.CLAIM, {**mine.record, "pid": 2**22 + 1})  # of one that is gone
+    assert trash.remove(folder).was == "sweeps/one"
 
 
 @pytest.mark.parametrize("when", ["before the move", "after the move"])

@@ -8,6 +8,7 @@ import io
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from fixture_runs import adapted, make_run, make_runs
 
 import tasks
 from tasks.base import UserError
-from vdmreason import config, drawn, jobs, store
-from vdmreason.ui import compare, inputs, pictures, public, scenes, training
+from vdmreason import config, drawn, jobs, library, store
+from vdmreason.ui import compare, inputs, pictures, public, scenes, sweeps_tab, training
 from vdmreason.ui.scenes import Choice, Shown
 from vdmreason.worker import Worker, _asked
 
@@ -35,6 +36,16 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 @pytest.fixture
 def maze() -> Choice:
     return Choice().with_task("maze/7x7")
+
+
+def test_what_the_page_offers_is_in_a_wheel() -> None:
+    """The protocols of the Sweeps tab and the adapters of the Library lie where an installed page looks for them."""
+    root = Path(__file__).resolve().parents[1]
+    told = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+        "packages"
+    ]
+    for place in (sweeps_tab.PROTOCOLS, library.zoo()):
+        assert place.is_dir() and place.relative_to(root).parts[0] in told
 
 
 def test_the_page_is_built_without_torch() -> None:

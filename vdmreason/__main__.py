@@ -8,6 +8,7 @@ model, so looking at puzzles and scores starts at once.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -457,7 +458,7 @@ def compare(
         arm, equals, name = text.partition("=")
         if not equals:
             raise UserError(f"--flavour {text}: must look like cogvideox=tiny.")
-        flavours[arm.replace("-", "_")] = name
+        flavours[arm] = name
     overrides = [*(set_ or []), *([f"optim.updates={updates}"] if updates else [])]
     result = comparing.compare(task, n, seed, family, flavours, index, overrides, folder, again)
     print(comparing.report(result, colour=None if sys.stdout.isatty() else False))
@@ -534,10 +535,12 @@ def doctor(
         from vdmreason import config as configs
 
         run = configs.load(config, set_ or []) if config else configs.resolve({}, set_ or [])
-        if as_json:
-            print(json.dumps(examining.needs(run, device_gib, processes)))
-        else:
-            examining.foretell(run, device_gib, tflops, processes)
+        if not as_json:
+            return examining.foretell(run, device_gib, tflops, processes)
+        told = examining.needs(run, device_gib, processes)
+        print(json.dumps(told))
+        if told["problem"] or told["disk_problem"]:
+            raise typer.Exit(2)
         return
     if device_gib or tflops or processes > 1 or as_json:
         raise UserError("--device-gib, --tflops, --processes, --json: are for a run; name it with --config run.yaml.")
@@ -550,6 +553,10 @@ def doctor(
 
 def main() -> None:
     """Run the command line. `--debug`, anywhere, shows tracebacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of ASCII shows a ? for a bullet, and not a traceback
+    os.environ |= jobs.environment()  # for what is started from here: workers, previews, the page's jobs
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["VDMREASON_DEBUG"] = "1"

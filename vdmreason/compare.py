@@ -11,7 +11,6 @@ memory of one is free before the next one loads.
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,10 +47,14 @@ def plan(
         arm, colon, _ = text.partition("=")[0].partition(":")
         if colon and arm.replace("-", "_") not in families:
             raise UserError(f"--set {text}: {arm!r} is not compared. Compared are {', '.join(families)}.")
+    flavours = {arm.replace("-", "_"): name for arm, name in (flavours or {}).items()}
+    for arm, name in flavours.items():
+        if arm not in families:
+            raise UserError(f"--flavour {arm}={name}: {arm!r} is not compared. Compared are {', '.join(families)}.")
     runs = []
     for family in families:
         given: dict[str, Any] = {"task": task, "n": n, "seed": seed, "family": family}
-        if flavours and family in flavours:
+        if family in flavours:
             given["flavour"] = flavours[family]
         run = config.resolve(given, _meant_for(family, overrides))
         if tasks.count(run.tested, "test") is None:
@@ -89,6 +92,8 @@ def compare(
         raise UserError(f"--index {index}: {runs[0].task} has {finite} test examples, counted from 0.")
     indices = list(range(finite)) if finite is not None else [index]
     root = Path(folder) if folder else store.runs_root() / "compare" / name_of(runs)
+    if again and not jobs.is_this(root):
+        jobs.refuse_active(root)
     with jobs.working(root, updates=sum(run.optim.updates for run in runs), step=0) as pen:
         wanted = _any_of(pen.stop_wanted, stop)
         arms = []
@@ -117,7 +122,8 @@ def _one_arm(
     from vdmreason import predict, train  # torch, only now
 
     if again and folder.exists():
-        shutil.rmtree(folder)
+        with store.lock(folder):
+            store.clear(folder, but={".lock"})
     before, total = sum(r.optim.updates for r in runs[:number]), sum(r.optim.updates for r in runs)
 
     def follow(record: Mapping[str, Any]) -> None:

@@ -240,7 +240,7 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     tree["family"] = tree["family"].replace("-", "_")  # causal-lm and causal_lm are one family
     flavour = adapters.base.flavour(module, str(tree.setdefault("flavour", "small")))
     tree = merge(nested(flavour.defaults), tree)
-    if flavour.name not in module.FLAVOURS and "/" not in flavour.name:
+    if flavour.name not in module.FLAVOURS and _looks_elsewhere_like_a_hub_id(flavour.name, given):
         tree["flavour"] = f"./{flavour.name}"  # a folder here, which a reader elsewhere has to know for one
     task = tasks.get(tree["task"])
     tree["task"] = task.name  # a file's path and a rule's nickname become the name that everyone else uses
@@ -269,8 +269,66 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     return dataclasses.replace(run, options=options)
 
 
-# The safe one in C, where it is built: a report reads hundreds of configs.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def _looks_elsewhere_like_a_hub_id(name: str, given: Mapping[str, Any]) -> bool:
+    """Whether a backbone that is a folder here is written as hub ids are. What was resolved before says every key; it is read as
+    it stands, since its id is known by now."""
+    if "/" not in name:
+        return True
+    resolved = {"lora", "optim", "options", "precision", "note"} <= given.keys()
+    return not resolved and not name.startswith((".", "/", "~")) and Path(name).is_dir()
+
+
+MOST = 100_000  # values that a YAML file may say, those that its aliases repeat counted each time
+
+if typing.TYPE_CHECKING:
+    _Safe = yaml.SafeLoader
+else:  # the one in C, where it is built: a report reads hundreds of configs
+    _Safe = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Loader(_Safe):
+    """Safe YAML in which no key stands twice, of which the first would be lost, and which repeats itself only so much.
+
+    Both are asked of the text as it was written, before a merge (`<<`) puts its keys beside those that overrule them.
+    """
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        if _values(node, {}) > MOST:
+            raise UserError("repeats itself into more than a run or a sweep could say. Write fewer aliases (*name).")
+        return super().construct_document(node)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """010 is ten, as everywhere but in YAML 1.1, which reads it as eight."""
+        plain = re.fullmatch(r"([-+]?)0+([0-9_]+)", node.value)
+        return int(plain[1] + plain[2]) if plain and plain[2].strip("_") else super().construct_yaml_int(node)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node says, by the number of each that is counted: of what an alias names, again. Raises UserError for a
+    key that stands twice."""
+    if id(node) not in known:
+        known[id(node)] = MOST + 1  # while it is counted: what holds itself never ends
+        if isinstance(node, yaml.MappingNode):
+            _refuse_twice(node)
+            inner = [part for pair in node.value for part in pair]
+        else:
+            inner = node.value if isinstance(node, yaml.SequenceNode) else []
+        known[id(node)] = 1 + sum(_values(part, known) for part in inner)
+    return known[id(node)]
+
+
+def _refuse_twice(mapping: yaml.MappingNode) -> None:
+    seen: set[tuple[str, str]] = set()
+    for key, _ in mapping.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            continue
+        if (key.tag, key.value) in seen:
+            line = key.start_mark.line + 1
+            raise UserError(f"{key.value}: stands twice in the same place, here in line {line}. Take one of them out.")
+        seen.add((key.tag, key.value))
 
 
 def read_yaml(path: Path, where: str, least: str) -> tuple[str, dict[str, Any]]:
@@ -286,16 +344,18 @@ def read_yaml(path: Path, where: str, least: str) -> tuple[str, dict[str, Any]]:
     return text, keys_of(text, str(path), least)
 
 
+# What reading raises: also for a date or a number that is none, and for lists nested thousands deep.
+NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
 def keys_of(text: str, name: str, least: str) -> dict[str, Any]:
     """The keys of a YAML text. Raises UserError, which begins with `name`, where it is no YAML, or holds no keys (`least` says
     which it needs)."""
     try:
-        given = yaml.load(text, _LOADER)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # also a date that is none, lists nested thousands deep
+        given = yaml.load(text, Loader)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    except NO_YAML as error:
         raise UserError(f"{name}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise UserError(f"{name}: holds no keys. {least}")
@@ -580,8 +640,10 @@ def _set(tree: dict[str, Any], text: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"{path}: {'.'.join(keys[:depth])} holds no keys.")
     try:
-        node[keys[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        node[keys[-1]] = yaml.load(value, Loader)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except NO_YAML as error:
         raise UserError(f"{path}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
 
 

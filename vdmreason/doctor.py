@@ -6,12 +6,14 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import adapters
 from adapters.base import whole
+from adapters.kept import cache_folder
 from tasks.base import UserError
 from vdmreason import store
 from vdmreason.config import Run
@@ -94,7 +96,7 @@ def _memory() -> Finding:
 
 def _disk() -> Finding:
     root = store.runs_root().absolute()
-    place = next(p for p in (root, *root.parents) if p.exists())
+    place = _nearest(root)
     free = shutil.disk_usage(place).free / 2**30
     if not os.access(place, os.W_OK):
         return Finding("problem", "disk", f"{root} cannot be written; set VDMREASON_RUNS to a folder of yours")
@@ -161,16 +163,14 @@ def foretell(run: Run, device_gib: float | None, tflops: float | None, processes
     Console(width=100).print(table)
     if not plan.fits:
         raise UserError(_remedy(plan, gib, gpu))
-    wanted, free = sum(plan.disk.values()), _free()
-    if wanted > free:
-        raise UserError(
-            f"it needs {_size(wanted)} of disk and {_size(free)} are free; free some, or set VDMREASON_RUNS."
-        )
+    if lacking := disk_problem(plan.disk):
+        raise UserError(lacking)
     print(f"fits: {_size(plan.need)} of {_size(plan.room)}, in micro-batches of {plan.micro_batch}")
 
 
 def needs(run: Run, device_gib: float | None = None, processes: int = 1) -> dict[str, Any]:
-    """What `foretell` says of memory and disk, for programs: bytes, and "problem", one line where it cannot fit, else ""."""
+    """What `foretell` says of memory and disk, for programs: bytes, and what it would refuse, a line or "": "problem" for the
+    memory, "disk_problem" for the disk."""
     from vdmreason import plan as planning
 
     own, is_gpu = planning.device()
@@ -178,15 +178,47 @@ def needs(run: Run, device_gib: float | None = None, processes: int = 1) -> dict
     plan = planning.plan(run, gib, processes=processes, gpu=gpu)
     return {
         "device": "GPU" if gpu else "CPU", "device_gib": gib, "memory": plan.need, "room": plan.room, "fits": plan.fits,
-        "micro_batch": plan.micro_batch, "disk": dict(plan.disk), "disk_free": _free(),
-        "problem": "" if plan.fits else _remedy(plan, gib, gpu),
+        "micro_batch": plan.micro_batch, "disk": dict(plan.disk),
+        "disk_free": shutil.disk_usage(_nearest(store.runs_root())).free,
+        "problem": "" if plan.fits else _remedy(plan, gib, gpu), "disk_problem": disk_problem(plan.disk),
     }  # fmt: skip
 
 
-def _free() -> int:
-    """Bytes free where runs are kept."""
-    root = store.runs_root().absolute()
-    return shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free
+def disk_problem(disk: Mapping[str, int]) -> str:
+    """Where one of the disks that a run writes to is too full for it now, a line that names what moves it elsewhere; else "".
+
+    `disk`: bytes by what they are for, as in a plan. Latents and downloads have places of their own, maybe on other disks."""
+    by_disk: dict[int, dict[str, Path]] = {}  # what is kept there -> in which folder
+    for name in disk:
+        place = _nearest(_place(name)[0])
+        by_disk.setdefault(place.stat().st_dev, {})[name] = place
+    for kept in by_disk.values():
+        wanted, free = sum(disk[name] for name in kept), min(shutil.disk_usage(place).free for place in kept.values())
+        if wanted > free:
+            variables = dict.fromkeys(_place(name)[1] for name in kept)
+            names = ", ".join(name.partition(",")[0] for name in kept)
+            return (
+                f"it needs {_size(wanted)} of disk ({names}) and {_size(free)} are free; free some, or set "
+                f"{' or '.join(variables)}."
+            )
+    return ""
+
+
+def _place(name: str) -> tuple[Path, str]:
+    """Where what a plan's disk calls `name` is kept, and the variable that says so."""
+    if name == "latents":
+        return cache_folder(), "VDMREASON_CACHE"
+    if name.startswith("download"):
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HUB_CACHE), "HF_HOME"
+    return store.runs_root(), "VDMREASON_RUNS"
+
+
+def _nearest(place: Path) -> Path:
+    """The folder, or the first of those around it that is there."""
+    place = place.absolute()
+    return next(p for p in (place, *place.parents) if p.exists())
 
 
 def _lines(plan: Plan, gib: float, pace: float | None, gpu: bool, how: str) -> list[tuple[str, str]]:
@@ -230,7 +262,10 @@ def _remedy(plan: Plan, gib: float, gpu: bool) -> str:
     if found is None:
         return f"{said} No setting helps: take a larger device or a smaller flavour."
     settings, processes = found
-    more = f", on {processes} devices (accelerate launch --num_processes {processes})" if processes > 1 else ""
+    launched = f"devices (accelerate launch --num_processes {processes})"
+    if not gpu:
+        launched = f"processes (torchrun --nproc-per-node {processes})"
+    more = f", on {processes} {launched}" if processes > 1 else ""
     return f"{said} It does with {' '.join(f'--set {setting}' for setting in settings)}{more}."
 
 

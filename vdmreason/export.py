@@ -65,19 +65,20 @@ def export(
         raise UserError(f"{out}: holds another export ({', '.join(changed)} differ). Take another --out.")
     if begun is None and out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: is not empty. Take another --out.")
+    counts: dict[Split, int] = {"train": train, "test": test}
+    # Before anything is written: what is refused here must not leave a folder that refuses the corrected command.
+    drawn = {split: tasks.examples(task, split, count, seed) if count else [] for split, count in counts.items()}
     store.write_json(out / "export.json", wanted)
-    total = train + test
-    with progress(f"{task.name}: export", total) as show:
+    with progress(f"{task.name}: export", train + test) as show:
         done = 0
-        for split, count in (("train", train), ("test", test)):
-            examples = tasks.examples(task, split, count, seed) if count else []  # type: ignore[arg-type]
-            shards = -(-count // SHARD)
+        for split, examples in drawn.items():
+            shards = -(-len(examples) // SHARD)
             for shard in range(shards):
                 part = examples[shard * SHARD : (shard + 1) * SHARD]
                 path = out / "data" / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
                 if not path.exists():
                     rows = [
-                        _row(task, example, shard * SHARD + i, split, STYLES[style], mode, out if clips else None)  # type: ignore[arg-type]
+                        _row(task, example, shard * SHARD + i, split, STYLES[style], mode, out if clips else None)
                         for i, example in enumerate(part)
                     ]
                     _write(rows, path)
@@ -203,22 +204,27 @@ def card(task: Task, wanted: dict[str, Any]) -> str:
         f"vdmreason tasks export {task.name} --out FOLDER --n {wanted['train']} --test {wanted['test']} "
         f"--seed {wanted['seed']} --style {wanted['style']} --mode {wanted['mode']}"
     )
+    splits = "\n".join(
+        f"  - split: {split}\n    path: data/{split}-*.parquet" for split in ("train", "test") if wanted[split]
+    )
+    apart = ""  # of a puzzle with examples of its own nobody asked
+    if type(task).canonical is not Task.canonical:
+        apart = "The two share no question, no symmetric twin of one included, whatever their sizes.\n"
+    elif task.stock("train") is None:  # a task that says of no questions that they are twins
+        apart = "The two share no question, whatever their sizes.\n"
     return f"""---
 configs:
 - config_name: default
   data_files:
-  - split: train
-    path: data/train-*.parquet
-  - split: test
-    path: data/test-*.parquet
+{splits}
 ---
 
 # {task.name}
 
 {task.about}
 
-{wanted["train"]:,} training and {wanted["test"]:,} test examples, seed {wanted["seed"]}. The two share no question, no symmetric
-twin of one included, whatever their sizes. Pictures are drawn in the style `{wanted["style"]}`. {clips}
+{wanted["train"]:,} training and {wanted["test"]:,} test examples, seed {wanted["seed"]}.
+{apart}Pictures are drawn in the style `{wanted["style"]}`. {clips}
 
 | value | meaning |
 |---|---|

@@ -84,7 +84,7 @@ def start(kind: str, argv: Sequence[str], folder: str | Path, after: str | Path 
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a signal to the page's group does not reach it; and it is a group of its own
-                env={**os.environ, "PYTHONUNBUFFERED": "1", IN_JOB: str(folder)},
+                env={**environment(), "PYTHONUNBUFFERED": "1", IN_JOB: str(folder)},
             )
         except OSError as error:
             store.write_state(folder, state="failed", error=f"{command[0]}: {error.strerror}")
@@ -93,6 +93,14 @@ def start(kind: str, argv: Sequence[str], folder: str | Path, after: str | Path 
     job = {"kind": kind, "argv": argv, "after": str(after) if after else None, "started": time.time()}
     store.write_json(folder / JOB, {**job, "pid": process.pid, "created": _created(process.pid)})
     return status(folder)
+
+
+def environment() -> dict[str, str]:
+    """What a process of ours (`python -m vdmreason`) is started with: it finds our code, and does not take a tasks.py of the
+    folder it is started in for ours."""
+    ours = str(Path(__file__).resolve().parents[1])
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != ours]
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([ours, *others])}
 
 
 def resume(folder: str | Path) -> Status:

@@ -9,6 +9,7 @@ An exported folder is flat, because those libraries look for the weights at its 
 
     <out>/pytorch_lora_weights.safetensors, or adapter_model.safetensors and adapter_config.json
           README.md, config.yaml, result.json
+          puzzle-<hash>.json                        where it was learned from a puzzle of one's own
           predictions.jsonl, clips/                 only where asked for
 
 What comes in is not trusted: safetensors only, a fixed list of file names, scores counted again from the answers where
@@ -17,12 +18,14 @@ those came along. Nothing here imports torch.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import re
 import shutil
 import stat
+import struct
 import sys
 import tempfile
 import time
@@ -38,7 +41,7 @@ import adapters
 import tasks
 from adapters.base import Arm, Flavour, adapter_file
 from tasks import augment
-from tasks.base import UserError, suggest
+from tasks.base import UserError, as_path, suggest
 from vdmreason import config, store
 from vdmreason.config import Run
 
@@ -51,8 +54,9 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 TAKEN = re.compile(
     rf"(adapter/)?({re.escape(DIFFUSERS)}|{re.escape(PEFT)}|adapter_config\.json)"
     rf"|(adapter/)?{SECOND}/{re.escape(DIFFUSERS)}"
-    r"|config\.yaml|result\.json|predictions\.jsonl|clips/\d{4,9}\.webp"
+    r"|config\.yaml|result\.json|predictions\.jsonl|clips/\d{4,9}\.webp|puzzle-[0-9a-f]{16}\.json"
 )
+PUZZLE = re.compile(r"arc:(puzzle-[0-9a-f]{16}\.json)")  # a task whose file came along
 CLIP = re.compile(r"clips/\d{4,9}\.webp")
 BARE = ("family", "flavour", "task", "n")  # what a LoRA is for
 RESULT = (
@@ -92,12 +96,14 @@ def card(folder: str | Path, name: str = "", hub: str = "") -> str:
     from huggingface_hub import ModelCard
 
     folder = Path(folder)
-    run, weights = store.read_config(folder), weights_of(folder)
+    run, weights = run_of(folder), weights_of(folder)
+    if weights.parent == folder:
+        run = travelling(run)
     result = store.read_json(folder / "result.json") or {}
     with _damaged(folder / "result.json"):
         front = _front_matter(run, weights, result)
         body = [
-            f"# {run.task}, n = {run.n}: a LoRA for {_base(run)}",
+            f"# {_task(run.task)}, n = {run.n}: a LoRA for {_base(run)}",
             _what(run, result),
             "## Scores",
             _scores(run, result),
@@ -122,9 +128,16 @@ def _typed(folder: Path) -> str:
 
 
 def leave_card(folder: str | Path) -> None:
-    """Write the card of a run that has an adapter to its README.md, whole or not at all."""
-    if store.whole_folder(Path(folder) / "adapter"):
-        store.write_text(Path(folder) / "README.md", card(folder))
+    """Write the card of a run that has an adapter to its README.md, whole or not at all. One that is no card of ours stays."""
+    path = Path(folder) / "README.md"
+    if store.whole_folder(Path(folder) / "adapter") and (not path.exists() or _is_card(path)):
+        store.write_text(path, card(folder))
+
+
+def _is_card(path: Path) -> bool:
+    """Whether a README.md has our key in its front matter."""
+    front, end, _ = path.read_text(encoding="utf-8", errors="replace").partition("\n---")
+    return front.startswith("---") and bool(end) and "\nvdmreason:" in front
 
 
 def weights_of(folder: Path) -> Path:
@@ -136,6 +149,60 @@ def weights_of(folder: Path) -> Path:
 def parts_of(weights: Path) -> list[Path]:
     """All files of an adapter, given its first."""
     return [path for path in (weights, weights.parent / SECOND / weights.name) if path.is_file()]
+
+
+def run_of(folder: Path) -> Run:
+    """The run of a folder, also of an exported one, where a puzzle's file lies beside the config that names it."""
+    if not any(folder.glob("puzzle-*.json")):
+        return store.read_config(folder)
+    keys, puzzles = _said(folder)
+    with _of_config(folder):
+        return config.resolve(keys | {key: f"arc:{path}" for key, path in puzzles.items()})
+
+
+def _said(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The keys of a folder's config.yaml as they stand there, and for those that name a puzzle that came along its file."""
+    _, keys = config.read_yaml(folder / "config.yaml", "", "A run needs at least task, n and family.")
+    named = {key: PUZZLE.fullmatch(str(keys.get(key))) for key in ("task", "test_task")}
+    return keys, {key: folder / name[1] for key, name in named.items() if name and (folder / name[1]).is_file()}
+
+
+@contextmanager
+def _of_config(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{folder / 'config.yaml'}: {error}") from None
+
+
+def travelling(run: Run) -> Run:
+    """The run as it is told to strangers, without the places of its maker's disk: a puzzle's file by its content's hash, a
+    backbone's folder by its last part. With such a place it is another run by its id, and else the same."""
+    flavour, place = run.flavour, Path(run.flavour)
+    if place.is_absolute() or flavour.startswith(("~", "..")):
+        flavour = f"./{place.name}"
+    elif flavour not in adapters.family(run.family).FLAVOURS and not flavour.startswith(".") and place.is_dir():
+        flavour = f"./{flavour}"  # a folder here that was written like a hub id, as such were once
+    return dataclasses.replace(
+        run, task=_task_elsewhere(run.task), test_task=_task_elsewhere(run.test_task), flavour=flavour
+    )
+
+
+def _own_file(task: str) -> bool:
+    return task.startswith("arc:")
+
+
+def _task_elsewhere(task: str) -> str:
+    """A task's name; of a puzzle of one's own that which it has where its file comes along."""
+    if not _own_file(task):
+        return task
+    path = as_path(task.removeprefix("arc:"))
+    return f"arc:puzzle-{sha256(path)[:16]}.json" if path.is_file() else f"arc:{path.name}"
+
+
+def _task(name: str) -> str:
+    """A task by name. Of a path on somebody's disk only the last part is anybody's business."""
+    return f"arc:{Path(name).name}" if _own_file(name) else name
 
 
 def _flavour(run: Run) -> Flavour:
@@ -174,9 +241,9 @@ def _front_matter(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
         if key in scores:
             low, high = scores[key]["low"], scores[key]["high"]
             name = f"{title}, 95 % interval [{low:.4f}, {high:.4f}], {scores['n']} tests"
-            slug = config.slug(run.tested)
+            slug = config.slug(_task(run.tested))
             evaluations.append(
-                EvalResult("other", slug, run.tested, kind, round(scores[key]["value"], 6), "visual reasoning",
+                EvalResult("other", slug, _task(run.tested), kind, round(scores[key]["value"], 6), "visual reasoning",
                            dataset_split="test", metric_name=name)
             )  # fmt: skip
     licence: dict[str, Any] = {"license": "apache-2.0"}
@@ -190,12 +257,12 @@ def _front_matter(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
         }
     library = "diffusers" if weights.name == DIFFUSERS else "peft"
     facts = {"family": run.family, "flavour": Path(run.flavour).name if not _hub_id(run) else run.flavour, "init": run.init,
-             "task": run.task, "test_task": run.tested, "n": run.n, "seed": run.seed, "run": run.id}  # fmt: skip
+             "task": _task(run.task), "test_task": _task(run.tested), "n": run.n, "seed": run.seed, "run": run.id}  # fmt: skip
     data = ModelCardData(
         base_model=_hub_id(run)
         or None,  # the hub refuses what is not one of its names; ours is told below and in the text
         library_name=library,
-        tags=["lora", "vdmreason", "visual-reasoning", "few-shot", config.slug(run.task.split("/")[0])],
+        tags=["lora", "vdmreason", "visual-reasoning", "few-shot", config.slug(re.split("[/:]", run.task)[0])],
         metrics=["exact_match", "accuracy"] if evaluations else None,
         model_name=run.name if evaluations else None,
         eval_results=evaluations or None,
@@ -212,7 +279,7 @@ def _what(run: Run, result: Mapping[str, Any]) -> str:
         f"- base: `{_base(run)}` (family `{run.family}`{size})",
         f"- init: {run.init}" + (" (a control: the backbone's weights are random)" if run.init == "random" else ""),
         f"- LoRA: rank {lora.rank}, alpha {lora.alpha}, on {' and '.join(lora.targets)} layers",
-        f"- task: `{run.task}`, n = {run.n} training examples, seed {run.seed}",
+        f"- task: `{_task(run.task)}`, n = {run.n} training examples, seed {run.seed}",
     ]
     if run.augment > 1:
         lines.append(f"- each example seen under {run.augment} views")
@@ -240,7 +307,7 @@ def _scores(run: Run, result: Mapping[str, Any]) -> str:
     scores = result.get("scores")
     if not scores:
         return "Not scored yet."
-    text = f"{scores['n']} test examples of `{run.tested}` that it was not trained on, 95 % intervals"
+    text = f"{scores['n']} test examples of `{_task(run.tested)}` that it was not trained on, 95 % intervals"
     text += ":" if result.get("complete", True) else f"; {run.test} are to be answered:"
     rows = [f"| exact | {_rate(scores['exact'])} |", f"| right by the rules | {_rate(scores['right'])} |"]
     rows += [f"| cells | {_rate(scores['cells'])} |", f"| unreadable | {_rate(scores['unreadable'])} |"]
@@ -269,6 +336,7 @@ def _use(run: Run, folder: Path, weights: Path, name: str, hub: str) -> str:
             asks += f"\nvdmreason predict {name} --set votes=4        # asked under four views, which vote"
     else:
         asks = f"vdmreason adapters {f'pull {hub}' if hub else f'import {name}'} --out runs/{run.name}"
+        asks += f" --flavour {run.flavour}" * run.flavour.startswith(".")  # a folder, which lies where its owner has it
         asks += f"\nvdmreason predict runs/{run.name}"
     otherwise = getattr(run.arm_options(), "stock", "") if library == "diffusers" else ""
     return (
@@ -402,8 +470,8 @@ def export(folder: str | Path, out: str | Path, answers: bool = False, hub: str 
         PeftModel.from_pretrained(base, "maze-lora")            # or pipeline.load_lora_weights("maze-lora")
     """
     folder, out = Path(folder), Path(out)
-    store.read_config(folder)
-    weights = weights_of(folder)
+    run, weights = run_of(folder), weights_of(folder)
+    told = travelling(run)
     _refuse_taken(out)
     if out.suffix == ".zip":
         with tempfile.TemporaryDirectory() as scratch, store.new_file(out) as packed:
@@ -412,23 +480,55 @@ def export(folder: str | Path, out: str | Path, answers: bool = False, hub: str 
                 for path in sorted(p for p in whole.rglob("*") if p.is_file()):
                     file.write(path, path.relative_to(scratch).as_posix())
         return out
-    with store.new_folder(out.resolve()) as new:
+    with store.new_folder(out.resolve(), fresh=True) as new:
         for part in parts_of(weights):
             _copy(part, new / part.relative_to(weights.parent))
-        for path in (weights.with_name("adapter_config.json"), folder / "config.yaml"):
-            if path.is_file():
-                _copy(path, new / path.name)
+            if told.id != run.id:
+                _retell(new / part.relative_to(weights.parent), told)
+        if (settings := weights.with_name("adapter_config.json")).is_file():
+            _copy(settings, new / settings.name)
+        store.write_config(new, told)
+        for key in ("task", "test_task"):
+            if match := PUZZLE.fullmatch(getattr(told, key)):
+                _copy(as_path(getattr(run, key).removeprefix("arc:")), new / match[1])
         if result := store.read_json(folder / "result.json"):
             with _damaged(folder / "result.json"):
                 made = dict(result.get("provenance") or {})
                 if not _public(made.get("command")):
                     del made["command"]
-                store.write_json(new / "result.json", result | {"provenance": made})
+                store.write_json(new / "result.json", _renamed(result | {"provenance": made}, run, told))
         if answers:
             _copy_answers(folder, new)
         # by the name that it will have, not by the temporary one
         store.write_text(new / "README.md", card(new, out.resolve().name, hub))
     return out
+
+
+def _renamed(result: dict[str, Any], old: Run, new: Run) -> dict[str, Any]:
+    """A run's result as that of another name for the same: its puzzle or its backbone is said to lie elsewhere."""
+    if old.id == new.id:
+        return result
+    names = {"id": new.id, "run": config.to_dict(new)}
+    made = {"adapter_of": old.id} | dict(result["provenance"]) | {"run": new.id}
+    if made["adapter_of"] == new.id:  # back where it was made
+        del made["adapter_of"]
+    return result | {key: value for key, value in names.items() if key in result} | {"provenance": made}
+
+
+def _retell(path: Path, told: Run) -> None:
+    """Write another run into the notes of our own in a safetensors header. The weights stay the same bytes."""
+    content = path.read_bytes()
+    with _damaged(path):
+        (length,) = struct.unpack_from("<Q", content)
+        header = json.loads(content[8 : 8 + length])
+        notes = json.loads(header.get("__metadata__", {}).get("vdmreason", "{}"))
+        if "run" not in notes:
+            return
+        notes |= {"run": config.to_dict(told), "id": told.id}
+        header["__metadata__"]["vdmreason"] = json.dumps(notes, sort_keys=True)
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+        path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
 
 
 def _copy(path: Path, to: Path) -> None:
@@ -445,7 +545,7 @@ def _copy_answers(folder: Path, new: Path) -> None:
 
 def _refuse_taken(out: Path) -> None:
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UserError(f"{out}: is there already, and nothing is overwritten. Take another --out.")
+        raise store.taken(out)
     for parent in out.resolve().parents:
         if parent.exists() and not parent.is_dir():
             raise UserError(f"{out}: {parent} is a file, not a folder. Take another --out.")
@@ -476,9 +576,10 @@ def import_(
 ) -> Path:
     """Make a run's folder of an exported one, of its zip, or of a bare LoRA in diffusers' or peft's layout, and return it.
 
-    `given` says what a bare one is for, {"family", "flavour", "task", "n"}; of an exported one only the flavour may be said
-    anew (where its backbone lies on this machine). `out` is a new folder (default: runs/<name>). A backbone whose files lie
-    on this disk is compared layer by layer; any other when it is loaded, by `predict`.
+    `given` says what a bare one is for, {"family", "flavour", "task", "n"}; of an exported one the flavour may be said anew
+    (where its backbone lies on this machine), and the file of a puzzle of its maker's own ("arc:FILE", the same by its
+    content; one that came along is kept beside the drawn ones). `out` is a new folder (default: runs/<name>). A backbone whose
+    files lie on this disk is compared layer by layer; any other when it is loaded, by `predict`.
 
     Raises UserError for pickled, damaged or strange files, for what is missing in `given`, and for a folder that is taken.
 
@@ -505,7 +606,7 @@ def import_(
 
     place = Path(out) if out else store.runs_root() / run.name
     _refuse_taken(place)
-    with store.new_folder(place.resolve()) as new:
+    with store.new_folder(place.resolve(), fresh=True) as new:
         _copy(weights, new / "adapter" / found.name)
         for part in parts[1:]:
             _copy(part, new / "adapter" / part.relative_to(weights.parent))
@@ -515,8 +616,8 @@ def import_(
         store.write_json(new / "result.json", result)
         store.write_state(new, state="done", step=run.optim.updates, updates=run.optim.updates, eta=None)
         if whole and "flavour" not in wanted:
-            _take_answers(folder, new)
-        store.write_text(new / "README.md", card(new, place.resolve().name))
+            _take_answers(folder, run, new)
+        store.write_text(new / "README.md", card(new, _typed(place)))
     return place
 
 
@@ -675,22 +776,43 @@ def _settings(path: Path, name: str, header: Mapping[str, str]) -> dict[str, Any
 
 def _exported(folder: Path, found: Found, wanted: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The run and the scores that a folder of ours carries."""
-    run, path = store.read_config(folder), folder / "result.json"
-    strange = sorted(set(wanted) - {"flavour"})
+    path = folder / "result.json"
+    keys, puzzles = _said(folder)
+    own: dict[str, Any] = {key: str(keys.get(key)) for key in ("task", "test_task") if _own_file(str(keys.get(key)))}
+    anew = {"flavour"} | ({"task"} & own.keys())
+    strange = sorted(set(wanted) - anew)
     if strange:
-        raise UserError(f"--{strange[0]}: the folder's config.yaml says it already; only --flavour may be said anew.")
+        only = " and ".join(f"--{key}" for key in sorted(anew))
+        raise UserError(f"--{strange[0]}: the folder's config.yaml says it already; only {only} may be said anew.")
+    with _of_config(folder):
+        here = {key: _keep_puzzle(file) for key, file in puzzles.items() if key not in wanted}
+        run = config.resolve(keys | here | {key: wanted[key] for key in own.keys() & wanted.keys()})
+    said = dataclasses.replace(run, **own)  # under the name that the file had where it was made
     with _damaged(path):
         result = {k: v for k, v in (store.read_json(path) or {}).items() if k in RESULT}
         result["provenance"] = dict(result.get("provenance") or {})
-    if result.get("id", run.id) != run.id:
+    if result.get("id", said.id) != said.id:
         raise UserError(
             f"{path}: belongs to another run than config.yaml. Delete it, or import the folder it came from."
         )
+    if own:  # the same puzzle by its content, wherever it lies
+        now = {"data": store.data_hash(config.train_examples(run))}
+        store.refuse_other(folder, {"data": result["provenance"].get("data")}, now)
     if "flavour" in wanted:  # another run by its id; the backbone's fingerprint says whether the weights are the same
         made = result["provenance"] | {"adapter_of": run.id}
         run = config.resolve(config.to_dict(run) | {"flavour": wanted["flavour"]})
-        result = {"provenance": made | {"run": run.id}}
-    return run, result
+        return run, {"provenance": made | {"run": run.id}}
+    return run, _renamed(result, said, run)
+
+
+def _keep_puzzle(file: Path) -> str:
+    """Keep a puzzle that came along where drawn ones lie, by the hash of its content as they do; the name of its task."""
+    tasks.get(f"arc:{file}")  # refused here, before it is anywhere
+    kept = store.runs_root() / "drawn" / f"{sha256(file)[:16]}.json"
+    if not kept.is_file():
+        with store.new_file(kept) as temporary:
+            shutil.copyfile(file, temporary)
+    return tasks.get(f"arc:{kept}").name
 
 
 def _bare(weights: Path, found: Found, wanted: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
@@ -798,8 +920,8 @@ def names_a_clip_elsewhere(record: Mapping[str, Any]) -> bool:
     return str(record["raw"]).endswith(".webp") and not CLIP.fullmatch(record["raw"])
 
 
-def _take_answers(folder: Path, new: Path) -> None:
-    """Answers that came along, scored again here: nobody has to believe the file."""
+def _take_answers(folder: Path, run: Run, new: Path) -> None:
+    """Answers that came along, to the questions of this run and scored again here: nobody has to believe the file."""
     path = folder / "predictions.jsonl"
     records = store.read_lines(path)
     if not records:
@@ -807,9 +929,13 @@ def _take_answers(folder: Path, new: Path) -> None:
     from vdmreason import evaluate
 
     with _damaged(path):
+        asked = [(e.key, e.question.tolist(), e.answer.tolist()) for e in config.test_examples(run)]
         for record in records:
             if names_a_clip_elsewhere(record):
                 raise UserError(f"{path}: names a clip outside its folder ({_printable(record['raw'])[:60]}).")
+            i, answered = record["i"], (record["key"], record["question"], record["answer"])
+            if i not in range(len(asked)) or answered != asked[i] or record.get("views", 1) != run.votes:
+                raise UserError(f"{path}: answers other questions than the config.yaml beside it asks. Delete it.")
         _copy_answers(folder, new)
         evaluate.evaluate(new)
 
@@ -821,8 +947,9 @@ def _take_answers(folder: Path, new: Path) -> None:
 def push(folder: str | Path, repo: str, private: bool = False, answers: bool = False) -> str:
     """Put a run's adapter on the hub as `owner/name`, as `export` writes it; returns its address.
 
-    Raises UserError without a login, without a network, without the right to write there, and where `private` is wanted of
-    a repository that is public already.
+    What an earlier push of this run left there and this one has not, such as answers, goes in the same commit. Raises UserError
+    without a login, without a network, without the right to write there, where `private` is wanted of a repository that is
+    public already, and where another run's adapter is there.
 
         push("runs/maze-7x7--cogvideox--n30--s0--ab12cd", "me/maze-lora", private=True)
     """
@@ -836,14 +963,38 @@ def push(folder: str | Path, repo: str, private: bool = False, answers: bool = F
         made = export(folder, Path(scratch) / repo.partition("/")[2], answers, hub=repo)
         api = _api()
         url = api.create_repo(repo, private=private, exist_ok=True)
-        if private and not api.model_info(repo).private:
+        info = api.model_info(repo)
+        if private and not info.private:
             raise UserError(
                 f"{repo}: is there already and public. Take another name, or make it private on the hub first."
             )
-        api.upload_folder(
-            repo_id=repo, folder_path=made, commit_message=f"Adapter of run {store.read_config(folder).id}"
-        )
+        there = [sibling.rfilename for sibling in info.siblings or [] if TAKEN.fullmatch(sibling.rfilename)]
+        if "config.yaml" in there:
+            place = Path(scratch) / "there"
+            api.hf_hub_download(repo, "config.yaml", revision=info.sha, local_dir=place)
+            _refuse_other_run(repo, place / "config.yaml", made / "config.yaml")
+        message = f"Adapter of run {travelling(run_of(made)).id}"
+        api.upload_folder(repo_id=repo, folder_path=made, commit_message=message, delete_patterns=there or None)
     return str(url)
+
+
+def _refuse_other_run(repo: str, there: Path, made: Path) -> None:
+    """Refuse a repository whose config says another run than that which is to go there. Both are compared as they are written:
+    a puzzle of its own need not be on this machine. What an earlier version did not write is believed to be the same."""
+    try:
+        theirs, mine = (config.flat(config.read_yaml(path, "", "")[1]) for path in (there, made))
+        other = [
+            key
+            for key, value in theirs.items()
+            if value != mine.get(key) and key.split(".")[0] not in config.NOT_IDENTITY and key != config.CUT
+        ]
+    except UserError:
+        other = ["config.yaml"]
+    if other:
+        differ = f"{', '.join(other[:3])} {'differs' if len(other) == 1 else 'differ'}"
+        raise UserError(
+            f"{repo}: holds another run's adapter ({differ}). Take another name, or delete that one on the hub first."
+        )
 
 
 def logged_in() -> bool:
@@ -966,9 +1117,7 @@ def listing(*roots: str | Path) -> tuple[list[Entry], list[str]]:
             with _damaged(folder / "result.json"):
                 scores = result.get("scores")
                 exact = {k: float(scores["exact"][k]) for k in ("value", "low", "high")} if scores else None
-            found.append(
-                Entry(folder, store.read_config(folder), exact, sum(p.stat().st_size for p in parts_of(weights)))
-            )
+            found.append(Entry(folder, run_of(folder), exact, sum(p.stat().st_size for p in parts_of(weights))))
         except UserError as error:
             faults.append(str(error))
     return found, faults

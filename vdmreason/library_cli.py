@@ -23,7 +23,7 @@ Out = Annotated[Path | None, typer.Option(help="A new folder (default: runs/<nam
 Answers = Annotated[bool, typer.Option("--with-answers", help="Its recorded answers and their clips too")]
 Family = Annotated[str | None, typer.Option(help="Of a LoRA made elsewhere: causal_lm, cogvideox, wan, ltx, vlm")]
 Flavour = Annotated[str | None, typer.Option(help="Its backbone: small, a hub id, or a folder on this machine")]
-TaskName = Annotated[str | None, typer.Option("--task", help="What it was trained on: maze/7x7")]
+TaskName = Annotated[str | None, typer.Option("--task", help="What it was trained on: maze/7x7, arc:puzzle.json")]
 N = Annotated[int | None, typer.Option("-n", "--n", min=1, help="On how many examples")]
 
 
@@ -136,7 +136,10 @@ def export(
     vdmreason adapters export adapters/zoo/maze-7x7--cogvideox--n300 --out maze-lora
     vdmreason adapters export runs/maze-7x7--causal_lm--n30--s0--ab12cd --out maze-lora.zip --with-answers
     """
-    print(f"{library.export(folder, out, with_answers)}\nback again: vdmreason adapters import {out}")
+    print(library.export(folder, out, with_answers))
+    run = library.run_of(folder)
+    more = f" --flavour {run.flavour}" if library.travelling(run).flavour != run.flavour else ""
+    print(f"back again: vdmreason adapters import {out}{more}")
 
 
 @app.command("import")

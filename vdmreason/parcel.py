@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import lzma
-import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,9 +120,7 @@ def _take(files: Mapping[str, bytes], place: Path) -> str:
         with store.lock(place):
             if sweep.is_done(place):  # between the look and the claim
                 return "there"
-            for path in place.iterdir():
-                if path.name not in STAYS:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            store.clear(place, but=STAYS)
             store.write_state(place, state="done")
             for kind in KEPT:
                 _write(place / kind, files[kind])
@@ -242,7 +239,8 @@ def _check_trial(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
             raise ValueError("its config repeats itself, or is deeper than any")
-    run, result = config.resolve(yaml.safe_load(text)), json.loads(files["result.json"])
+    run = config.resolve(config.keys_of(text, "config.yaml", ""))
+    result = json.loads(files["result.json"])
     if not run.id == entry["id"] == result["id"]:
         raise ValueError("another trial's files")
     lines = _lines(files)

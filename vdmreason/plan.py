@@ -321,16 +321,14 @@ def plan(
     a GPU, which takes bf16 and looks for a micro-batch by itself. Raises UserError for a backbone nobody knows the size of."""
     if run.optim.batch % processes:
         raise UserError(f"optim.batch: {run.optim.batch} examples cannot be shared equally by {processes} processes.")
-    # planned on a machine with a GPU: as that one would, by itself
-    bf16 = gpu and (not torch.cuda.is_available() or speed.has_bf16())
-    dtype = "bfloat16" if run.precision == "bf16" or (run.precision == "auto" and bf16) else "float32"
+    dtype = dtype_of(run, gpu)
     sketch = sketch_of(run, dtype)
     sharded = run.speed.shard and processes > 1
     frozen, lora = sketch.frozen_bytes(run.quantise), sketch.lora_bytes()
     if sharded:  # of what is fetched, two blocks are in memory: the one at work and the next
         fetched = 2 * frozen // sketch.named if sketch.named else frozen
         frozen, lora = frozen // processes + fetched, lora // processes
-    room = int(GIB * ((1 - FREE) * device_gib - LIBRARIES))
+    room = max(0, int(GIB * ((1 - FREE) * device_gib - LIBRARIES)))
     share = run.optim.batch // processes
     work, micro, checkpointing = _cut(run, sketch, room - frozen - lora, share, gpu and not sharded)
 
@@ -362,6 +360,12 @@ def plan(
         disk(run, sketch),
         (*notes(pace, sketch.arm.answer_pace, dtype), *alone(sketch, room, sharded), *sketch.arm.caveats),
     )
+
+
+def dtype_of(run: Run, gpu: bool) -> str:
+    """torch's name of the precision that the run is computed in; on a machine with a GPU, as that one would by itself."""
+    bf16 = gpu and (not torch.cuda.is_available() or speed.has_bf16())
+    return "bfloat16" if run.precision == "bf16" or (run.precision == "auto" and bf16) else "float32"
 
 
 def _cut(run: Run, sketch: Sketch, room: int, share: int, looks: bool) -> tuple[Work, int, bool]:
@@ -436,8 +440,9 @@ def here(base: str) -> bool:
 def nearest(found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8) -> tuple[list[str], int] | None:
     """Settings (KEY=VALUE) to add so that a plan that does not fit does, and on how many processes; None where nothing helps.
 
-    Tried in this order: computing activations twice, micro-batches of 1, fewer bits, smaller pictures or shorter clips, shards
-    over processes. What came before is kept, and dropped where it turns out not to be needed.
+    Tried in this order: computing activations twice, micro-batches of 1, bf16 where it would be fp32, fewer bits, smaller
+    pictures or shorter clips, on GPUs shards over processes (on a CPU the launcher starts one). What came before is kept, and
+    dropped where it turns out not to be needed.
     """
     run, processes = found.run, found.processes
 
@@ -457,9 +462,10 @@ def nearest(found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8) 
                 settings = fewer
         return list(settings)
 
-    small = ["speed.checkpointing=on", "optim.micro_batch=1"]
+    few = ["speed.checkpointing=on", "optim.micro_batch=1"]
+    small = [*few, *["precision=bf16"] * (dtype_of(run, gpu) == "float32")]
     bits = [[]] if run.speed.shard else [["quantise=int8"], ["quantise=nf4"]]
-    for settings in (small[:1], small, *([*small, *fewer] for fewer in bits)):
+    for settings in (few[:1], few, small, *([*small, *fewer] for fewer in bits)):
         if fits(settings):
             return needed(settings), processes
     # each size is another sketch: none is made where the weights alone are too large, or nothing is known of fewer bits
@@ -470,7 +476,7 @@ def nearest(found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8) 
         for smaller in _smaller(run):
             if fits(settings := [*small, *bits[-1], *smaller]):
                 return needed(settings), processes
-    for on in range(max(2, processes), most + 1):
+    for on in range(max(2, processes), most + 1) if gpu else ():
         settings = [*small, "quantise=none", "speed.shard=true"]
         if run.quantise == "none":
             settings.remove("quantise=none")

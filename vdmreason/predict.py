@@ -115,6 +115,7 @@ def asked_otherwise(folder: str | Path, overrides: Sequence[str], out: str | Pat
     out = Path(out) if out else store.runs_root() / asked.name
     if (out / "config.yaml").is_file() and store.read_config(out).id != asked.id:
         raise UserError(f"{out}: holds another run. Take another --out.")
+    store.refuse_foreign(out, "--out")
     share_adapter(Path(folder), asked, out)
     return out
 
@@ -129,7 +130,7 @@ def share_adapter(folder: Path, asked: Run, out: Path) -> None:
     refuse_leak(config.learned_examples(run), config.test_examples(asked))
     if store.whole_folder(out / "adapter"):
         return
-    store.write_config(out, asked)  # first: the next call knows the folder again, wherever this one ends
+    store.claim(out, asked)  # first: the next call knows the folder again, wherever this one ends
     made = (store.read_json(folder / "result.json") or {}).get("provenance", {})
     store.write_json(out / "result.json", {"provenance": made | {"run": asked.id, "adapter_of": run.id}})
     with store.new_folder(out / "adapter") as new:

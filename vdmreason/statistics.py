@@ -48,10 +48,7 @@ from typing import Any
 
 import numpy as np
 
-DRAWS = 2000  # over answers; even: each multiplier comes with its negative
-TAILS = (
-    20_000  # over seeds, a multiple of DRAWS: with two degrees of freedom 2,000 know the ends to within a tenth only
-)
+DRAWS = 4000  # even: each multiplier comes with its negative
 FLIPS = 10_000  # sign flips of a permutation test
 LEVELS = (0.025, 0.975)
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
@@ -155,7 +152,10 @@ def curve(task: str, cells: Mapping[int, Cell], within: tuple[float, float] = (0
         over_seeds = over_answers.copy()  # all there is where there is one seed
         for i, cell in enumerate(columns):
             if len(cell) > 1:
-                over_seeds[:, i] = _moved(mean[i], int(answers[i]), _over_seeds(task, cell), within)
+                rate, count, by = float(mean[i]), int(answers[i]), _over_seeds(task, cell)
+                over_seeds[:, i] = rate + (
+                    _moved(rate, count, by) - _moved(rate, count, 0) if within == (0.0, 1.0) else by
+                )
     seeds = tuple(tuple(cell) for cell in columns)
     deviation = np.array([_deviation(cell) for cell in columns])
     return Curve(task, np.array(ns), mean, answers, seeds, deviation, over_seeds, over_answers, within)
@@ -186,14 +186,12 @@ def _deviation(cell: Mapping[int, Array]) -> float:
     return float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else 0.0
 
 
-def _moved(mean: float, count: int, by: Array, within: tuple[float, float]) -> Array:
-    """A mean of `count` answers moved by so much; a rate on the scale of log odds, for means of few seeds near 0 or 1 are skewed
-    and end there: 0.02, 0.01 and 0.29 may stand for 0.5, and not for less than 0."""
-    if within != (0.0, 1.0):
-        return mean + by
-    middle = (mean * count + 2) / (count + 4)  # never quite 0 or 1 (Agresti and Coull, 1998)
-    odds = math.log(middle / (1 - middle)) + by / (middle * (1 - middle))
-    return np.asarray(mean - middle + 1 / (1 + np.exp(-odds.clip(-50, 50))))
+def _moved(rate: float, count: int, by: Array | float) -> Array:
+    """A rate of `count` answers moved by so much, on the scale of log odds: rates of few seeds near 0 or 1 lie askew and end
+    there. 0.02, 0.01 and 0.29 may stand for 0.5, and not for less than 0."""
+    middle = (rate * count + 2) / (count + 4)  # never quite 0 or 1 (Agresti and Coull, 1998)
+    odds = math.log(middle / (1 - middle)) + np.asarray(by) / (middle * (1 - middle))
+    return np.asarray(1 / (1 + np.exp(-odds.clip(-50, 50))))
 
 
 @functools.lru_cache(maxsize=64)  # some megabytes each; curves of one task follow one another
@@ -276,7 +274,7 @@ def accuracy(of: Curve) -> list[Interval]:
         ends = [*wilson(rate * count, count), rate]
         if len(seeds) > 1:
             far = student(len(seeds) - 1) * of.deviation[i]
-            ends += _moved(rate, count, np.array([-far, far]), (0.0, 1.0)).clip(0, 1).tolist()
+            ends += _moved(rate, count, np.array([-far, far])).tolist()
         found.append(Interval(rate, min(ends), max(ends)))
     return found
 

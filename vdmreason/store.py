@@ -24,8 +24,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import secrets
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -35,6 +38,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
+import psutil
 
 from tasks.base import Example, UserError
 from vdmreason import config
@@ -110,31 +114,66 @@ def new_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
+def new_folder(path: str | Path, fresh: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; when the block ends well, it takes the place of `path`.
 
     A folder cannot replace another in one step. So the old one is moved aside first and `whole_folder` finds it
-    there, should the process be killed between the two renames.
+    there, should the process be killed between the two renames. A `fresh` one replaces nothing: UserError where something
+    is at `path` by then. Any number of processes may make a folder for one place; each has its own until it is whole.
     """
     path = Path(path)
-    temporary, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    temporary, old = _half_made(path), path.with_name(f".{path.name}.old")
     with disk_errors(path):
-        whole_folder(path)
+        if not fresh:
+            whole_folder(path)
+        _clear_half_made(path)
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
             for file in [f for f in temporary.rglob("*") if f.is_file()]:
                 _sync(file)
             _sync(temporary)
-            if path.exists():
-                os.replace(path, old)
-            os.replace(temporary, path)
+            if fresh:
+                _rename_fresh(temporary, path)
+            else:
+                if path.exists():
+                    os.replace(path, old)
+                os.replace(temporary, path)
             _sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            whole_folder(path)
-            shutil.rmtree(old, ignore_errors=True)
+            if not fresh:
+                whole_folder(path)
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _half_made(path: Path) -> Path:
+    """A name that no other process and no other call has, and that says whose it is."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}-{secrets.token_hex(4)}.new")
+
+
+def _clear_half_made(path: Path) -> None:
+    """Delete what processes of this machine that are gone had begun for `path`. Others may be at theirs."""
+    mine = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(socket.gethostname())}\.(\d+)-[0-9a-f]+\.new")
+    for beside in path.parent.iterdir() if path.parent.is_dir() else ():
+        found = mine.fullmatch(beside.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def taken(path: str | Path) -> UserError:
+    """What to raise where something is already at `path`."""
+    return UserError(f"{path}: is there already, and nothing is overwritten. Take another --out.")
+
+
+def _rename_fresh(temporary: Path, path: Path) -> None:
+    """In one step, which fails where a folder with something in it, or a file, has come there in the meantime."""
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise taken(path) from None
 
 
 def whole_folder(path: str | Path) -> Path | None:
@@ -148,7 +187,9 @@ def whole_folder(path: str | Path) -> Path | None:
 
 def _sync(path: Path) -> None:
     """Wait until a file or folder is on the disk, so that a rename never outruns the content."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if fcntl is not None else os.O_RDWR)  # Windows syncs what it may write
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -265,6 +306,41 @@ def write_lines(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 # A run's folder
 
+# What says that a folder is a run's or a job's, and what may lie in one before anything of ours does.
+OURS = ("config.yaml", "state.json", "job.json", "claim.json", "result.json", "adapter")
+BEFORE = ("STOP", "SAVE", "PREVIEW")
+LOGS = (".txt", ".log", ".out", ".err")
+
+
+def refuse_foreign(folder: str | Path, option: str) -> None:
+    """Raises UserError for a folder that holds something and no run: somebody's own, named by mistake. Logs, wishes and hidden
+    files may be there before the run is. `option` names what to say otherwise: "--folder"."""
+    folder = Path(folder)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(n for n in names if not n.startswith(".") and n not in BEFORE and not n.endswith(LOGS))
+    if foreign and names.isdisjoint(OURS):
+        raise UserError(f"{folder}: holds {foreign[0]} and no run. Name a new folder with {option}.")
+
+
+def claim(folder: str | Path, run: Run) -> None:
+    """Make `folder` this run's. A config.yaml that already says this run stays as it is, with its comments.
+
+    Raises UserError, naming the keys, where it says another one."""
+    if (Path(folder) / "config.yaml").is_file():
+        other = read_config(folder)
+        if other.id != run.id:
+            changed = "; ".join(config.differences(other, run))
+            raise UserError(f"{folder}: holds another run ({changed}). Take another --folder, or take these back.")
+        return
+    write_config(folder, run)
+
+
+def clear(folder: str | Path, but: Iterable[str]) -> None:
+    """Delete what is in a folder that this process holds (`lock`), but for these names."""
+    for path in Path(folder).iterdir():
+        if path.name not in but:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
 
 def write_config(folder: str | Path, run: Run) -> None:
     write_text(Path(folder) / "config.yaml", config.to_yaml(run))
@@ -322,8 +398,9 @@ def lock(folder: str | Path) -> Iterator[None]:
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """A run's whole checkpoints, oldest first."""
-    return sorted((Path(folder) / "checkpoints").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    """A run's whole checkpoints, oldest first. A copy that somebody made beside them is none."""
+    found = [path for path in (Path(folder) / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def go_back(folder: str | Path, step: int) -> list[str]:

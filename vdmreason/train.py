@@ -113,17 +113,18 @@ def train(
     effective batch), "lr", "grad_norm" (before clipping), "seconds" (this update), "samples_per_second"}, and with previews
     "preview_exact" and "preview_cells".
 
-    Raises UserError for a folder that holds another run (naming the keys), for a loss that is not finite (naming the
-    step; the checkpoint is kept) and for a full disk.
+    Raises UserError for a folder that holds another run (naming the keys) or what is no run, for a loss that is not finite
+    (naming the step; the checkpoint is kept) and for a full disk.
     """
     folder = Path(folder)
+    store.refuse_foreign(folder, "--folder")  # before trackers put theirs into it
     accelerator = make_accelerator(report_to, folder)
     main = accelerator.is_main_process
     store.code()  # what runs is what is checked out now, not when the training ends
     with store.lock(folder) if main else nullcontext():
         begun = not main or (folder / "config.yaml").is_file()
         if main:
-            claim(run, folder)
+            store.claim(folder, run)
         accelerator.wait_for_everyone()
         try:
             examples = config.train_examples(run)
@@ -447,16 +448,6 @@ def use_bf16(run: Run, device: torch.device) -> bool:
 
 def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def claim(run: Run, folder: Path) -> None:
-    """Make `folder` this run's, or refuse it where it holds another one."""
-    if (folder / "config.yaml").is_file():
-        other = store.read_config(folder)
-        if other.id != run.id:
-            changed = "; ".join(config.differences(other, run))
-            raise UserError(f"{folder}: holds another run ({changed}). Take another --folder, or take these back.")
-    store.write_config(folder, run)
 
 
 @contextmanager

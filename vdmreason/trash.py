@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tasks.base import UserError
 from vdmreason import jobs, library, store
+from vdmreason.sweep.claims import CLAIM, is_stale, read_claim
 
 TRASH, NOTE, RUN = ".trash", "note.json", "run"
 GOING = ".going-"  # the start of an entry's name while it is being deleted
@@ -167,6 +168,16 @@ def _refuse_busy(place: Path, runs: Path) -> None:
     for status in [*jobs.find(place), *states]:
         if status.active:
             raise UserError(f"{status.folder.name}: is {status.state}. Stop it first, then remove it.")
+    for parent, folders, files in os.walk(
+        place
+    ):  # a worker of a sweep may be elsewhere, and writes no state but its trial's
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        claim = Path(parent) / CLAIM
+        if CLAIM in files and (owner := read_claim(claim)) is not None and not is_stale(claim, owner):
+            raise UserError(f"{claim.parent.name}: a worker is at it. Stop it first, then remove it.")
+        if ".lock" in files:
+            with store.lock(parent):  # held by somebody else, it says so; else it is free again at once
+                pass
 
 
 @contextlib.contextmanager

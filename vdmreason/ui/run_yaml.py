@@ -28,7 +28,7 @@ def from_text(text: Any) -> list[Run]:
     text = checked(text, LONGEST)
     try:
         _refuse_traps(text)
-        given = [document for document in yaml.safe_load_all(text) if document is not None]
+        given = [document for document in yaml.load_all(text, config.Loader) if document is not None]
     except UserError:
         raise
     except yaml.YAMLError as error:
