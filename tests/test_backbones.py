@@ -74,7 +74,13 @@ def test_show_a_video_of_one_s_own(backbone: Path, tmp_path: Path, monkeypatch: 
     assert "pip install -e '.[video]'" in refused("pretrain", "show", str(backbone), "--video", str(SHIPPED / "a.mp4"))
 
 
-def test_probe_sets_the_backbone_beside_the_untrained_and_the_pixels(backbone: Path) -> None:
+FEW = lambda labels: ([slice(labels), slice(labels, labels + 40), slice(labels + 40, None)], labels + 100)  # noqa: E731
+
+
+def test_probe_sets_the_backbone_beside_the_untrained_and_the_pixels(
+    backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbones, "shares", FEW)  # 1,000 clips to test on tell no more here
     said = call("probe", str(backbone), "--labels", "40", "--seeds", "2", "--kind", "linear", "--epochs", "2").output
     kept = json.loads((backbone / "probe.json").read_text())
     assert [row["features"] for row in kept["rows"]] == [str(backbone), "never trained", "pixels"]
@@ -86,7 +92,8 @@ def test_probe_sets_the_backbone_beside_the_untrained_and_the_pixels(backbone: P
     assert "chance: shape 25.0" in said
 
 
-def test_probe_reads_depth_and_tracks(tmp_path: Path) -> None:
+def test_probe_reads_depth_and_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "shares", FEW)
     out = tmp_path / "iv"
     call("pretrain", "internvideo-next", "--size", "tiny", "--budget", "4u", "--out", str(out))
     said = call("probe", str(out), "--labels", "30", "--seeds", "1", "--kind", "all", "--epochs", "1").output

@@ -303,6 +303,15 @@ def test_a_merge_is_overruled_by_the_keys_beside_it() -> None:
     assert given == yaml.safe_load(text) and given["c"] == {"x": 3, "y": 1}
 
 
+def test_a_picture_holds_a_puzzle_that_lies_on_its_side_too():
+    given = {"task": "life/B3S23-4x8", "family": "cogvideox", "n": 4, "options": {"canvas": [6, 10]}}
+    for key in ("votes", "augment"):
+        with pytest.raises(UserError, match=f"options.canvas: 6x10 cells do not hold life/B3S23-4x8 .* as {key} does"):
+            config.resolve(given | {key: 8})
+        assert config.resolve(given | {key: 8, "options": {"canvas": [8, 10]}}).options["canvas"] == [8, 10]
+    assert config.resolve(given).options["canvas"] == [6, 10]
+
+
 @pytest.mark.parametrize("text", ["n=010", "n=+0010", "n=1_0", "n=0xA", "n=10"])
 def test_a_number_is_read_as_people_do(text: str) -> None:
     assert config.resolve(LEAST, [text]).n == 10

@@ -24,7 +24,7 @@ from pretrain.lvmae import LVMAE, MASKS, Config, draw
 from pretrain.recipe import millions, to_pixels
 from pretrain.stored import Stored
 from pretrain.vit3d import coordinates, gather, patchify
-from vdmreason import jobs, plan, store
+from vdmreason import backbones, jobs, plan, store
 
 folder = videos  # a fixture: real files, some of them broken
 TINY = lvmae.FLAVOURS["tiny"]
@@ -373,7 +373,9 @@ def test_another_tokenizer_is_refused_in_mid_training(tmp_path: Path) -> None:
         lvmae.pretrain(tmp_path / "lv", **settings)  # type: ignore[arg-type]
 
 
-def test_it_is_shown_probed_and_fine_tuned(backbone: Path, tmp_path: Path) -> None:
+def test_it_is_shown_probed_and_fine_tuned(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [slice(20), slice(20, 60), slice(60, None)]
+    monkeypatch.setattr(backbones, "shares", lambda labels: (few, 120))
     call("pretrain", "show", str(backbone), "--out", str(tmp_path / "sheet.png"))
     assert (tmp_path / "sheet.png").exists()
     short = ("--labels", "20", "--epochs", "1")

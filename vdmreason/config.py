@@ -266,7 +266,21 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     run = _build(Run, tree, "")
     # The family's options with their defaults filled in, as plain values, so that the resolved file shows all of them.
     options = _plain(dataclasses.asdict(run.arm_options()))
+    if canvas := options.get("canvas"):
+        _refuse_canvas(canvas, "augment", task, run)
+        _refuse_canvas(canvas, "votes", tested, run)
     return dataclasses.replace(run, options=options)
+
+
+def _refuse_canvas(canvas: Sequence[int], key: str, task: Task, run: Run) -> None:
+    """A picture of one size has to hold a puzzle that lies on its side, too: else the answers fail when the training is over."""
+    if any(view.across for view in augment.views(task, getattr(run, key), run.seed)):
+        side = max(tasks.examples(task, "train", 1)[0].canvas)
+        if side > min(canvas):
+            raise UserError(
+                f"options.canvas: {canvas[0]}x{canvas[1]} cells do not hold {task.name} turned by a quarter, as {key} does; "
+                f"make both sides {side} or more, or leave {key} out."
+            )
 
 
 def _looks_elsewhere_like_a_hub_id(name: str, given: Mapping[str, Any]) -> bool:

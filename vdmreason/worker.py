@@ -37,7 +37,7 @@ import numpy as np
 
 from adapters.base import Cancelled
 from tasks.base import Example, Grid, UserError, as_grid
-from vdmreason import config, store
+from vdmreason import config, jobs, store
 from vdmreason.config import Run, named_seed
 
 KEEP = 4  # loaded arms; the one used longest ago is let go
@@ -189,7 +189,7 @@ class Worker:
         words: list[str] = []
         self._messages, self._last_words = messages, words
         # A worker beside a training gets one core, or both crawl.
-        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), **os.environ}
+        environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)), **jobs.environment()}
         self._process = process = subprocess.Popen(
             [sys.executable, "-m", "vdmreason.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment,

@@ -98,7 +98,7 @@ def device() -> str:
     memory = psutil.virtual_memory().total / 2**30
     gpu = training.gpu_memory()
     cores = os.cpu_count() or 1
-    return f"GPU, {gpu:.0f} GB" if gpu else f"CPU, {cores} cores, {memory:.0f} GB"
+    return f"GPU, {gpu:.0f} GiB" if gpu else f"CPU, {cores} cores, {memory:.0f} GiB"
 
 
 def build() -> gr.Blocks:
