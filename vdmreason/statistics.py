@@ -280,14 +280,15 @@ def accuracy(of: Curve) -> list[Interval]:
 
 
 def means(of: Curve) -> list[Interval]:
-    """An interval for each n of any curve, from both stages; of shares with Wilson's ends beside them, for shares that are all
-    alike are no certainty."""
+    """An interval for each n of any curve, from both stages. Shares that are all alike are no certainty: of them Wilson's ends,
+    as if they were right and wrong answers."""
     found = []
     for i, seeds in enumerate(of.seeds):
         mean, count = float(of.mean[i]), int(of.answers[i])
         far = student(len(seeds) - 1) * of.deviation[i] if len(seeds) > 1 else 0.0
         ends = [*np.quantile(of.over_answers[:, i], LEVELS).tolist(), mean - far, mean + far]
-        ends += wilson(mean * count, count) if of.within == (0.0, 1.0) else ()
+        if of.within == (0.0, 1.0) and max(ends) - min(ends) < 1e-9:
+            ends += wilson(mean * count, count)
         found.append(Interval(mean, min(ends), max(ends)).within(*of.within))
     return found
 
