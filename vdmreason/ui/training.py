@@ -74,7 +74,9 @@ def obstacle(flavour: Flavour) -> str:
     have = gpu_memory()
     if have >= need:
         return ""
-    return f"needs a GPU with about {need:.0f} GiB; this machine has " + (f"one with {have:.0f} GiB" if have else "none")
+    return f"needs a GPU with about {need:.0f} GiB; this machine has " + (
+        f"one with {have:.0f} GiB" if have else "none"
+    )
 
 
 def choices(arm: str) -> list[tuple[str, str]]:
