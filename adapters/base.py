@@ -388,11 +388,16 @@ def incomplete(base: str) -> str:
     return ""
 
 
-def downloaded(hub_id: str) -> Path:
-    """Where the hub's client keeps the newest download of a model; a folder that is not there where it was never downloaded."""
+def hub_cache(hub_id: str = "") -> Path:
+    """Where the hub's client keeps what it downloads, or the downloads of one model."""
     from huggingface_hub import constants
 
-    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    return Path(constants.HF_HUB_CACHE) / (f"models--{hub_id.replace('/', '--')}" if hub_id else "")
+
+
+def downloaded(hub_id: str) -> Path:
+    """The newest download of a model; a folder that is not there where it was never downloaded."""
+    snapshots = hub_cache(hub_id) / "snapshots"
     return max(snapshots.glob("*"), key=lambda p: p.stat().st_mtime, default=snapshots / "none")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def encode_corpus(vae: AutoencoderKLCogVideoX, folder: Path, clips: int, seed: i
             with torch.no_grad():
                 latents.append(vae.encode(pixels).latent_dist.mode().permute(0, 2, 1, 3, 4).half().cpu())
                 images.append(vae.encode(pixels[:, :, :1]).latent_dist.mode()[:, :, 0].half().cpu())
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # every process of several makes them
         save_file({"z": torch.cat(latents).contiguous(), "image": torch.cat(images).contiguous()}, temporary)
         temporary.rename(path)
     return shards
@@ -300,6 +301,8 @@ def pretrain(
     if clips is None:
         clips = max(512, min(40_000, int((minutes or (updates or 4000) / 40) * 150)))
     shards = encode_corpus(vae, work / "latents" / sum_of(vae)[:16], clips, seed)
+    for old in (work / "latents").glob("*.safetensors"):  # of a training before shards were kept by their VAE
+        old.unlink(missing_ok=True)
     scale = _latent_scale(shards)
     vae.register_to_config(scaling_factor=scale)
 

@@ -4,7 +4,8 @@
 was killed goes on with the very clips it would have seen. `where` is
 
     a folder            every video file in it and below
-    list.csv            a line a video, "path label" or "path,label"; a label is optional, paths start at the list's folder
+    list.csv            a line a video: "path label", "path,label" or with a tab between them; a label is optional, paths start
+                        at the list's folder
     shards.tar, *.tar, a folder of them, or addresses with "://"
                         WebDataset shards: a sample is the members that share a name, 000123.mp4 beside 000123.cls or .json
 
@@ -147,11 +148,12 @@ def members(shard: str) -> list[Source]:
     kept = _cached(shard, ".json")
     if kept is None:
         return _members(shard)
-    with _alone(kept.parent):
-        if not kept.exists():
-            fresh = kept.with_suffix(".part")
-            fresh.write_text(json.dumps([asdict(source) for source in _members(shard)]))
-            os.replace(fresh, kept)
+    if not kept.exists():
+        with _alone(kept):
+            if not kept.exists():  # else another made it in the meantime
+                fresh = kept.with_suffix(".list.part")
+                fresh.write_text(json.dumps([asdict(source) for source in _members(shard)]))
+                os.replace(fresh, kept)
     return [Source(**found) for found in json.loads(kept.read_text())]
 
 
@@ -202,22 +204,22 @@ def local(path: str, keep: int = 8) -> str:
     try:
         os.utime(copy)
     except FileNotFoundError:
-        with _alone(copy.parent):
+        with _alone(copy):
             if not copy.exists():  # else another fetched it in the meantime
                 _fetch(path, copy, keep)
     return str(copy)
 
 
-def _alone(folder: Path) -> FileLock:
-    """Of all threads and processes that share the cache, one fetches and makes room at a time."""
-    return FileLock(folder / ".lock")
+def _alone(copy: Path) -> FileLock:
+    """Of all threads and processes that share the cache, one fetches a shard, or its list, at a time."""
+    return FileLock(copy.with_suffix(".lock"))
 
 
 def _fetch(path: str, copy: Path, keep: int) -> None:
     for old in sorted(copy.parent.glob("*.tar"), key=_age)[: -keep + 1]:
         old.unlink(missing_ok=True)
-    for part in copy.parent.iterdir():  # what a killed process left; parts had its number, once
-        if part.suffix == ".part" or (part.suffix[1:].isdigit() and time.time() - _age(part) > STALE):
+    for part in copy.parent.glob("*.part"):  # what a killed process left; what is being fetched grows
+        if time.time() - _age(part) > STALE:
             part.unlink(missing_ok=True)
     fresh = copy.with_suffix(".part")
     try:
@@ -261,7 +263,7 @@ def read_clip(file: str | IO[bytes], times: Sequence[float]) -> Frames:
         for back in EARLIER:
             if (found := _sought(file, times, times[0] - back)) is not None:
                 return found
-        raise Unreadable("there is no picture in it")
+        raise AssertionError("from the start nothing is too late")
     except IndexError:
         raise Unreadable("there is no picture in it") from None
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -278,12 +280,8 @@ def _sought(file: str | IO[bytes], times: Sequence[float], place: float) -> Fram
         stream.thread_type = "AUTO"
         base, begin = stream.time_base or Fraction(1, 1000), stream.start_time or 0
         rate = float(stream.average_rate or 25)
+        start = begin + (_late(container, stream) if container.format.name == "avi" else 0)
         frames = container.decode(stream)
-        first = next(frames, None)
-        start = begin if first is None or first.pts is None else first.pts
-        # An AVI with B-frames begins a frame after what its header says; what is cut off at its start, later.
-        start = start if 0 <= (start - begin) * base < 2 / rate else begin
-        frames = chain([] if first is None else [first], frames)
         if place > 0:
             container.seek(begin + int(place / base), stream=stream, backward=True, any_frame=False)
             frames = container.decode(stream)
@@ -291,14 +289,14 @@ def _sought(file: str | IO[bytes], times: Sequence[float], place: float) -> Fram
         found: list[Any] = []
         shown, at = None, 0.0
         for frame in frames:
-            time = float((frame.pts - start) * base) if frame.pts is not None else at
-            if shown is None and place > 0 and time > times[0] + 1e-4:
+            now = float((frame.pts - start) * base) if frame.pts is not None else at
+            if shown is None and place > 0 and now > times[0] + 1e-4:
                 return None
-            while shown is not None and len(found) < len(times) and times[len(found)] < time - 1e-4:
+            while shown is not None and len(found) < len(times) and times[len(found)] < now - 1e-4:
                 found.append(shown)
             if len(found) == len(times):
                 break
-            shown, at = frame, time
+            shown, at = frame, now
         if shown is None and place > 0:
             return None
         lasts = max(float((shown.duration or 0) * base), 1.5 / rate) if shown is not None else 0.0
@@ -308,6 +306,17 @@ def _sought(file: str | IO[bytes], times: Sequence[float], place: float) -> Fram
             raise Unreadable(f"it ends after {at:.2f} s, a frame at {times[len(found)]:.2f} s was asked for")
         pictures = {id(frame): _upright(frame) for frame in found}
         return np.stack([pictures[id(frame)] for frame in found])
+
+
+def _late(container: Any, stream: Any) -> int:
+    """How many ticks after what its header says an AVI begins: one with B-frames by a frame. 0 where that cannot be told."""
+    try:
+        first = next(container.decode(stream), None)
+    except _pyav().FFmpegError:
+        first = None
+    container.seek(stream.start_time or 0, stream=stream, backward=True, any_frame=False)
+    late = 0 if first is None or first.pts is None else first.pts - (stream.start_time or 0)
+    return late if 0 <= late * stream.time_base * (stream.average_rate or 25) < 2 else 0  # else its start is cut off
 
 
 def _upright(frame: Any) -> Frames:
@@ -328,9 +337,11 @@ def duration(file: str | IO[bytes]) -> float:
             start = stream.start_time or 0
             if (end := _tagged_end(stream.metadata.get("DURATION", ""))) is not None:
                 return end - float(start * base)
+            if len(container.streams) == 1 and container.duration:  # else of whatever is longest
+                return container.duration / 1e6 - float(start * base)
             step = int(1 / (stream.average_rate or 25) / base)
-            packets = [p for p in container.demux(stream) if p.pts is not None]
-            return float(max((p.pts + (p.duration or step) - start for p in packets), default=0) * base)
+            ends = (p.pts + (p.duration or step) - start for p in container.demux(stream) if p.pts is not None)
+            return float(max(ends, default=0) * base)
     except IndexError:
         raise Unreadable("there is no picture in it") from None
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -507,12 +518,12 @@ class Videos:
 def _opened(source: Source) -> str | IO[bytes]:
     if source.length is None:
         return source.path
-    for again in (True, False):  # another process may take a copy away after it was found
+    for again in (*[True] * 4, False):  # another process may take a copy away after it was found
         try:
             with open(local(source.path), "rb") as file:
                 file.seek(source.start)
                 return io.BytesIO(file.read(source.length))
         except OSError as error:
-            if not again:
+            if not (again and "://" in source.path and isinstance(error, FileNotFoundError)):
                 raise Unreadable(f"its shard cannot be read ({error.strerror})") from None
     raise AssertionError

@@ -86,7 +86,8 @@ class Life(Task):
         frames = _generations(questions, self._outcome, self.steps, self.wrap)
         changed = (frames[:, -1] != questions).sum((1, 2)).tolist()
         shifts = np.ndindex(self.size) if self.wrap else [(0, 0)]
-        canonical = twins_keys(np.roll(twin, shift, (1, 2)) for shift in shifts for twin in self._exchanges(questions))
+        twins = self._exchanges(questions)
+        canonical = twins_keys(np.roll(twin, shift, (1, 2)) for shift in shifts for twin in twins)
         return Batch(all_grid_bytes(questions), canonical, lambda i: self._example(frames[i], changed[i]))
 
     def solve(self, question: Grid) -> Grid:
@@ -109,7 +110,8 @@ class Life(Task):
         """Equal for the eight rotations and reflections, a neighbour counts the same from every side; where edges are
         joined, for shifts too; and for dead and alive exchanged where the rule does not tell them apart."""
         shifts = np.ndindex(*question.shape) if self.wrap else [(0, 0)]
-        return twins_key(*(np.roll(twin, shift, (0, 1)) for shift in shifts for twin in self._exchanges(question)))
+        twins = self._exchanges(question)
+        return twins_key(*(np.roll(twin, shift, (0, 1)) for shift in shifts for twin in twins))
 
     def _exchanges(self, questions: Grid) -> list[Grid]:
         """Grids, and their negatives where the rule does the same to those: a border is dead, and would not be."""

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,14 +50,22 @@ class Process:
 
 def run(code: str, *words: str, env: Mapping[str, str], processes: int = 1) -> None:
     """In so many processes, as torchrun starts them. AssertionError with what they said, where one fails."""
+    finish(start(code, *words, env=env, processes=processes))
+
+
+def finish(started: Sequence[Process]) -> None:
+    for process in started:
+        assert process.wait() == 0, "".join(p.said() for p in started)[-3000:]
+
+
+def start(code: str, *words: str, env: Mapping[str, str], processes: int) -> list[Process]:
+    """So many processes that know of one another, as torchrun starts them."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     ranks = (
         [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)] if processes > 1 else [{}]
     )
-    started = [Process(code, *words, env={**env, **rank}) for rank in ranks]
-    for process in started:
-        assert process.wait() == 0, "".join(p.said() for p in started)[-3000:]
+    return [Process(code, *words, env={**env, **rank}) for rank in ranks]
 
 
 def free_port() -> int:

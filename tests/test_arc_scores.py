@@ -137,6 +137,26 @@ def test_tests_without_a_known_answer_count_nowhere(tmp_path):
     assert scores.score({"some": [[np.array([[4]])], [BAD]]}, truth, "output@2") == 1
 
 
+def test_a_submission_may_answer_what_nobody_knows(tmp_path):
+    pair, other = {"input": [[1]], "output": [[2]]}, {"input": [[3]], "output": [[4]]}
+    for name, tests in {"some": [other], "none": [{"input": [[5]]}]}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"train": [pair], "test": tests}))
+    answers = tmp_path / "answers"
+    scores.write_benchmarking({name: [[np.array([[4]], np.int8)]] for name in ("some", "none")}, answers, "small")
+    said = call("arc", "score", answers, f"arc:{tmp_path / 'some.json'}", code=2)
+    assert "has no puzzle 'none'" in said
+    for path in answers.iterdir():  # beside the puzzles they would be taken for some
+        path.rename(path.with_suffix(".kept"))
+    puzzles = f"arc:{tmp_path}"
+    (tmp_path / "all.json.kept").write_text(json.dumps({n: [{"attempt_1": [[4]]}] for n in ("some", "none")}))
+    said = call("arc", "score", tmp_path / "all.json.kept", puzzles)
+    assert "1 of 1 puzzles answered" in said and "1 test input without a known answer left out" in said
+    assert "strict@1    100.00 %" in said
+    (tmp_path / "some.json").unlink()
+    (tmp_path / "one.kept").write_text(json.dumps({"none": [{"attempt_1": [[4]]}]}))
+    assert "no puzzle's answer is known" in call("arc", "score", tmp_path / "one.kept", puzzles, code=2)
+
+
 def test_what_is_no_set_of_puzzles_is_not_scored(tmp_path):
     with pytest.raises(UserError, match="maze/7x7 is no ARC puzzle"):
         scores.truth_of(["maze/7x7"])

@@ -68,7 +68,7 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         # torch-free; the hub's own client writes cards and carries folders
         return {"vdmreason", "tasks", "adapters"}, {"huggingface_hub", "safetensors", "rich", "typer"}
     if name == "trash":
-        return {"vdmreason.jobs", "vdmreason.library", "vdmreason.store", "tasks"}, set()
+        return {f"vdmreason.{part}" for part in ("jobs", "library", "store", "sweep.claims")} | {"tasks"}, set()
     if name == "statistics":
         return set(), {"numpy"}
     if name.startswith("report"):

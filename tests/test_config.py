@@ -297,6 +297,14 @@ def test_yaml_that_never_ends_is_refused_at_once(how: str, tmp_path) -> None:
         config.load(tmp_path / "run.yaml")
 
 
+@pytest.mark.parametrize("depth", [60, 3000, 100_000])
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
+def test_yaml_that_is_nested_deep_ends_no_process(depth: int, opening: str) -> None:
+    """The reader in C has no limit of its own but the stack."""
+    with pytest.raises(UserError, match="nested more than 50 deep"):
+        config.keys_of("x: " + "\n" * (opening == "- ") + opening * depth, "a", "")
+
+
 def test_a_merge_is_overruled_by_the_keys_beside_it() -> None:
     text = "a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, x: 3}\nd: {<<: [*a, *b]}"
     given = config.keys_of(text, "", "")
@@ -312,7 +320,7 @@ def test_a_picture_holds_a_puzzle_that_lies_on_its_side_too():
     assert config.resolve(given).options["canvas"] == [6, 10]
 
 
-@pytest.mark.parametrize("text", ["n=010", "n=+0010", "n=1_0", "n=0xA", "n=10"])
+@pytest.mark.parametrize("text", ["n=010", "n=+0010", "n=1_0", "n=0xA", "n=10", "n=0_10", "n=01_0"])
 def test_a_number_is_read_as_people_do(text: str) -> None:
     assert config.resolve(LEAST, [text]).n == 10
 

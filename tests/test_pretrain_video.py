@@ -227,6 +227,11 @@ def test_what_could_not_be_read_is_kept_with_the_checkpoint(tmp_path: Path) -> N
         return loop.fit(_Line(), batch, tmp_path, updates=updates, bad=bad)["bad"]
 
     assert set(fitted(3, {})) == {"3.mp4"}
+    kept = tmp_path / "checkpoint" / "loop.json"
+    said = json.loads(kept.read_text())
+    kept.write_text(json.dumps({key: value for key, value in said.items() if key != "bad"}))
+    assert set(fitted(4, {})) == {"4.mp4"}  # a checkpoint from before that was kept goes on
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"bad": said["bad"]}))
     assert set(fitted(5, {})) == {"3.mp4", "5.mp4"} == set(fitted(5, {}))
     assert "bad" not in loop.fit(_Line(), _batch, tmp_path, updates=5)
 

@@ -167,7 +167,9 @@ def test_it_trains_on_a_folder_with_broken_files(recipe: ModuleType, folder: Pat
         recipe.pretrain(tmp_path, updates=16, **{**given, "side": 48})
 
 
-def test_what_could_not_be_read_is_told_again(recipe: ModuleType, folder: Path, tmp_path: Path) -> None:
+def test_what_could_not_be_read_is_told_again(
+    recipe: ModuleType, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By a start that only writes the card; and files that came since are told of."""
     set_ = tmp_path / "set"
     set_.mkdir()
@@ -178,7 +180,11 @@ def test_what_could_not_be_read_is_told_again(recipe: ModuleType, folder: Path, 
     again = recipe.pretrain(tmp_path / "x", updates=4, **given)
     assert set(first["bad"]) == {"text.mp4", "empty.mp4"} and again["bad"] == first["bad"]
     assert "2 of them unreadable" in " ".join((tmp_path / "x" / "README.md").read_text().split())
-    assert "bad" not in again["log"]
+    assert "bad" not in again["log"] and "are others than when it began" not in capsys.readouterr().err
+    (set_ / "late.mp4").symlink_to(folder / "a.mp4")
+    recipe.pretrain(tmp_path / "x", updates=4, **given)
+    told = capsys.readouterr()
+    assert "are others than when it began" in told.out + told.err
 
 
 def test_the_batch_that_is_asked_for_is_trained(folder: Path) -> None:

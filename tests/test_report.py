@@ -669,6 +669,15 @@ def test_an_axis_of_one_sweep_is_a_setting_of_another(tmp_path) -> None:
     assert names == {(f"video (batch {b})", f"language (batch {b})") for b in (2, 4, own)}
 
 
+def test_a_rate_that_yaml_takes_for_a_text_is_a_rate(tmp_path) -> None:
+    """An axis of [1e-3] and a run that has .001 are one setting."""
+    sweep = tmp_path / "s"
+    entries = [add_trial(sweep, arm, 10, s, 0.5, optim={"lr": 1e-3}) for arm in ARMS for s in (0, 1)]
+    named = [entry | {"set": {"optim.lr": "1e-3" if entry["seed"] else 0.001}} for entry in entries]
+    found = report.findings(report.gather([plan(sweep, named)]))
+    assert [row["seeds"] for row in found["ratio"]] == [[2]] and found["ratio"][0]["video"] == "video (lr 0.001)"
+
+
 def test_seeds_that_one_arm_lacks_are_compared_with_nothing(tmp_path) -> None:
     entries = [add_trial(tmp_path / "s", arm, n, s, 0.5) for arm in ARMS for n in (10, 30) for s in (0, 1, 2)]
     whole = report.findings(report.gather([plan(tmp_path / "s", entries)]))

@@ -329,21 +329,21 @@ def test_a_quantised_base_is_close_smaller_and_frozen(tmp_path: Path, family: st
 # One backbone for many runs
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", adapters.families())
 def test_a_resident_backbone_gives_what_a_fresh_one_gives(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [real(family, 3, n=n, lora={"rank": rank}) for n, rank in ((4, 2), (6, 3), (4, 2))]
-    for i, run in enumerate(runs):
-        train.train(run, tmp_path / f"fresh{i}")
+    one, other = (real(family, 3, n=n, lora={"rank": rank}) for n, rank in ((4, 2), (6, 3)))
+    for run in (one, other):
+        train.train(run, tmp_path / f"fresh-{run.id}")
 
     module, loads = adapters.family(family), []
     load = module.load
     monkeypatch.setattr(module, "load", lambda *a, **k: loads.append(1) or load(*a, **k))
     resident = train.Resident()
-    for i, run in enumerate(runs):
+    for i, run in enumerate((one, other, one)):
         train.train(run, tmp_path / f"resident{i}", resident=resident)
-        assert same(weights(tmp_path / f"fresh{i}"), weights(tmp_path / f"resident{i}"))
+        assert same(weights(tmp_path / f"fresh-{run.id}"), weights(tmp_path / f"resident{i}"))
     assert len(loads) == 1
 
 

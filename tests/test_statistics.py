@@ -138,6 +138,17 @@ def test_intervals_are_student_s_whatever_the_task_is_called() -> None:
     assert (pooled.low, pooled.high) == (pytest.approx(pooled.value - far), pytest.approx(pooled.value + far))
 
 
+@pytest.mark.parametrize("rates", [((0.9, 0.5), (0.3, 0.1)), ((0.9, 0.3), (0.6, 0.4)), ((0.9, 0.3), (0.4, 0.6))])
+def test_of_two_seeds_a_difference_is_as_wide_as_student_s(rates) -> None:
+    """On the scale of log odds two arms that both run to the same end would seem to agree there."""
+    arms = [{30: {s: np.arange(100) < 100 * rate for s, rate in enumerate(arm)}} for arm in rates]
+    found = statistics.area_difference(*(statistics.curve("t", arm) for arm in arms))
+    apart = np.subtract(*np.array(rates))
+    far = statistics.student(1) * np.std(apart, ddof=1) / math.sqrt(2)
+    assert found is not None
+    assert found.low <= max(-1, apart.mean() - 0.9 * far) and found.high >= min(1, apart.mean() + 0.9 * far)
+
+
 def test_what_an_accuracy_may_be_an_n_may_be() -> None:
     """Seeds of 2, 1 and 29 % at 100 examples may stand for more than half, so 100 examples may be enough."""
     rates = {30: (0.0, 0.0, 0.0), 100: (0.02, 0.01, 0.29), 300: (0.75, 0.24, 0.92)}

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -182,6 +182,12 @@ def test_a_person_s_own_files_stay(tmp_path) -> None:
     card = (tmp_path / "README.md").read_text()
     predict.predict(tmp_path, indices=[0, 1])
     assert "vdmreason:" in card and (tmp_path / "README.md").read_text() != card  # ours is of today
+
+    short = tmp_path / "short"  # what it leaves out may be another tomorrow
+    short.mkdir()
+    (short / "config.yaml").write_text("# mine\ntask: life/B3S23\nn: 3\nfamily: fake\n")
+    store.claim(short, config.load(short / "config.yaml", ["optim.micro_batch=1", "note=x"]))
+    assert "# mine" not in (short / "config.yaml").read_text() and store.read_config(short).note == "x"
 
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "README.md").write_text("theirs")
@@ -522,6 +528,37 @@ def test_two_processes_give_the_curve_of_one(tmp_path, family: str) -> None:
     for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-4), a["step"]
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=2e-3), a["step"]
+
+
+def test_what_one_of_two_processes_hears_both_do(tmp_path) -> None:
+    """A STOP that reaches one of them alone, as a launcher's SIGTERM may: both end after the same update, with a checkpoint, and
+    go on from there. So with a checkpoint that was asked for."""
+    run = run_of(updates=60, checkpoint_every=1000, lora={"dropout": 0.0})
+    config_file, folder = tmp_path / "run.yaml", tmp_path / "run"
+    config_file.write_text(config.to_yaml(run))
+    started = forked.start(CODE, str(config_file), str(folder), "0.05", env=ENV, processes=2)
+    wait_for(lambda: len(metrics(folder)) > 2, started[0])
+    (folder / jobs.SAVE).write_text("")
+    wait_for(lambda: not (folder / jobs.SAVE).exists(), started[0])
+    os.kill(started[1].pid, signal.SIGTERM)  # the one that writes nothing down
+    forked.finish(started)
+    state = store.read_state(folder)
+    asked, ended = (int(path.name.removeprefix("step-")) for path in store.checkpoints(folder))
+    assert state["state"] == "stopped" and asked < ended == state["step"] == len(metrics(folder)) < 60
+    forked.run(CODE, str(config_file), str(folder), "0", env=ENV, processes=2)
+    forked.run(CODE, str(config_file), str(tmp_path / "through"), "0", env=ENV, processes=2)
+    assert [r["step"] for r in metrics(folder)] == list(range(1, 61))
+    again, through = weights(folder), weights(tmp_path / "through")
+    assert all(torch.equal(again[name], through[name]) for name in through)
+
+
+def wait_for(seen: Callable[[], bool], process: forked.Process) -> None:
+    for _ in range(1200):
+        if seen():
+            return
+        assert process.poll() is None, process.said()
+        time.sleep(0.05)
+    raise TimeoutError(process.said())
 
 
 @pytest.mark.parametrize("family", REAL)

@@ -8,8 +8,8 @@ import multiprocessing
 import os
 import struct
 import tarfile
+import time
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import gradio
@@ -91,8 +91,8 @@ def three_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_times_are_read_as_if_decoded_from_the_start(three_seconds: Path, times: list[float]) -> None:
     times = sorted(times)
     seen = numbers(video.read_clip(str(three_seconds), times))
-    for shown, time in zip(seen, times, strict=True):
-        assert abs(shown - time * 10) <= 1.001 and (shown == int(time * 10 + 1e-3) or time * 10 % 1 < 2e-3)
+    for shown, at in zip(seen, times, strict=True):
+        assert abs(shown - at * 10) <= 1.001 and (shown == int(at * 10 + 1e-3) or at * 10 % 1 < 2e-3)
 
 
 def test_a_file_that_ends_early_is_not_a_whole_one(tmp_path: Path) -> None:
@@ -300,11 +300,26 @@ def fetched_by(address: str, ledger: str) -> None:
     def far(path: str) -> Any:
         with open(ledger, "a") as file:
             file.write(f"{path}\n")
-        sleep(0.2)
+        time.sleep(0.2)
         return open(path.removeprefix("file://"), "rb")
 
     video._far = far
     video.local(address)
+
+
+def test_a_damaged_beginning_costs_only_the_beginning(tmp_path: Path) -> None:
+    """What lies behind the next key frame can be read all the same."""
+    whole = write(tmp_path / "whole.mp4", counted(30), rate=10, codec="mpeg4")
+    data = bytearray(whole.read_bytes())
+    with av.open(str(whole)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+    second = [p for p in packets if p.is_keyframe][1]
+    for packet in packets:
+        if packet.dts < second.dts:
+            data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    (tmp_path / "x.mp4").write_bytes(data)
+    times = [float(second.pts * second.time_base) + 0.05, 2.85]
+    assert numbers(video.read_clip(str(tmp_path / "x.mp4"), times)) == numbers(video.read_clip(str(whole), times))
 
 
 def test_processes_share_the_shards(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,10 +329,9 @@ def test_processes_share_the_shards(folder: Path, tmp_path: Path, monkeypatch: p
         tar.add(folder / "counted.mp4", "000.mp4")
     address, kept = f"file://{tmp_path}/0.tar", tmp_path / "cache" / "vdmreason" / "shards"
     kept.mkdir(parents=True)
-    for name in ("aa.part", "bb.4711"):  # as they are called now, and as they were
+    for name, when in (("aa.part", 1), ("bb.part", time.time())):
         (kept / name).write_text("half")
-        os.utime(kept / name, (1, 1))
-    (kept / "cc.4712").write_text("another is at it")
+        os.utime(kept / name, (when, when))
     forks = multiprocessing.get_context("fork")
     each = [forks.Process(target=fetched_by, args=(address, str(tmp_path / "ledger"))) for _ in range(3)]
     for process in each:
@@ -326,7 +340,8 @@ def test_processes_share_the_shards(folder: Path, tmp_path: Path, monkeypatch: p
         process.join(30)
     assert [process.exitcode for process in each] == [0, 0, 0]
     assert len((tmp_path / "ledger").read_text().splitlines()) == 1
-    assert {p.suffix for p in kept.iterdir()} - {""} == {".tar", ".4712"}
+    assert {p.name for p in kept.glob("*.part")} == {"bb.part"}  # another process is at it
+    assert {p.suffix for p in kept.iterdir()} - {".lock"} == {".tar", ".part"}
 
     (source,) = video.sources(address)
     local = video.local

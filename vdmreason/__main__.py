@@ -260,15 +260,16 @@ def arc_score(
     from vdmreason import arc_scores
 
     read = arc_scores.read_benchmarking if answers.is_dir() else arc_scores.read_submission
-    attempts, truth = read(answers), arc_scores.truth_of(tasks.variants(puzzles))
-    strangers = sorted(set(attempts) - set(truth))
-    if strangers:
-        raise UserError(f"{answers}: {puzzles} has no puzzle {strangers[0]!r}.{suggest(strangers[0], truth)}")
+    names = tasks.variants(puzzles)
+    attempts, truth = read(answers), arc_scores.truth_of(names)
+    known = {arc_scores.id_of(name) for name in names}
+    if strangers := sorted(set(attempts) - known):
+        raise UserError(f"{answers}: {puzzles} has no puzzle {strangers[0]!r}.{suggest(strangers[0], known)}")
     if not truth:
         raise UserError(f"{puzzles}: no puzzle's answer is known, so that nothing can be scored.")
-    print(f"{len(attempts)} of {len(truth)} puzzles answered")
-    if unknown := sum(not answer.size for answers_of in truth.values() for answer in answers_of):
-        print(f"{unknown} test inputs of them have no known answer and count nowhere")
+    print(f"{len(attempts.keys() & truth.keys())} of {len(truth)} puzzles answered")
+    if unknown := sum(example.open for name in names for example in tasks.get(name).stock("test") or ()):
+        print(f"{unknown} test input{'s' * (unknown > 1)} without a known answer left out")
     held = arc_scores.most_of(attempts)
     for name in [rule] if rule else [r for r in arc_scores.RULES if not r.startswith("concept") or "oncept" in puzzles]:
         value = arc_scores.score(attempts, truth, name)

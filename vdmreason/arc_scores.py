@@ -38,7 +38,8 @@ def truth_of(names: Iterable[str]) -> dict[str, list[Grid]]:
     """The answers of puzzles by full name, such as all of `tasks.variants("arc1/evaluation")`; ids are the last part. An answer
     that nobody knows is `UNKNOWN` and counts nowhere; a puzzle with none but such is left out. Raises UserError for what is no
     ARC puzzle, and for two puzzles with one id."""
-    found, known = {}, dict[str, str]()
+    found: dict[str, list[Grid]] = {}
+    known: dict[str, str] = {}
     for name in names:
         id_ = _register(name, known)
         answers = [example.answer for example in tasks.get(name).stock("test") or ()]

@@ -546,14 +546,17 @@ def finetune(
         )  # fmt: skip
         found: dict[str, Any] = finetuning.tested(classifier, "label", clips)
         found["bad"] = {**log.pop("bad"), **(clips.asked.bad if data else {})}
-    if not first_process():
-        return
-    finetuning.save(classifier, out / "classifier.safetensors")
-    store.write_json(out / "finetune.json", {**given, "budget": budget, **found, "log": log, **store.versions()})
-    print(
-        f"accuracy {100 * found['accuracy']:.1f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}] on {found['clips']:,} "
-        f"clips, chance {100 / clips.classes:.1f}    kept in {out / 'finetune.json'}"
-    )
+        if first_process():
+            finetuning.save(classifier, out / "classifier.safetensors")
+            store.write_json(
+                out / "finetune.json", {**given, "budget": budget, **found, "log": log, **store.versions()}
+            )
+    if first_process():
+        accuracy, low, high = (100 * found[name] for name in ("accuracy", "low", "high"))
+        print(
+            f"accuracy {accuracy:.1f} % [{low:.0f}, {high:.0f}] on {found['clips']:,} clips, chance {100 / clips.classes:.1f}    "
+            f"kept in {out / 'finetune.json'}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -236,11 +236,20 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
                 "vdmreason train --keys"
             )
 
+    whole = {
+        "lora",
+        "optim",
+        "options",
+        "precision",
+        "note",
+    } <= given.keys()  # it was resolved before, and says every key
     module = adapters.family(tree["family"])
     tree["family"] = tree["family"].replace("-", "_")  # causal-lm and causal_lm are one family
     flavour = adapters.base.flavour(module, str(tree.setdefault("flavour", "small")))
     tree = merge(nested(flavour.defaults), tree)
-    if flavour.name not in module.FLAVOURS and _looks_elsewhere_like_a_hub_id(flavour.name, given):
+    # A name with a slash that was resolved before is read as it stands, for its id is known by now.
+    stands = whole and "/" in flavour.name and given.get("flavour") == flavour.name
+    if flavour.name not in module.FLAVOURS and not stands and _looks_elsewhere_like_a_hub_id(flavour.name):
         tree["flavour"] = f"./{flavour.name}"  # a folder here, which a reader elsewhere has to know for one
     task = tasks.get(tree["task"])
     tree["task"] = task.name  # a file's path and a rule's nickname become the name that everyone else uses
@@ -266,7 +275,7 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
     run = _build(Run, tree, "")
     # The family's options with their defaults filled in, as plain values, so that the resolved file shows all of them.
     options = _plain(dataclasses.asdict(run.arm_options()))
-    if canvas := options.get("canvas"):
+    if (canvas := options.get("canvas")) and not whole:
         _refuse_canvas(canvas, "augment", task, run)
         _refuse_canvas(canvas, "votes", tested, run)
     return dataclasses.replace(run, options=options)
@@ -283,16 +292,13 @@ def _refuse_canvas(canvas: Sequence[int], key: str, task: Task, run: Run) -> Non
             )
 
 
-def _looks_elsewhere_like_a_hub_id(name: str, given: Mapping[str, Any]) -> bool:
-    """Whether a backbone that is a folder here is written as hub ids are. What was resolved before says every key; it is read as
-    it stands, since its id is known by now."""
-    if "/" not in name:
-        return True
-    resolved = {"lora", "optim", "options", "precision", "note"} <= given.keys()
-    return not resolved and not name.startswith((".", "/", "~")) and Path(name).is_dir()
+def _looks_elsewhere_like_a_hub_id(name: str) -> bool:
+    """Whether a backbone that is a folder here is written as hub ids are."""
+    return "/" not in name or (not name.startswith((".", "/", "~")) and Path(name).is_dir())
 
 
 MOST = 100_000  # values that a YAML file may say, those that its aliases repeat counted each time
+DEEPEST = 50  # lists in lists: the reader in C ends the process some thousands down
 
 if typing.TYPE_CHECKING:
     _Safe = yaml.SafeLoader
@@ -306,6 +312,18 @@ class Loader(_Safe):
     Both are asked of the text as it was written, before a merge (`<<`) puts its keys beside those that overrule them.
     """
 
+    depth = 0
+
+    def descend_resolver(self, current_node: Any, current_index: Any) -> None:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise UserError(f"lists or keys are nested more than {DEEPEST} deep.")
+        super().descend_resolver(current_node, current_index)
+
+    def ascend_resolver(self) -> None:
+        self.depth -= 1
+        super().ascend_resolver()
+
     def construct_document(self, node: yaml.Node) -> Any:
         if _values(node, {}) > MOST:
             raise UserError("repeats itself into more than a run or a sweep could say. Write fewer aliases (*name).")
@@ -314,7 +332,11 @@ class Loader(_Safe):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """010 is ten, as everywhere but in YAML 1.1, which reads it as eight."""
         plain = re.fullmatch(r"([-+]?)0+([0-9_]+)", node.value)
-        return int(plain[1] + plain[2]) if plain and plain[2].strip("_") else super().construct_yaml_int(node)
+        return (
+            int(plain[1] + digits)
+            if plain and (digits := plain[2].replace("_", ""))
+            else super().construct_yaml_int(node)
+        )
 
 
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
@@ -358,7 +380,7 @@ def read_yaml(path: Path, where: str, least: str) -> tuple[str, dict[str, Any]]:
     return text, keys_of(text, str(path), least)
 
 
-# What reading raises: also for a date or a number that is none, and for lists nested thousands deep.
+# What reading raises: also for a date or a number that is none.
 NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 

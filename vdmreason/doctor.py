@@ -209,9 +209,7 @@ def _place(name: str) -> tuple[Path, str]:
     if name == "latents":
         return cache_folder(), "VDMREASON_CACHE"
     if name.startswith("download"):
-        from huggingface_hub import constants
-
-        return Path(constants.HF_HUB_CACHE), "HF_HOME"
+        return adapters.base.hub_cache(), "HF_HOME"
     return store.runs_root(), "VDMREASON_RUNS"
 
 

@@ -98,9 +98,14 @@ def start(kind: str, argv: Sequence[str], folder: str | Path, after: str | Path 
 def environment() -> dict[str, str]:
     """What a process of ours (`python -m vdmreason`) is started with: it finds our code, and does not take a tasks.py of the
     folder it is started in for ours."""
-    ours = str(Path(__file__).resolve().parents[1])
-    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != ours]
-    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([ours, *others])}
+    ours = Path(__file__).resolve().parents[1]
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(ours)]
+    if ours.name not in (
+        "site-packages",
+        "dist-packages",
+    ):  # else it is found anyway, and the standard library is before it
+        paths.insert(0, str(ours))
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def resume(folder: str | Path) -> Status:

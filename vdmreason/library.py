@@ -800,7 +800,7 @@ def _exported(folder: Path, found: Found, wanted: Mapping[str, Any]) -> tuple[Ru
         store.refuse_other(folder, {"data": result["provenance"].get("data")}, now)
     if "flavour" in wanted:  # another run by its id; the backbone's fingerprint says whether the weights are the same
         made = result["provenance"] | {"adapter_of": run.id}
-        run = config.resolve(config.to_dict(run) | {"flavour": wanted["flavour"]})
+        run = config.resolve(config.to_dict(run), [f"flavour={json.dumps(wanted['flavour'])}"])
         return run, {"provenance": made | {"run": run.id}}
     return run, _renamed(result, said, run)
 
@@ -986,7 +986,11 @@ def _refuse_other_run(repo: str, there: Path, made: Path) -> None:
         other = [
             key
             for key, value in theirs.items()
-            if value != mine.get(key) and key.split(".")[0] not in config.NOT_IDENTITY and key != config.CUT
+            if value != mine.get(key)
+            and key.split(".")[0] not in config.NOT_IDENTITY
+            and key != config.CUT
+            # Before puzzles and folders were told by their last part, their places were written down.
+            and not (key in ("task", "test_task", "flavour") and re.match(r"(arc:)?[/~]", str(value)))
         ]
     except UserError:
         other = ["config.yaml"]

@@ -237,13 +237,14 @@ def _trial(entry: Mapping[str, Any], planned: bool) -> Trial:
         raise _NotWhole("damaged", str(error)) from None
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise _NotWhole("damaged", f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    values = config.flat(config.to_dict(run))  # as they are used: a sheet's 1e-3 is a text to YAML
     return Trial(
         str(entry.get("id") or run.id),
         folder,
         run,
         str(entry.get("arm") or run.family),
         str(entry.get("control", "random" if run.init == "random" else "")),
-        tuple(sorted((key, _hashable(value)) for key, value in (entry.get("set") or {}).items())),
+        tuple(sorted((key, _hashable(values.get(key, value))) for key, value in (entry.get("set") or {}).items())),
         records,
         result,
         (store.read_json(folder / sweep.DONE) or {}) if planned else {},

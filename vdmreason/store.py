@@ -169,6 +169,8 @@ def taken(path: str | Path) -> UserError:
 def _rename_fresh(temporary: Path, path: Path) -> None:
     """In one step, which fails where a folder with something in it, or a file, has come there in the meantime."""
     try:
+        if path.is_dir():  # an empty one gives way, on Windows by hand
+            path.rmdir()
         os.rename(temporary, path)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
@@ -323,15 +325,18 @@ def refuse_foreign(folder: str | Path, option: str) -> None:
 
 
 def claim(folder: str | Path, run: Run) -> None:
-    """Make `folder` this run's. A config.yaml that already says this run stays as it is, with its comments.
+    """Make `folder` this run's. A config.yaml that already says all of this run stays as it is, with its comments; one that
+    leaves something out is written in full, for what it leaves out may be another tomorrow.
 
     Raises UserError, naming the keys, where it says another one."""
-    if (Path(folder) / "config.yaml").is_file():
+    path = Path(folder) / "config.yaml"
+    if path.is_file():
         other = read_config(folder)
         if other.id != run.id:
             changed = "; ".join(config.differences(other, run))
             raise UserError(f"{folder}: holds another run ({changed}). Take another --folder, or take these back.")
-        return
+        if config.read_yaml(path, "", "")[1] == config.to_dict(run):
+            return
     write_config(folder, run)
 
 

@@ -46,11 +46,10 @@ def _device() -> str:
 
 def _fetched(run: Run) -> list[Any]:
     """Changes when a backbone comes onto this disk or goes: its folder's time, and that of its snapshots in the hub's cache."""
-    from huggingface_hub import constants
-
     base = adapters.base.flavour(adapters.family(run.family), run.flavour).base
-    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{base.replace('/', '--')}" / "snapshots"
-    return [store.stamp(base), store.stamp(snapshots)]
+    kept = adapters.base.hub_cache(base)
+    fetching = len([*kept.glob("blobs/*.incomplete")])  # a snapshot's folder is there before what it names is
+    return [store.stamp(base), fetching, *(store.stamp(path) for path in sorted(kept.glob("snapshots/*")))]
 
 
 _failed: dict[str, tuple[float, dict[str, Any]]] = {}  # what could not be told in this process, by key: when, and why
