@@ -134,12 +134,11 @@ def test_a_wrong_name_is_answered_with_a_suggestion(visit: Visit) -> None:
         raise AssertionError(f"{box.input_value()!r} in the box, {visit.stage()} on the stage") from error
 
 
-@pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_needs_no_sideways_scroll(browser: Any, server: str, dark: bool) -> None:
+def test_a_phone_needs_no_sideways_scroll(browser: Any, server: str) -> None:
     visit = Visit(browser, server, width=390, height=844)
-    visit.page.goto(server + ("?__theme=dark" if dark else "?__theme=light"))
+    visit.page.goto(server + "?__theme=dark")  # colours have no width
     visit.shown()
-    assert visit.page.evaluate("() => document.body.classList.contains('dark')") is dark
+    assert visit.page.evaluate("() => document.body.classList.contains('dark')")
     for tab in TABS:
         visit.tab(tab)
         expect(visit.page.get_by_role("tab", name=tab, exact=True)).to_have_attribute("aria-selected", "true")
@@ -210,11 +209,8 @@ def test_a_training_survives_a_reload(visit: Visit, root: Path) -> None:
     page = visit.page
     page.get_by_role("tab", name="Train", exact=True).click()
     page.get_by_label("10", exact=True).check()
-    page.locator('#train-video input[value="cogvideox/tiny"]').check()
     page.locator('#train-language input[value="causal_lm/tiny"]').check()
-    arms = 2 if (cogvideox.ZOO / "vae").exists() else 1
-    if arms == 1:  # the tiny video backbone uses the codec of the small one
-        page.get_by_label("Video", exact=True).uncheck()
+    page.get_by_label("Video", exact=True).uncheck()  # both arms adapt below
     page.locator("#train-updates input").fill("6")
     page.locator("#train-test input").fill("2")
     page.locator("#train-test input").press("Tab")
@@ -233,7 +229,7 @@ def test_a_training_survives_a_reload(visit: Visit, root: Path) -> None:
     expect(again).to_be_visible()
     page.get_by_role("tab", name="Train", exact=True).click()
     finished = page.locator("#progress .progress-line", has_text="answers are in Compare")
-    expect(finished).to_have_count(arms, timeout=240_000)  # two trainings, one after the other, on a busy machine
+    expect(finished).to_have_count(1, timeout=240_000)
     expect(page.locator("#loss")).to_be_visible()
     assert (root / str(name) / "adapter").is_dir()
 

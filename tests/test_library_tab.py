@@ -236,11 +236,10 @@ def test_out_away_back_and_in(visit: Visit, root: Path, tmp_path: Path) -> None:
 
 
 @needs_browser
-@pytest.mark.parametrize("dark", [False, True])
-def test_on_a_phone(browser: Any, visit: Visit, dark: bool) -> None:
+def test_on_a_phone(browser: Any, visit: Visit) -> None:
     phone = Visit(browser, visit.page.url, width=390, height=844)
     phone.page.set_default_timeout(60_000)
-    phone.page.goto(visit.page.url.split("?")[0] + ("?__theme=dark" if dark else "?__theme=light"))
+    phone.page.goto(visit.page.url.split("?")[0])
     phone.tab("Library")
     expect(phone.page.locator("#library-card .facts")).to_be_visible(timeout=60_000)
     assert phone.page.evaluate("() => document.documentElement.scrollWidth") <= 390
