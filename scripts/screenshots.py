@@ -35,7 +35,7 @@ def main() -> None:
         for name, (width, height, theme) in VIEWS.items():
             visit = Visit(browser, url, width, height)
             visit.page.goto(f"{url}?__theme={theme}")
-            visit.shown()
+            visit.shown(120)  # hundreds of runs are read at the first view
             for tab in given.tab or TABS:
                 visit.tab(tab)
                 if tab == "Draw":
