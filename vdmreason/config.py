@@ -236,13 +236,8 @@ def resolve(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Run:
                 "vdmreason train --keys"
             )
 
-    whole = {
-        "lora",
-        "optim",
-        "options",
-        "precision",
-        "note",
-    } <= given.keys()  # it was resolved before, and says every key
+    # It was resolved before, and says every key.
+    whole = {"lora", "optim", "options", "precision", "note"} <= given.keys()
     module = adapters.family(tree["family"])
     tree["family"] = tree["family"].replace("-", "_")  # causal-lm and causal_lm are one family
     flavour = adapters.base.flavour(module, str(tree.setdefault("flavour", "small")))
@@ -515,6 +510,15 @@ def told_apart(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _require(holds: bool, path: str, rule: str, value: object) -> None:
     if not holds:
         raise UserError(f"{path}: {rule}, but it is {value!r}.")
+
+
+@contextmanager
+def said_of(name: str | Path) -> Iterator[None]:
+    """Begin whatever a person can fix with the name of the file or the key that it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 @contextmanager

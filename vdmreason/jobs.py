@@ -100,10 +100,8 @@ def environment() -> dict[str, str]:
     folder it is started in for ours."""
     ours = Path(__file__).resolve().parents[1]
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(ours)]
-    if ours.name not in (
-        "site-packages",
-        "dist-packages",
-    ):  # else it is found anyway, and the standard library is before it
+    # Of an installed package the standard library is to stay before it, and it is found anyway.
+    if ours.name not in ("site-packages", "dist-packages"):
         paths.insert(0, str(ours))
     return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
 

@@ -156,7 +156,7 @@ def run_of(folder: Path) -> Run:
     if not any(folder.glob("puzzle-*.json")):
         return store.read_config(folder)
     keys, puzzles = _said(folder)
-    with _of_config(folder):
+    with config.said_of(folder / "config.yaml"):
         return config.resolve(keys | {key: f"arc:{path}" for key, path in puzzles.items()})
 
 
@@ -165,14 +165,6 @@ def _said(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     _, keys = config.read_yaml(folder / "config.yaml", "", "A run needs at least task, n and family.")
     named = {key: PUZZLE.fullmatch(str(keys.get(key))) for key in ("task", "test_task")}
     return keys, {key: folder / name[1] for key, name in named.items() if name and (folder / name[1]).is_file()}
-
-
-@contextmanager
-def _of_config(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{folder / 'config.yaml'}: {error}") from None
 
 
 def travelling(run: Run) -> Run:
@@ -784,7 +776,7 @@ def _exported(folder: Path, found: Found, wanted: Mapping[str, Any]) -> tuple[Ru
     if strange:
         only = " and ".join(f"--{key}" for key in sorted(anew))
         raise UserError(f"--{strange[0]}: the folder's config.yaml says it already; only {only} may be said anew.")
-    with _of_config(folder):
+    with config.said_of(folder / "config.yaml"):
         here = {key: _keep_puzzle(file) for key, file in puzzles.items() if key not in wanted}
         run = config.resolve(keys | here | {key: wanted[key] for key in own.keys() & wanted.keys()})
     said = dataclasses.replace(run, **own)  # under the name that the file had where it was made

@@ -168,9 +168,8 @@ def _refuse_busy(place: Path, runs: Path) -> None:
     for status in [*jobs.find(place), *states]:
         if status.active:
             raise UserError(f"{status.folder.name}: is {status.state}. Stop it first, then remove it.")
-    for parent, folders, files in os.walk(
-        place
-    ):  # a worker of a sweep may be elsewhere, and writes no state but its trial's
+    # A worker of a sweep may be elsewhere, and writes no state but its trial's.
+    for parent, folders, files in os.walk(place):
         folders[:] = [name for name in folders if not name.startswith(".")]
         claim = Path(parent) / CLAIM
         if CLAIM in files and (owner := read_claim(claim)) is not None and not is_stale(claim, owner):

@@ -7,8 +7,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def read(path: str | Path, scale: str = "", most: int | None = None) -> Sweep:
     """
     path = Path(path)
     text, given = _yaml(path)
-    with _in(path):
+    with config.said_of(path):
         sheet = _at_scale(given, scale)
         found: dict[str, Trial] = {}
         left_out: Counter[str] = Counter()
@@ -126,14 +125,6 @@ def _said(trial: Trial) -> str:
 
 def _yaml(path: Path) -> tuple[str, dict[str, Any]]:
     return config.read_yaml(path, "protocols/ holds some.", "A sweep needs at least name, tasks and arms.")
-
-
-@contextmanager
-def _in(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _at_scale(given: Mapping[str, Any], scale: str) -> dict[str, Any]:
@@ -276,6 +267,6 @@ def folder_of(path: Path, scale: str) -> Path:
     if path.is_dir():
         return path
     _, given = _yaml(path)
-    with _in(path):
+    with config.said_of(path):
         _at_scale(given, scale)
     return store.runs_root() / "sweeps" / folder_name(str(given["name"]), scale)
