@@ -42,7 +42,7 @@ else:
 ARM = "language"
 PROMPTS = ("auto", "chat", "plain")
 
-_SMALL = {"optim.lr": 5e-3, "optim.schedule": "cosine"}
+_SMALL = {"optim.lr": 12e-3, "optim.schedule": "cosine"}  # protocols/learning_rate.yaml
 FLAVOURS = {
     "small": Flavour(
         "small",
