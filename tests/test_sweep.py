@@ -1062,6 +1062,13 @@ def test_a_launcher_that_is_not_installed_is_one_line(tmp_path, monkeypatch) -> 
         launchers.Slurm(tmp_path, 1, {}, "")
 
 
+def test_options_for_slurm_are_values_or_one_line() -> None:
+    assert commands._options(["gpus=2", "slurm_partition=a=b"]) == {"gpus": 2, "slurm_partition": "a=b"}
+    for text, words in (("gpus=[", r"^--slurm gpus: is not YAML"), ("gpus", "must look like")):
+        with pytest.raises(UserError, match=words):
+            commands._options([text])
+
+
 def test_workers_that_die_at_once_end_the_driver(tmp_path) -> None:
     folder = planned(tmp_path, **ONE)
     command = [sys.executable, "-c", "import sys; sys.exit('no such library')"]

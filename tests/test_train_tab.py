@@ -64,7 +64,11 @@ def test_yaml_and_the_form_are_the_same_runs_both_ways() -> None:
         (("n: 10", "n: many"), r"^Run 1: n: must be a whole number"),
         (("n: 10", "n: 10000000"), r"n: at most 20,000"),
         (("n: 10", "n: [3"), r"^That is not YAML"),
-        (("n: 10", "n: &a 10\nseed: *a"), r"aliases"),
+        (("n: 10", "n: " + "[" * 60), r"^That YAML cannot be read: .*nested"),
+        (
+            ("n: 10", "n: &a0 [x, x]\n" + "".join(f"k{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 20))),
+            r"repeats itself",
+        ),
         (("n: 10", "n: !!python/object/apply:os.getcwd []"), r"^That is not YAML"),
         (("family: causal_lm", "family: causal_lmm"), r"^Run 2: .*causal_lm"),
     ],

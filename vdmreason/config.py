@@ -382,15 +382,20 @@ NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 def keys_of(text: str, name: str, least: str) -> dict[str, Any]:
     """The keys of a YAML text. Raises UserError, which begins with `name`, where it is no YAML, or holds no keys (`least` says
     which it needs)."""
+    given = value_of(text, name)
+    if not isinstance(given, dict):
+        raise UserError(f"{name}: holds no keys. {least}")
+    return given
+
+
+def value_of(text: str, name: str) -> Any:
+    """What a YAML text says. Raises UserError, which begins with `name`, where it is no YAML."""
     try:
-        given = yaml.load(text, Loader)
+        return yaml.load(text, Loader)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except NO_YAML as error:
         raise UserError(f"{name}: is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(given, dict):
-        raise UserError(f"{name}: holds no keys. {least}")
-    return given
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -679,12 +684,7 @@ def _set(tree: dict[str, Any], text: str) -> None:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
             raise UserError(f"{path}: {'.'.join(keys[:depth])} holds no keys.")
-    try:
-        node[keys[-1]] = yaml.load(value, Loader)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except NO_YAML as error:
-        raise UserError(f"{path}: {value!r} is not YAML: {' '.join(str(error).split())}") from None
+    node[keys[-1]] = value_of(value, path)
 
 
 def flat(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.base import UserError
 from vdmreason import config, library, store, sweep
 
@@ -27,9 +25,8 @@ ENDING = ".tar.xz"
 # done.json last: a trial that is cut off while it is unpacked does not count
 KEPT = ("config.yaml", *sweep.VOUCHED, sweep.DONE)
 MOST = 1 << 30  # bytes that a parcel may hold
-DEEPEST = 16  # mappings and lists in each other in a config
 # What reading raises where something is not as it should be
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 STAYS = {sweep.CLAIM, ".claim.lock", ".lock", "log.txt"}  # of a trial's folder when a parcel's trial takes its place
 
 Members = dict[str, bytes]  # by name: "plan.json", "trials/<run>/done.json"
@@ -233,13 +230,7 @@ def _check_plan(plan: Mapping[str, Any]) -> None:
 
 def _check_trial(files: Mapping[str, bytes], entry: Mapping[str, Any]) -> None:
     """The files are this trial's, its answers are whole, and what they name lies in the folder."""
-    text = files["config.yaml"].decode()
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):  # a few bytes can say much that takes minutes to read
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
-            raise ValueError("its config repeats itself, or is deeper than any")
-    run = config.resolve(config.keys_of(text, "config.yaml", ""))
+    run = config.resolve(config.keys_of(files["config.yaml"].decode(), "config.yaml", ""))
     result = json.loads(files["result.json"])
     if not run.id == entry["id"] == result["id"]:
         raise ValueError("another trial's files")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from tasks.base import UserError, suggest
+from vdmreason import config
 from vdmreason.launchers import HOPELESS, LAUNCHERS, Launcher, Local, Ray, Slurm, devices_here
 from vdmreason.sweep.driver import cancel, run_sweep, status_lines
 from vdmreason.sweep.sheet import folder_of, read
@@ -81,7 +81,7 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--slurm {text}: must look like slurm_partition=gpu.")
-        options[key] = yaml.safe_load(value)
+        options[key] = config.value_of(value, f"--slurm {key}")
     return options
 
 
