@@ -433,11 +433,11 @@ PUBLISHED_CAPTION = (
 
 
 def _caption(figures: Figures) -> str:
-    text = "Exact match against n (logarithmic). Line: mean over seeds; band: 95 % interval; dots: seeds; dotted line, open "
-    text += (
-        "circles: random-init control. Grey: copy the input (dotted), nearest training example (dashed), codec ceiling "
+    control = "; dotted line, open circles: random-init control" if any(c for _, _, c in figures.legend) else ""
+    text = (
+        f"Exact match against n (logarithmic). Line: mean over seeds; band: 95 % interval; dots: seeds{control}. Grey: copy "
+        "the input (dotted), nearest training example (dashed), codec ceiling (dash-dotted)."
     )
-    text += "(dash-dotted)."
     return f"{text} {PUBLISHED_CAPTION}" if figures.published else text
 
 
