@@ -33,7 +33,7 @@ def test_the_index_is_whole():
 @pytest.mark.parametrize(
     ("page", "title", "sweep", "least"),
     [
-        ("README.md", "The first answer", "structured-tuned", 10),
+        ("README.md", "The first answer", "structured-tuned", 14),
         ("docs/pretraining.md", "The exam", "structured-small", 12),
     ],
 )
