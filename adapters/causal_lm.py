@@ -42,7 +42,7 @@ else:
 ARM = "language"
 PROMPTS = ("auto", "chat", "plain")
 
-_SMALL = {"optim.lr": 12e-3, "optim.schedule": "cosine"}  # protocols/learning_rate.yaml
+_SMALL = {"optim.lr": 12e-3, "optim.schedule": "cosine"}  # protocols/learning_rate.yaml: bf16, n = 100, one seed
 FLAVOURS = {
     "small": Flavour(
         "small",
