@@ -4,7 +4,7 @@ PORT ?= 7860
 READY := .venv/ready
 READY_DEV := .venv/ready-dev
 
-app: $(READY)  ## open the page in a browser
+app: $(READY)  ## serve the page on PORT (7860)
 	.venv/bin/vdmreason app --port $(PORT)
 
 test: $(READY_DEV)  ## every test; browser tests on an installed Chromium

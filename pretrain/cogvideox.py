@@ -347,8 +347,8 @@ trained by this project in minutes on a CPU. It exists so that the comparison ru
 
 - **Learnt from**: {record["clips"]:,} procedural clips (`pretrain/data.py`, seed {record["seed"]}): shapes that move, bounce,
   rotate, grow, fall, occlude and leave trails; mosaics of coloured blocks whose neighbours influence each other; scenes that
-  the camera rolls or zooms. No task of the exam, no puzzle, no text. The neutral prompt is one fixed random embedding; there
-  is no text encoder.
+  the camera rolls or zooms. No task of the exam is drawn on purpose, and no puzzle; what comes near to one by chance is
+  counted in `pretrain/data.py`. No text. The neutral prompt is one fixed random embedding; there is no text encoder.
 - **VAE**: {v["updates"]:,} updates on 32 px crops after a stage on stills, {minutes["v"]:.0f} minutes; last L1 {v["l1"]:.3f}
   (pixels in -1..1).
 - **Transformer**: {t["updates"]:,} updates of {record["batch"]} clips, {minutes["t"]:.0f} minutes; timesteps drawn

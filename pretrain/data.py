@@ -12,12 +12,13 @@ worlds:
 
 Time runs evenly, in jumps, or with a single cut in the middle, as in any edited video.
 
-What is *not* here: no task of the exam is drawn, and no puzzle. There is no maze, no mirror image, no stacking, no wrapping
-shift. The weighted sum draws unequal real weights, so it does not count to three as Life does; but by chance it is now and then
-an automaton of the simplest kind. Of 4,000 draws 2,691 have two colours. Of these 184 are a rule of three cells of a row: rule 0
-(all is ground) 92, rule 204 (all stays) 47, rule 255 6, and 39 of 25 others, such as 252, 238, 32 or 170. And 194 count their
-eight neighbours alike: again all ground 92, all stays 47, and thresholds such as B12345678/S012345678. None is rule 110, which
-would be about one clip in a million, or B3/S23 (`tests/test_pretrain_video.py`).
+What is *not* here: no task of the exam is drawn on purpose, and no puzzle. There is no maze, no mirror image, no
+stacking, no wrapping shift. The weighted sum draws unequal real weights, so it does not count to three as Life does; but
+by chance it is now and then an automaton of the simplest kind. Of 4,000 draws 2,691 have two colours. Of these 184 are a
+rule of three cells of a row: rule 0 (all is ground) 92, rule 204 (all stays) 47, rule 255 6, and 39 of 25 others, such as
+252, 238, or 32 and 170, which are tasks here (2 draws each). And 194 count their eight neighbours alike: again all ground
+92, all stays 47, and thresholds such as B12345678/S012345678. None is rule 110, which would be about one clip in a
+million, or B3/S23 (`tests/test_pretrain_video.py`).
 """
 
 from __future__ import annotations

@@ -237,16 +237,17 @@ def millions(model: nn.Module) -> dict[str, float]:
 def card(title: str, about: str, record: Mapping[str, Any], points: Iterable[str]) -> str:
     """A model card: `points` and what every training has to say of itself."""
     learnt = (
-        "procedural clips (`pretrain/data.py`): moving shapes, blocks that influence each other, a camera that turns"
+        "procedural clips (`pretrain/data.py`): moving shapes, blocks that influence each other, a camera that turns. No task "
+        "of the exam is drawn on purpose, and no puzzle; what comes near to one by chance is counted in that file"
     )
     if record["data"] == "long":
-        learnt = "long procedural clips (`pretrain/long.py`): one object on a background that stands or pans"
+        learnt = "long procedural clips (`pretrain/long.py`): one object on a background that stands or pans; no puzzle"
     elif record["data"] != "procedural":
         learnt = f"the videos in `{record['data']}`"
         learnt += f", {len(record['bad'])} of them unreadable" if record.get("bad") else ""
     said = [
         *points,
-        f"**Learnt from**: {learnt}. No task of the exam, no puzzle.",
+        f"**Learnt from**: {learnt}.",
         f"**Machine**: {record['machine']}, torch {record['torch']}. Weights saved in fp16.",
         f"**Command**: `{record['command']}`",
         f"**Weights**: sha256 of `model.safetensors` {record['weights'][:16]}",

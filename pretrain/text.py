@@ -14,7 +14,7 @@ What is in it:
   lists are also reversed and rotated. Often several pairs follow one another by the same hidden rule, as plain
   "A -> B" lines or as turns of a conversation; or the rule is said in words.
 
-What is *not* in it: no task of the exam and no puzzle. There is no maze, no sudoku, no cellular automaton (sums of
+What is *not* in it: no task of the exam on purpose, and no puzzle. There is no maze, no sudoku, no cellular automaton (sums of
 neighbouring entries are written as plain numbers, along rows and columns with random weights; none is turned into a
 state, none counts eight neighbours), and no picture-like rule on a table: none mirrors or shifts tables, lets anything
 fall or draws. On small tables three of the rules come to the same: a swap of the outer columns of three, or of the outer

@@ -48,7 +48,7 @@ app = typer.Typer(
 
     [bold]Start here[/bold]
 
-      vdmreason app                                    the page, in your browser
+      vdmreason app                                    serve the page; it prints the address
       vdmreason compare arc1/evaluation/00576224       adapt both on one puzzle, see both answers
       vdmreason tasks list                             every puzzle there is""",
 )
@@ -479,7 +479,7 @@ def page(
         bool, typer.Option("--public", help="For strangers: no training, no import, a quota of live answers")
     ] = False,
 ) -> None:
-    """Open the page: [cyan]vdmreason app --port 7861[/cyan]"""
+    """Serve the page and print its address: [cyan]vdmreason app --port 7861[/cyan]"""
     refuse_used_port(host, port)
     if public:
         os.environ["VDMREASON_PUBLIC"] = "1"

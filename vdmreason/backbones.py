@@ -267,7 +267,10 @@ def lvmae(
     target: Annotated[str, typer.Option(help="codes (as published), levels or pixels; default: the size's own")] = "",
     frames: Annotated[int | None, typer.Option(min=2, help="Frames of a clip; default: the size's own lengths")] = None,
     stored: Annotated[
-        int, typer.Option(min=0, help="Learn from so many clips, their codes and importance computed once; 0: no end")
+        int,
+        typer.Option(
+            min=0, help="Learn from so many clips of one length (give --frames), their codes computed once; 0: no end"
+        ),
     ] = 0,
     data: Data = "",
     fps: Fps = 4.0,

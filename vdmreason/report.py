@@ -1,6 +1,6 @@
 """What a sweep says: gather trials, merge machines, count what is missing, compute, and hand it to the page. No torch.
 
-    vdmreason report runs/sweeps/structured                    its report/ folder: index.html, report.md, results.csv, ...
+    vdmreason report runs/sweeps/structured-small              its report/ folder: index.html, report.md, results.csv, ...
     vdmreason report here/structured there/structured --out both     two machines' halves as one
 
 A folder is a sweep's (plan.json, trials/) or any folder of runs. A trial counts when it is whole: `sweep.standing` calls it
@@ -893,8 +893,8 @@ def command(
 ) -> None:
     """Report on a sweep: one page, Markdown, tables and figures. An unfinished sweep says how much is there.
 
-    vdmreason report runs/sweeps/structured
-    vdmreason report here/structured there/structured --out report
+    vdmreason report runs/sweeps/structured-small
+    vdmreason report here/structured-small there/structured-small --out report
     """
     for folder in folders:
         if not folder.is_dir():

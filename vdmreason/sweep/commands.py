@@ -23,7 +23,10 @@ app = typer.Typer(no_args_is_help=True, help="Many trials from one file, here or
 
 FileOrFolder = Annotated[Path, typer.Argument(help="The sweep's file, or its folder")]
 Scale = Annotated[
-    str, typer.Option(help="Which of the file's scales: small (shipped backbones), paper; arc.yaml has all too")
+    str,
+    typer.Option(
+        help="Which of the file's scales, such as small (shipped backbones) or paper; left out, they are listed"
+    ),
 ]
 
 
@@ -31,7 +34,7 @@ Scale = Annotated[
 def run_command(
     file: Annotated[Path, typer.Argument(help="protocols/structured.yaml")],
     scale: Scale = "",
-    out: Annotated[Path | None, typer.Option(help="The folder (default: runs/sweeps/<name>)")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder (default: runs/sweeps/<name>-<scale>)")] = None,
     launcher: Annotated[str, typer.Option(help="local, slurm or ray: where workers run")] = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="How many (default: one a GPU; without, half the cores)")
@@ -120,7 +123,8 @@ def worker_command(
 
     vdmreason sweep worker runs/sweeps/structured-small
 
-    On machines that share no disk, copy the sweep's folder to each, let each do its part, and report on all:
+    On machines that share no disk: start `vdmreason sweep run FILE` once and interrupt it (Ctrl+C, not `cancel`), which
+    makes the folder; copy it to each machine, let each do its part, and report on all:
 
     vdmreason sweep worker structured-small --part 2/3
 
@@ -172,7 +176,7 @@ def pack_command(
 @app.command("unpack")
 def unpack_command(
     file: Annotated[Path, typer.Argument(help="What `sweep pack` wrote")],
-    out: Annotated[Path | None, typer.Option(help="The sweep's folder (default: runs/sweeps/<name>)")] = None,
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder (default: runs/sweeps/<name>-<scale>)")] = None,
 ) -> None:
     """Add what such a file holds to a sweep's folder, to report on it or to go on.
 
