@@ -21,8 +21,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from pretrain.loop import Share, check_settings, fit, trapezoid
-from pretrain.recipe import is_main
+from pretrain.loop import Share, check_settings, fit, mean_over_processes, trapezoid
+from pretrain.recipe import is_main, processes
 from pretrain.text import Document, document
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -52,6 +52,14 @@ class Size:
     lr: float = 4e-3
     documents: int = 6000  # the tokenizer is made from this many
     held_out: int = 16  # batches of held-out documents at the end
+
+    def row(self, long: bool) -> int:
+        """Tokens of a row."""
+        return self.length * (4 if long else 1)
+
+    def rows(self, long: bool) -> int:
+        """Rows of an update."""
+        return max(1, self.tokens // self.row(long))
 
 
 SIZES = {
@@ -83,6 +91,8 @@ def pretrain(
     if minutes is None and updates is None:
         minutes = 60.0
     settings = {"size": size, "seed": seed}
+    for long in (False, True):  # now, and not at the first update with long rows
+        Share(0, processes().num_processes).rows(s.rows(long))
     if is_main():  # before another's tokenizer is written
         check_settings(out / "work", settings)
     if not (out / "tokenizer.json").exists() or not resume:
@@ -165,8 +175,7 @@ class Rows:
 
     def __call__(self, step: int, share: Share = Share()) -> dict[str, Tensor]:  # noqa: B008 (frozen)
         long = step % 8 == 7
-        length = self.size.length * (4 if long else 1)
-        rows = [self.row((step, r), length, long) for r in share.rows(max(1, self.size.tokens // length))]
+        rows = [self.row((step, r), self.size.row(long), long) for r in share.rows(self.size.rows(long))]
         return {"input_ids": torch.stack([x for x, _ in rows]), "labels": torch.stack([y for _, y in rows])}
 
     def row(self, name: tuple[int, int], length: int, long: bool) -> tuple[Tensor, Tensor]:
@@ -241,7 +250,8 @@ class Loss(nn.Module):
         wanted = labels[:, 1:]
         learned = wanted != IGNORED
         logits = self.model.lm_head(hidden[learned])  # (N, vocabulary): only where something is learned
-        return nn.functional.cross_entropy(logits.float(), wanted[learned])
+        loss = nn.functional.cross_entropy(logits.float(), wanted[learned], reduction="sum")
+        return loss / (mean_over_processes(learned.sum()) if self.model.training else learned.sum())
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pretrain import recipe as recipes
 from pretrain.data import SHAPES as SPRITES
 from pretrain.data import clip, named_rng
-from pretrain.loop import Share, fit, trapezoid
+from pretrain.loop import Share, fit, mean_over_processes, trapezoid
 from pretrain.recipe import is_main, record_of
 from pretrain.scenes import CELLS, scene
 from pretrain.scenes import SHAPES as OBJECTS
@@ -185,7 +185,8 @@ class Told(nn.Module):
         """`pictures` (B, 3, H, W) in -1..1; `there` (B, len(KNOWN)) 0 or 1; `place` (B,), -1 where it is not told."""
         pooled = self.tower(pictures).pooler_output
         shapes = F.binary_cross_entropy_with_logits(self.shapes(pooled), there)
-        told = (place >= 0).sum().clamp_min(1)  # a process's share may have none
+        told = (place >= 0).sum()
+        told = (mean_over_processes(told) if self.training else told).clamp_min(1)  # there may be none at all
         place_ = F.cross_entropy(self.place(pooled), place, ignore_index=-1, reduction="sum") / told
         return {"loss": shapes + place_ / 4, "shapes": shapes, "place": place_}
 

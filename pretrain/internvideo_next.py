@@ -670,7 +670,7 @@ GROUPS = {"base": 14, "large": 8}
 class Stage:
     """How a stage is trained: warm-up, then a cosine down to `floor` of the peak."""
 
-    share: float  # of all updates
+    share: float  # of all updates; of the minutes, where a budget is time, though an update of Stage 2 takes longer
     frames: int
     batch: int
     lr: float

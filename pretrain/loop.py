@@ -43,6 +43,7 @@ stop_wanted: Callable[[], bool] = (
 SKIPS = 20  # so many updates without a finite gradient in a row are no accident
 TIMED_UPDATES = 20  # after so many updates minutes are turned into a number of updates
 SLOW_UPDATES = 2  # the first ones, which are not timed
+UNTIMED = 3000  # so many updates are assumed until then; a schedule that warms up over a share of them wants a number
 
 
 def lr_at(step: int, updates: int, peak: float, warmup: int = 100, decay: float = 0.4, floor: float = 0.02) -> float:
@@ -81,6 +82,16 @@ class Share:
         """This process's rows of tensors that were made for the whole batch."""
         rows = self.rows(len(next(iter(batch.values()))))
         return {name: value[rows.start : rows.stop] for name, value in batch.items()}
+
+
+def mean_over_processes(count: Tensor) -> Tensor:
+    """A count (), its mean over all processes. A sum divided by it and averaged over processes, as gradients are, is the mean
+    over what all have counted; divided by each one's own count, what is seldom would weigh more where it is seldom."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return count
+    total = count.float()
+    torch.distributed.all_reduce(total)
+    return total / torch.distributed.get_world_size()
 
 
 BatchAt = Callable[[int, Share], Mapping[str, Any]]
@@ -172,7 +183,7 @@ def fit(
                 _write_json(folder / "plan.json", {"updates": total, "minutes": minutes, "seconds_an_update": seconds})
             bar.total = total
             bar.refresh()
-        rate = schedule(step, total if not timing else 10**9)
+        rate = schedule(step, total if not timing else UNTIMED)
         for group in optimizer.param_groups:
             group["lr"] = rate[group["prefix"]]
         # What a module draws for itself, such as which blocks are passed over, on whatever device.

@@ -155,7 +155,14 @@ class LVMAE(nn.Module):
 
     @torch.no_grad()
     def scores(self, video: Tensor) -> Tensor:
-        """How important each token is to the decoder mask, for clips uint8 (B, F, H, W, 3): shares (B, N)."""
+        """How important each token is to the decoder mask, for clips uint8 (B, F, H, W, 3): shares (B, N).
+
+        In fp32 whatever the training is in: differences of nearly equal numbers are little but noise in bf16.
+        """
+        with torch.autocast(video.device.type, enabled=False):
+            return self._scores(video)
+
+    def _scores(self, video: Tensor) -> Tensor:
         config = self.config
         if config.mask == "flow":
             return flow_scores(video, config.tubelet, config.patch)
@@ -226,7 +233,7 @@ class LVMAE(nn.Module):
 
     def target(self, pixels: Tensor, codes: Tensor | None = None) -> Tensor:
         """What is predicted of every token (B, N, d): the tokenizer's codes, or pixels with each patch's mean taken away and
-        divided by its deviation (VideoMAE)."""
+        divided by its deviation (as MAE does, over its colours together; VideoMAE takes each colour by itself)."""
         if self.config.target == "pixels":
             patches = patchify(pixels, self.config.tubelet, self.config.patch)
             return F.layer_norm(patches, patches.shape[-1:])
@@ -582,6 +589,9 @@ def card(record: dict[str, Any], model: LVMAE) -> str:
         f"**Training**: {log['updates']:,} updates of {recipe['batch']} clips of {', '.join(map(str, lengths))} frames, "
         f"{log['seconds'] / 60:.0f} minutes; last loss {log['loss']:.3f}.",
     ]
+    if recipe["long"]:
+        what = "one object, other clips than `probe --long` and `finetune --long` ask of"
+        points.append(f"**Long clips** in {recipe['long']:.0%} of the updates, of `pretrain/long.py`: {what}.")
     points += [f"**Ours, not the paper's**: {said}."] if said else []
     if record["size"] in ("tiny", "small"):
         points.append("**Limits**: pictures of about 64 x 64 pixels; long clips of 32 x 32.")

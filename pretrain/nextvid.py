@@ -312,8 +312,9 @@ class NextVid(nn.Module):
         parts = {name: torch.stack(found).mean() for name, found in (("flow", flows), ("align", alignments)) if found}
         weights = {"flow": self.config.flow, "align": self.config.align}
         logs = {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}  # eq. 9
-        if measure and len(video) > 1:
-            logs |= meters(context[0])
+        if measure and len(video) > 1:  # of whole clips: behind a mask the k-th token is another place in each
+            with torch.no_grad():
+                logs |= meters(self.encoder(pixels[:8]))
         return logs
 
     def flow_loss(self, clean: Tensor, z: Tensor, at: Tensor, noise: Tensor, time: Tensor, frames: int) -> Tensor:

@@ -53,7 +53,8 @@ def meters(features: Tensor, most: int = 512) -> dict[str, Tensor]:
     from every place, `deviation` is the mean over channels of the standard deviation, and `rank` the effective rank (exp of
     the entropy of the normalised singular values: Roy and Vetterli 2007). Positions alone give neither.
 
-    Both fall to nothing where a model collapses, long before its loss tells. Not a number where the features are none.
+    Where a model collapses the deviation falls to nothing, long before its loss tells. The rank has no scale: it falls where few
+    directions are left, and stays where all shrink alike, so read both. Not a number where the features are none.
     """
     features = features.detach().float()
     flat = (features - features.mean(0)).flatten(0, -2)

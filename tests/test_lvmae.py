@@ -103,6 +103,15 @@ def test_every_mask_decodes_hidden_tokens_of_its_kind(mask: str) -> None:
         assert torch.allclose(scores.sum(1), torch.ones(3), atol=1e-4)
 
 
+@pytest.mark.parametrize("mask", ["adaptive", "everest", "difference"])
+def test_what_is_important_does_not_hang_on_the_precision(mask: str) -> None:
+    """A training in bf16 decodes what one that has stored its scores does."""
+    one, video = model(mask=mask), clips(3, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = one.scores(video)
+    assert torch.equal(scores, one.scores(video))
+
+
 def test_everest_s_importance_is_how_the_embedding_changes() -> None:
     one, video = model(mask="everest"), clips()
     tokens = one.encoder.embed(patchify(to_pixels(video), 2, 8)).view(2, 8, 16, -1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pretrain import loop, masks, nextvid
-from pretrain.targets import normalised
+from pretrain.targets import meters, normalised
 from pretrain.vit3d import coordinates, gather
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +55,16 @@ def test_one_clip_has_nothing_to_be_compared_with() -> None:
     for batch, measured in ((1, False), (2, True)):
         logs = model(video(batch), **draw(TINY, model, batch).batch(), measure=True)
         assert ({"deviation", "rank"} <= set(logs)) == measured
+
+
+@pytest.mark.parametrize("name", ["published", "with the plain pass"])
+def test_what_is_measured_is_the_whole_clip(name: str) -> None:
+    """Behind a mask the k-th token is another place in each clip, so that positions alone would look like features."""
+    config = VARIANTS[name]
+    model = model_of(config)
+    logs = model(video(3), **draw(config, model, 3).batch(), measure=True)
+    whole = meters(model.encoder(nextvid.to_pixels(video(3))))
+    assert all(torch.allclose(logs[name], value) for name, value in whole.items())
 
 
 # What may see what

@@ -167,6 +167,45 @@ def test_resume_equals_uninterrupted(tmp_path, monkeypatch):
     assert logs[0][1:] == logs[1][1:] and len(logs[0]) == 12
 
 
+def test_a_token_weighs_the_same_on_whatever_process_it_is(tmp_path, monkeypatch):
+    """The mean over processes of their losses and gradients is that of the whole batch, however unequal their counts."""
+    import torch
+
+    import pretrain.causal_lm as lm
+
+    lm.pretrain(tmp_path, updates=1, size="tiny")
+    tokenizer = lm.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    torch.manual_seed(0)
+    loss = lm.Loss(lm.build(lm.SIZES["tiny"], tokenizer))
+    batch = lm.Rows(tokenizer, lm.SIZES["tiny"])(0)
+    batch["labels"] = batch["input_ids"].clone()
+    batch["labels"][2:, 5:] = lm.IGNORED  # little is learned on the second process
+
+    def gradient(whole: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(whole, loss.model.lm_head.weight)[0]
+
+    whole = loss(**batch)
+    halves = [{name: rows[part] for name, rows in batch.items()} for part in (slice(2), slice(2, 4))]
+    counts = [(half["labels"][:, 1:] != lm.IGNORED).sum() for half in halves]
+    assert len(batch["labels"]) == 4 and counts[0] > 5 * counts[1] > 0
+    monkeypatch.setattr(lm, "mean_over_processes", lambda count: sum(counts) / 2)
+    parts = torch.stack([loss(**half) for half in halves]).mean()
+    assert torch.allclose(parts, whole, rtol=1e-5) and torch.allclose(gradient(parts), gradient(whole), atol=1e-6)
+
+
+def test_rows_that_processes_cannot_share_are_refused_at_the_start(tmp_path, monkeypatch):
+    """Not at the eighth update, whose rows are four times as long."""
+    import pretrain.causal_lm as lm
+
+    class Two:
+        num_processes = 2
+
+    monkeypatch.setattr(lm, "processes", Two)
+    with pytest.raises(ValueError, match="a batch of 1 does not divide among 2 processes"):
+        lm.pretrain(tmp_path, updates=2, size="tiny")
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_seed_or_size_is_refused_before_anything_is_written(tmp_path):
     import pretrain.causal_lm as lm
 
