@@ -142,6 +142,9 @@ class Arm:
     lora: Lora | None = None
     backbone: str = ""  # fingerprint of the frozen weights
     caveats: Sequence[str] = ()  # of a sketch: what it had to guess, a line each
+    # samples that experts which have nothing to do compute beside every micro-batch when the run is sharded (FSDP wants every
+    # process in every block)
+    idle_samples: int = 0
 
     # The verbs of a family.
 
@@ -170,6 +173,9 @@ class Arm:
 
     def prepare(self, samples: Sequence[Sample], show: Callable[[int], None] | None = None) -> None:
         """Compute ahead what is computed once a sample, such as latents; `show(done)` is told. Nothing by itself."""
+
+    def rest(self) -> None:
+        """Let what only answers need, such as an autoencoder, leave the GPU: it comes back when asked. Nothing by itself."""
 
     # What a plan (vdmreason.plan) asks of a sketch: an arm on the meta device, which has shapes and no values.
 
@@ -217,7 +223,7 @@ class Arm:
         """Take the LoRA away again: the backbone is what it was, and ready for another."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        for name, layer in list(self.model.named_modules()):
+        for name, layer in reversed(list(self.model.named_modules())):  # fused experts have one around the other
             if isinstance(layer, BaseTunerLayer):
                 parent, _, last = name.rpartition(".")
                 setattr(self.model.get_submodule(parent), last, layer.get_base_layer())

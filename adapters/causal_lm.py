@@ -28,6 +28,7 @@ from adapters.language import (
     known_tokenizer,
     mean_of_means,
     rounded,
+    undated,
 )
 from tasks.base import Example, UserError, suggest
 from tasks.text import write
@@ -229,6 +230,7 @@ class CausalLM(LanguageArm):
         if options.prompt == "chat" and not has_template:
             raise UserError("This model has no chat template. Set options.prompt to plain or auto.")
         self.chat = has_template and options.prompt != "plain"
+        self.template = undated(tokenizer.get_chat_template()) if self.chat else ""
         # A layer that carries a state along the row, as linear attention does, would carry it into the next sample.
         mixed = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
         if options.packed and mixed:
@@ -249,7 +251,7 @@ class CausalLM(LanguageArm):
         message = {"role": "user", "content": f"{INSTRUCTION}\n{given.text}"}
         # `enable_thinking` is for templates of models that would think aloud first; others ignore it
         text: str = self.tokenizer.apply_chat_template(
-            [message], add_generation_prompt=True, tokenize=False, enable_thinking=False
+            [message], chat_template=self.template, add_generation_prompt=True, tokenize=False, enable_thinking=False
         )
         return text
 

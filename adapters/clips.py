@@ -264,6 +264,9 @@ class ClipArm(Arm):
                 self.latents_of(samples[start : start + self.options.batch])
                 if show:
                     show(min(start + self.options.batch, len(samples)))
+        self.rest()
+
+    def rest(self) -> None:
         if self.device.type == "cuda":
             self.vae.to("cpu")
             torch.cuda.empty_cache()

@@ -8,7 +8,8 @@ and both read the model's own config, so 1.0 and 1.5 are one file. What has gone
 - the condition is encoded from the single frame: in the clip's own latents the first frame has already seen the answer;
 - the scale of the condition is one function with a named convention, kept in the adapter's metadata;
 - noise, target and loss are fp32: in bf16 the first timesteps add no noise at all;
-- the text embedding is computed once and stored; T5 is never in memory while training.
+- the text embedding is computed once and stored; T5 is never in memory while training;
+- version 1.0 has the positions that it learned, also in clips shorter than its 49 frames, where diffusers puts sines.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ else:
 ARM = "video"
 frame = clips.frame
 ZOO = Path(__file__).resolve().parents[1] / "pretrain" / "zoo" / "cogvideox"
+LEARNED = 49  # frames that version 1.0 has learned positions for
 
 _SMALL = {"optim.lr": 6e-3, "optim.schedule": "cosine", "options.steps": 4, "options.shift": 8.0}
 # The paper's protocol (Table 5), with the layers that it names. What it does not say, such as steps, is the model card's.
@@ -120,12 +122,19 @@ class Options(clips.Options):
 
     @property
     def stock(self) -> str:  # type: ignore[override]
-        if self.condition == "diffusers":
-            return ""
-        return (
-            f"It learned with the picture's latents scaled as `options.condition={self.condition}` says, a stock pipeline scales "
-            "them as `diffusers` does, and so asks it off-condition. For a stock pipeline train with options.condition=diffusers."
-        )
+        said = []
+        if self.condition != "diffusers":
+            said.append(
+                f"It learned with the picture's latents scaled as `options.condition={self.condition}` says, a stock pipeline "
+                "scales them as `diffusers` does, and so asks it off-condition. For a stock pipeline train with "
+                "options.condition=diffusers."
+            )
+        if self.canvas and (self.frames < LEARNED or self.transition == "image"):  # one size of picture: version 1.0
+            said.append(
+                f"It learned with the backbone's own positions of the first frames; at any number of frames but {LEARNED} a "
+                "stock pipeline puts sines in the place of positions that a backbone learned, as those of version 1.0 are."
+            )
+        return " ".join(said)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -217,6 +226,15 @@ def embedding(base: str, prompt: str, tokens: int, dtype: str, device: str) -> T
     return prompt_embedding(base, prompt, dtype, device, computed, tokens)
 
 
+def learned_positions(embed: Any, height: int, width: int, frames: int, device: object = None) -> Tensor:
+    """Those of the text and of a clip's first frames (1, tokens, D), cut from the learned table as in the authors' code.
+    Takes the place of the sines that diffusers' patch embedding makes for every clip that has not just the table's frames."""
+    count = (frames - 1) // embed.temporal_compression_ratio + 1
+    tokens = count * (height // embed.patch_size) * (width // embed.patch_size)
+    table: Tensor = embed.pos_embedding
+    return table[:, : embed.max_text_seq_length + tokens]
+
+
 class CogVideoX(ClipArm):
     options: Options
     targets: Mapping[str, Sequence[str]] = {
@@ -232,6 +250,14 @@ class CogVideoX(ClipArm):
         self.options = options
         self.multiple = 2 ** (len(vae.config.block_out_channels) - 1) * transformer.config.patch_size
         self.alphas = scheduler.alphas_cumprod.float()  # (1000,)
+        if transformer.config.use_learned_positional_embeddings:
+            if options.frames > (most := transformer.config.sample_frames):
+                raise UserError(
+                    f"frames = {options.frames}: this backbone has learned positions for {most}. Set options.frames to {most} "
+                    "or fewer."
+                )
+            embed = transformer.patch_embed
+            embed._get_positional_embeddings = functools.partial(learned_positions, embed)
         # the pipeline is built only to borrow its rotary positions, which differ between 1.0 and 1.5
         self._pipeline = diffusers.CogVideoXImageToVideoPipeline(
             tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler

@@ -10,13 +10,14 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from adapters.base import Answer, Arm, Cancelled, Lazy, Sample, Watch, sample_generator
+from adapters.base import Answer, Arm, Cancelled, Lazy, Lora, Sample, Watch, sample_generator
 from tasks.base import UserError
 from tasks.text import Grammar, ParseError, parse, write
 
@@ -120,6 +121,26 @@ class LanguageArm(Arm):
         device: torch.device = self.model.device
         return device
 
+    def attach(self, lora: Lora, seed: int = 0) -> None:
+        """As every arm's. Raises UserError where the model lacks some of the layers that are asked for: peft puts up with that as
+        long as it has one of them, and this arm would learn with less than its rival."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        super().attach(lora, seed)
+        layers = [(name, m) for name, m in self.model.named_modules() if isinstance(m, BaseTunerLayer)]
+        have = {getattr(layer, "parameter_name", name.rpartition(".")[2]) for name, layer in layers}
+        if "gate_up_proj" in have:  # of experts, for some of which peft itself knows what is fused in it
+            have |= {"gate_proj", "up_proj"}
+        lacking = {kind: [name for name in TARGETS[kind] if name not in have] for kind in lora.targets}
+        if missing := [name for names in lacking.values() for name in names]:
+            self.detach()
+            whole = [kind for kind, names in lacking.items() if not names]
+            way = f"Set lora.targets to {', '.join(whole)}" if whole else "Take another model, such as Qwen/Qwen3-8B"
+            raise UserError(
+                f"This model has fused projections, or names of its own: no layers {', '.join(missing)}. A LoRA would cover a "
+                f"part of lora.targets only. {way}."
+            )
+
     # Text and tokens
 
     def encode(self, text: str) -> list[int]:
@@ -220,6 +241,18 @@ def rounded(model: Any, kind: torch.dtype) -> Any:
     for weight in model.parameters():
         weight.data = weight.data.to(kind)
     return model
+
+
+_DAY = datetime(2024, 7, 26)  # what templates of Llama say where they know no date
+_TOLD = "".join(f" | replace('%{c}', '{_DAY.strftime('%' + c)}')" for c in "aAbBdHIjmMpSyY")
+
+
+def undated(template: str) -> str:
+    """A chat template that says the same on every day, by a macro in the place of transformers' `strftime_now`: training and a
+    later question have to be one prompt. A template that asks for no date is handed back as it is."""
+    if "strftime_now" not in template:
+        return template
+    return f"{{% macro strftime_now(format) %}}{{{{ format{_TOLD} }}}}{{% endmacro %}}\n{template}"  # the line's end is trimmed
 
 
 # The loss

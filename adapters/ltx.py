@@ -169,12 +169,13 @@ def load(
     return LTX(vae.to(device), transformer.to(device), scheduler, prompt, options, pipeline)
 
 
-def _fitted(scheduler: Any, pipeline: str) -> Any:
+def _fitted(scheduler: Any, pipeline: str, steps: int) -> Any:
     """The `condition` pipeline has times of its own and stops at a scheduler that shifts them by the number of tokens: there it
-    is taken without a shift."""
+    is taken without a shift. A single step goes from noise to the clip: stretching it to a last time would divide 0 by 0."""
+    other: dict[str, Any] = {"shift_terminal": None} if steps == 1 else {}
     if pipeline == "condition" and scheduler.config.use_dynamic_shifting:
-        return type(scheduler).from_config(scheduler.config, use_dynamic_shifting=False, shift_terminal=None)
-    return scheduler
+        other = {"use_dynamic_shifting": False, "shift_terminal": None}
+    return type(scheduler).from_config(scheduler.config, **other) if other else scheduler
 
 
 def _drawn(config: dict[str, Any], seed: int, kind: torch.dtype) -> Any:
@@ -272,7 +273,7 @@ class LTX(FlowArm):
         self.vae = vae.eval().requires_grad_(False)
         self.voxels = vae.temporal_compression_ratio * vae.spatial_compression_ratio**2
         self.model = transformer
-        self.scheduler = _fitted(scheduler, pipeline)
+        self.scheduler = _fitted(scheduler, pipeline, options.steps)
         self.prompt = prompt
         self.options = options
         self.pipeline = pipeline

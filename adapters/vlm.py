@@ -30,6 +30,7 @@ from adapters.language import (
     known_config,
     mean_of_means,
     rounded,
+    undated,
     unpacked,
 )
 from adapters.pictures import question
@@ -269,8 +270,20 @@ def processor_of(base: str, config: Any, **how: Any) -> Any:
 
     kind = PROCESSOR_MAPPING[type(config)] if type(config) in PROCESSOR_MAPPING else None
     if kind is None or is_torchvision_available() or "video_processor" not in kind.get_attributes():
-        return transformers.AutoProcessor.from_pretrained(base, trust_remote_code=False, **how)
-    return pictures_only(kind).from_pretrained(base, trust_remote_code=False, **how)
+        kind = transformers.AutoProcessor
+    else:
+        kind = pictures_only(kind)
+    return unenlarged(kind.from_pretrained(base, trust_remote_code=False, **how))
+
+
+def unenlarged(processor: Any) -> Any:
+    """The processor, which leaves small pictures as they are. Qwen's enlarges them to 256 x 256 pixels, whatever the puzzle: its
+    cells, drawn as large as a token, would then lie across tokens."""
+    seen: Any = getattr(processor, "image_processor", None)
+    if hasattr(seen, "merge_size") and "shortest_edge" in seen.size:  # which here says pixels of the whole picture
+        least = min(seen.size["shortest_edge"], (seen.patch_size * seen.merge_size) ** 2)
+        seen.size = type(seen.size)(**dict(seen.size) | {"shortest_edge": least})
+    return processor
 
 
 def pictures_only(kind: Any) -> Any:
@@ -345,7 +358,7 @@ def qwen_processor(patch: int, merge: int) -> Any:
             patch_size=patch,
             merge_size=merge,
             temporal_patch_size=2,
-            size={"shortest_edge": 256 * 256, "longest_edge": 4096 * 4096},
+            size={"shortest_edge": (patch * merge) ** 2, "longest_edge": 4096 * 4096},  # as `unenlarged`
         ),
         tokenizer=transformers.AutoTokenizer.from_pretrained(ZOO, extra_special_tokens=names, trust_remote_code=False),
         chat_template=_TEMPLATE.replace("<start_of_image>", picture),
@@ -368,6 +381,7 @@ class VLM(LanguageArm):
         self.template = processor.chat_template or processor.tokenizer.chat_template
         if not self.template:
             raise UserError("This model has no chat template, so it cannot be shown a picture. Take an instruct model.")
+        self.template = undated(self.template)
         self.targets = targets_of(model)
 
     def conventions(self) -> dict[str, Any]:

@@ -18,7 +18,8 @@ What goes wrong easily, and is right here:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from adapters import clips
-from adapters.base import Flavour, Lazy, Sample, load_errors
+from adapters.base import Flavour, Lazy, load_errors
 from adapters.clips import FlowArm, drawn_anew, known_config, prompt_embedding, sketched
 from adapters.kept import Values, content_of
 from tasks.base import UserError
@@ -183,7 +184,7 @@ def load(
         prompt = embedding(base, options.prompt, dtype, device)  # first: the text encoder is large, and goes again
         vae = diffusers.AutoencoderKLWan.from_pretrained(base, subfolder="vae", use_safetensors=True).to(device)
         names = ["transformer"] + ["transformer_2"] * (index.get("boundary_ratio") is not None)
-        models = [_transformer(base, name, init, seed + i, kind).to(device) for i, name in enumerate(names)]
+        models = [_transformer(base, name, init, _seed_of(name, seed), kind).to(device) for name in names]
         scheduler = _scheduler(base)
         clip = _image_encoder(base) if models[0].config.image_dim is not None else None
     expanded = bool(index.get("expand_timesteps", False))
@@ -193,6 +194,14 @@ def load(
         return Wan(vae, models[0], scheduler, prompt, options, clip, expanded)
     boundary = index["boundary_ratio"] * scheduler.config.num_train_timesteps
     return WanExperts(vae, models, scheduler, prompt, options, boundary)
+
+
+def _seed_of(name: str, seed: int) -> int:
+    """Which seed an expert is drawn from. The second's has a name in it: a number next to the run's own would be the first's of
+    another run."""
+    if name == "transformer":
+        return seed
+    return int.from_bytes(hashlib.sha256(f"wan/{name}/{seed}".encode()).digest()[:7], "big")
 
 
 def _transformer(base: str, name: str, init: str, seed: int, kind: torch.dtype) -> Any:
@@ -377,10 +386,10 @@ class Wan(FlowArm):
     def codec_key(self) -> object:
         return "" if self.clip is None else (content_of(self.clip[1].state_dict()), repr(self.clip[0]))
 
-    def prepare(self, samples: Sequence[Sample], show: Callable[[int], None] | None = None) -> None:
-        super().prepare(samples, show)
-        if self.clip is not None:
+    def rest(self) -> None:
+        if self.clip is not None and self.device.type == "cuda":
             self.clip[1].to("cpu")
+        super().rest()  # which hands back the memory of both
 
     def velocity(self, noisy: Tensor, told: Mapping[str, Tensor], t: Tensor) -> Tensor:
         return self.asked(self.model, noisy, told, t)
@@ -413,6 +422,8 @@ class Wan(FlowArm):
 
 class WanExperts(Wan):
     """Two transformers, `transformer` for times from `boundary` up and `transformer_2` for those below, each with its LoRA."""
+
+    idle_samples = 1  # see `idle`
 
     def __init__(
         self, vae: Any, models: Sequence[Any], scheduler: Any, prompt: Tensor, options: Options, boundary: float

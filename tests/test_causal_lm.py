@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import fields, replace
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import tasks
 from adapters import causal_lm
 from adapters.base import Cancelled, Flavour, Lora, flavour
 from adapters.causal_lm import Options, Question
-from adapters.language import IGNORED, Closing, answer_nll, fits, read, sampling
+from adapters.language import IGNORED, INSTRUCTION, Closing, answer_nll, fits, read, sampling
 from tasks.base import UserError
 from tasks.text import Grammar, parse, write
 from vdmreason import config
@@ -468,6 +469,76 @@ def test_a_model_that_would_think_aloud_is_asked_not_to(tmp_path):
     assert arm.prompt(sample.given).endswith("<|turn|>assistant\n<think>\n\n</think>\n\n")
     batch = arm.collate([sample], [0])
     assert arm.decode(batch["labels"][0][batch["labels"][0] != IGNORED]) == sample.wanted
+
+
+DATES = (  # as Llama-3.2-Instruct, SmolLM3 and gpt-oss ask for the day
+    "  {%- if strftime_now is defined %}{% set date = strftime_now('%d %b %Y') %}{% endif %}\n"
+    '{% macro today() %}{{ strftime_now("%Y-%m-%d") }}{% endmacro %}\n'
+    "{{ date }}, {{ strftime_now('%A %d %B') }}, {{ today() }}, {{ strftime_now('%d') | int - 1 }}\n"
+)
+
+
+def test_the_prompt_is_the_same_on_every_day(tmp_path, monkeypatch):
+    """What transformers itself makes of the template on the day that Llama's templates name. One without a date is left alone."""
+    from transformers.utils import chat_template_utils
+
+    class Clock(datetime):
+        day = datetime(2024, 7, 26)
+
+        @classmethod
+        def now(cls):
+            return cls.day
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    found, _ = published(tmp_path)
+    given = Question("[[1]]", (1, 1))
+    plain = causal_lm.load(found, Options())
+    template = plain.tokenizer.chat_template
+    assert plain.template == template
+    (tmp_path / "chat_template.jinja").write_text(DATES + template)
+    arm = causal_lm.load(found, Options())
+    message = {"role": "user", "content": f"{INSTRUCTION}\n{given.text}"}
+
+    def stock() -> str:
+        return arm.tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+
+    before = stock()
+    assert "26 Jul 2024, Friday 26 July, 2024-07-26, 25\n" in before and arm.prompt(given) == before
+    Clock.day = datetime(2026, 1, 2)
+    assert stock() != before == arm.prompt(given)
+
+
+EXPERTS = {"pad_token_id": 0, "num_local_experts": 2, "num_experts": 2, "moe_intermediate_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "way"),
+    [
+        ("phi3", "q_proj, k_proj, v_proj, gate_proj, up_proj", "Take another model"),
+        ("mixtral", "gate_proj, up_proj, down_proj", "Set lora.targets to attention"),
+    ],
+)
+def test_a_model_that_lacks_layers_that_are_asked_for_is_refused(tmp_path, kind, missing, way):
+    """peft would be content with what is left of them."""
+    found, _ = published(tmp_path, kind, **EXPERTS)
+    arm = causal_lm.load(found, Options())
+    names = set(arm.model.state_dict())
+    with pytest.raises(UserError, match=rf"fused projections.* no layers {missing}\..*{way}") as error:
+        arm.attach(Lora(rank=2))
+    assert "\n" not in str(error.value) and not arm.lora and set(arm.model.state_dict()) == names
+    if "attention" in way:
+        arm.attach(Lora(rank=2, targets=("attention",)))
+        assert len(arm.trainable()) == 2 * 4 * 2
+
+
+def test_fused_experts_that_peft_knows_are_learned_and_left_again(tmp_path):
+    found, _ = published(tmp_path, "qwen3_moe", **EXPERTS)
+    arm = causal_lm.load(found, Options())
+    names = set(arm.model.state_dict())
+    arm.attach(Lora(rank=2))
+    assert sum(".mlp.experts." in name for name in arm.trainable()) == 2 * 2 * 2
+    arm.detach()
+    assert set(arm.model.state_dict()) == names
 
 
 def test_published_models_get_the_papers_settings():

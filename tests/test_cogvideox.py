@@ -30,8 +30,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("VDMREASON_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-def published(folder: Path, version: str = "1.5", shard: str = "60KB") -> Path:
-    """A checkpoint in the published layout of CogVideoX-I2V at tiny size: sharded safetensors, T5 folder, scheduler."""
+def published(folder: Path, version: str = "1.5", shard: str = "60KB", learned: int = 9) -> Path:
+    """A checkpoint in the published layout of CogVideoX-I2V at tiny size: sharded safetensors, T5 folder, scheduler. Version 1.0
+    has learned positions for so many frames, which are no sines."""
     torch.manual_seed(0)
     new = version == "1.5"
     AutoencoderKLCogVideoX(
@@ -45,7 +46,7 @@ def published(folder: Path, version: str = "1.5", shard: str = "60KB") -> Path:
         scaling_factor=0.7,
         invert_scale_latents=new,
     ).save_pretrained(folder / "vae")
-    CogVideoXTransformer3DModel(
+    transformer = CogVideoXTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
         in_channels=8,
@@ -56,7 +57,7 @@ def published(folder: Path, version: str = "1.5", shard: str = "60KB") -> Path:
         num_layers=2,
         sample_width=300 if new else 12,
         sample_height=300 if new else 8,
-        sample_frames=81 if new else 9,
+        sample_frames=81 if new else learned,
         patch_size=2,
         patch_size_t=2 if new else None,
         patch_bias=not new,
@@ -64,7 +65,10 @@ def published(folder: Path, version: str = "1.5", shard: str = "60KB") -> Path:
         max_text_seq_length=6,
         use_rotary_positional_embeddings=True,
         use_learned_positional_embeddings=not new,
-    ).save_pretrained(folder / "transformer", max_shard_size=shard)
+    )
+    if not new:
+        torch.nn.init.normal_(transformer.patch_embed.pos_embedding, std=0.5)
+    transformer.save_pretrained(folder / "transformer", max_shard_size=shard)
     CogVideoXDDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -128,7 +132,9 @@ def test_sampling_equals_the_stock_pipeline(
         "retrieve_latents",
         lambda out, generator=None: original(out, sample_mode="argmax"),
     )
-    frames = 4 if version == "new" else 3  # 1.5 pads three latent frames to four
+    frames = (
+        4 if version == "new" else 3
+    )  # 1.5 pads three latent frames to four; 1.0 has learned positions for just these
     noise = torch.randn(
         1, frames, 4, image.shape[0] // 8, image.shape[1] // 8, generator=torch.Generator().manual_seed(5)
     )
@@ -148,6 +154,29 @@ def test_sampling_equals_the_stock_pipeline(
     mine = ours.sample(image[None], [5])[0]
     assert mine.shape == theirs.shape == (9, *image.shape)
     assert np.abs(mine / 255.0 - theirs).max() < 1.5 / 255
+
+
+@pytest.mark.parametrize("transition", ["discrete", "image"])
+def test_fewer_frames_have_the_first_of_the_learned_positions(tmp_path: Path, transition: str) -> None:
+    """As in the authors' code. diffusers would make sines for them: its own class is asked with a table that was cut."""
+    ours = arm(published(tmp_path, "1.0", learned=17), canvas=(4, 6), transition=transition)
+    frames = 1 if transition == "image" else 9
+    count, name, weights = (frames - 1) // 4 + 1, "patch_embed.pos_embedding", ours.model.state_dict()
+    assert weights[name].shape[1] == 6 + 5 * 4 * 6  # of the text, and of all that was learned
+    stock = CogVideoXTransformer3DModel.from_config({**ours.model.config, "sample_frames": frames})
+    stock.load_state_dict({**weights, name: weights[name][:, : 6 + count * 4 * 6]})
+    generator = torch.Generator().manual_seed(0)
+    noisy, image = (torch.randn(1, *shape, 8, 12, generator=generator) for shape in ((count, 4), (4,)))
+    with torch.no_grad():
+        mine = ours.velocity(noisy, image, torch.tensor([500]))
+        ours.model = stock
+        assert torch.allclose(ours.velocity(noisy, image, torch.tensor([500])), mine, atol=1e-5)
+
+
+def test_a_clip_longer_than_the_learned_positions_is_one_line(old: Path) -> None:
+    with pytest.raises(UserError, match=r"Set options\.frames to 9 or fewer") as caught:
+        arm(old, canvas=(4, 6), frames=17)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_condition_is_encoded_from_the_single_frame(new: Path) -> None:
@@ -453,3 +482,7 @@ def test_a_picture_that_the_vae_cannot_return_is_refused_before_any_training() -
 def test_a_card_says_where_a_stock_pipeline_asks_otherwise() -> None:
     assert cogvideox.Options().stock == ""
     assert "options.condition=diffusers" in cogvideox.Options(condition="sat").stock
+    whole, short = (
+        cogvideox.Options(style="video-16", canvas=(30, 45), frames=n).stock for n in (49, 9)
+    )  # version 1.0
+    assert whole == "" and "any number of frames but 49" in short

@@ -107,6 +107,66 @@ def test_a_number_used_again_is_not_the_job(folder) -> None:
     store.write_state(folder, state="done")  # or the end of this test would stop the tests
 
 
+@pytest.fixture
+def elsewhere(folder):
+    """A run that trains on another machine, and a process here that has its number by chance."""
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
+    there = {**jobs.identity(), "host": "another", "pid": other.pid, "created": None}
+    store.write_state(folder, state="running", step=3, **there)
+    yield other
+    other.kill()
+    other.wait()
+
+
+def silence(folder: Path, seconds: float) -> None:
+    state, then = store.read_state(folder), time.time() - seconds
+    store.write_json(folder / "state.json", {**state, "beat": then})
+    os.utime(folder / "state.json", (then, then))
+
+
+def test_a_run_of_another_machine_is_lost_when_it_is_silent(folder, elsewhere) -> None:
+    elsewhere.kill()  # says nothing of it
+    elsewhere.wait()
+    assert jobs.status(folder).state == "running"
+    with pytest.raises(UserError, match="already running on another, or was"):
+        jobs.refuse_active(folder)
+    silence(folder, 2 * jobs.SILENT)
+    assert jobs.status(folder).state == "lost"
+    os.utime(folder / "state.json")  # a long update: touched, and nothing new to write
+    assert jobs.status(folder).state == "running"
+    state = {k: v for k, v in store.read_state(folder).items() if k not in ("host", "space")}
+    store.write_json(folder / "state.json", state)  # as it was written before hosts were
+    assert jobs.status(folder).state == "lost"
+
+
+def test_a_run_of_another_machine_is_asked_to_stop_and_no_signal_goes_astray(folder, elsewhere) -> None:
+    silence(folder, 2 * jobs.SILENT)
+    jobs.request_stop(folder)  # it seems lost, and may be at work
+    assert (folder / jobs.STOP).exists()
+    os.utime(folder / "state.json")
+    assert jobs.stop(folder, grace=0.0).state == "stopping"
+    assert elsewhere.poll() is None and (folder / jobs.STOP).exists()
+    assert store.read_state(folder)["state"] == "running"  # that it stopped is its own to say
+    (folder / jobs.STOP).unlink()
+    store.write_state(folder, state="done")
+    jobs.request_stop(folder)
+    assert not (folder / jobs.STOP).exists()  # or the next one there would stop at once
+
+
+def test_a_working_process_says_where_it_is_and_that_it_lives(folder, monkeypatch) -> None:
+    monkeypatch.setattr(jobs, "BEAT", 0.02)
+    with jobs.working(folder):
+        assert jobs.identity().items() <= store.read_state(folder).items()
+        silence(folder, 2 * jobs.SILENT)
+        deadline = time.monotonic() + 5
+        while jobs._since_heard(folder) > jobs.SILENT:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    silence(folder, 2 * jobs.SILENT)
+    time.sleep(0.1)
+    assert jobs._since_heard(folder) > jobs.SILENT  # nobody touches it after the end
+
+
 def test_stop_escalates_when_nobody_listens(folder) -> None:
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"

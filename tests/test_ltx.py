@@ -188,6 +188,22 @@ def test_a_batch_is_sampled_as_one_by_one(name: str, folders: dict[str, Path]) -
     assert np.abs(ours.sample(both, [3, 4]).astype(int) - one).max() <= 1
 
 
+@pytest.mark.parametrize("name", [*PIPELINES, "tiny"])
+def test_one_step_goes_from_noise_to_the_clip(name: str, folders: dict[str, Path]) -> None:
+    """Also where the scheduler stretches its times to a last one, which a single step does not have."""
+    tiny = name == "tiny"
+    ours = ltx.load(ltx.FLAVOURS["tiny"], Options(steps=1)) if tiny else arm(folders[name], steps=1)
+    image = picture()[None]
+    clip = ours.sample(image, [5])
+    assert ours.scheduler.timesteps.tolist() == [1000.0] and ours.scheduler.sigmas.tolist() == [1.0, 0.0]
+    told = ours.condition(image)
+    noise = torch.randn(2, *told["image"].shape[1:], generator=sample_generator(5))[None, 1:]
+    with torch.no_grad():
+        x = noise - ours.velocity(noise, told, torch.tensor([1000.0]))
+    wanted = ours.shown(torch.cat([told["image"][:, None], ours.unscaled(x)], 1), [5])
+    assert np.abs(clip.astype(int) - wanted).max() <= 1
+
+
 def test_a_decoder_that_draws_noise_is_deterministic(folders: dict[str, Path]) -> None:
     ours = arm(folders["condition"])
     for name, weight in ours.vae.named_parameters():

@@ -187,10 +187,48 @@ def test_fewer_bits_and_shards_take_less() -> None:
     linear = 36 * (2560 * 128 * (32 + 8 + 8) + 32 * 128 * 2560 + 3 * 2560 * 9728)
     assert four == pytest.approx(whole - linear * (16 - 4.5) / 8, rel=1e-6)
     shards = plan.plan(config.resolve(config.to_dict(run), ["speed.shard=true"]), 80, processes=4)
-    assert whole / 4 < shards.frozen < whole / 3
+    root, block = 2 * 2560 * (151_936 + 1), 2 * linear // 36 + 2 * (2 * 2560 + 2 * 128)
+    assert shards.frozen == whole // 4 + 2 * block + root  # the embedding and the last norm, in no block, stay whole
     assert not [note for note in shards.notes if "answers are not in this" in note]
     small = plan.plan(config.resolve(config.to_dict(run), ["speed.shard=true"]), 8, processes=4)
     assert [note for note in small.notes if f"the whole backbone, {whole / plan.GIB:.1f} GiB" in note]
+
+
+def test_an_expert_that_waits_does_a_sample_for_nothing_where_it_is_sharded(monkeypatch) -> None:
+    """And what is computed twice is a block of the one that learns, not of both."""
+    wan, name = adapters.family("wan"), "Wan-AI/Wan2.2-I2V-A14B-Diffusers"
+    tiny = {"transformer": wan._TINY, "transformer_2": wan._TINY, "vae": wan._TINY_VAE}
+    monkeypatch.setitem(wan.PUBLISHED, name, wan.PUBLISHED[name] | tiny)
+    plan._sketch_of.cache_clear()
+    run = run_of("wan", f"flavour={name}", "optim.batch=8", "optim.updates=10", "options.frames=5")
+    parted = config.resolve(config.to_dict(run), ["speed.shard=true"])
+    whole, shards = plan.plan(run, 80, 1e12, processes=2), plan.plan(parted, 80, 1e12, processes=2)
+    assert whole.flops == 10 * 8 * whole.work.step and whole.idle == 0
+    assert whole.activations == whole.micro_batch * (whole.work.kept + whole.work.passing)
+    assert shards.micro_batch == 1 and shards.flops == 2 * whole.flops and shards.training > whole.training
+    assert shards.activations == 2 * whole.work.kept + whole.work.passing
+    drawn = plan.sketch_of(run, "bfloat16")
+    assert drawn.named == 4 and drawn.checkpointed.passing == drawn.plain.passing + drawn.plain.kept // 2
+    plan._sketch_of.cache_clear()
+
+
+def test_processes_that_each_load_the_whole_backbone_fit_their_machine() -> None:
+    """Sharded and quantised weights are made of it on the CPU."""
+    run = run_of("causal_lm", "flavour=tiny")
+    (shards, bits, plain) = (
+        plan.plan(config.resolve(config.to_dict(run), [setting]), 80, processes=4)
+        for setting in ("speed.shard=true", "quantise=nf4", "quantise=none")
+    )
+    whole = plain.frozen
+    assert shards.host == bits.host == 4 * whole and plain.host == 0
+    assert doctor._memory_problem(shards, 80, True, 4 * whole) == ""
+    told = doctor._memory_problem(shards, 80, True, 2.5 * whole)
+    assert "4 x " in told and told.endswith("It does on 2 devices (accelerate launch --num_processes 2).")
+    assert doctor._memory_problem(shards, 80, True, 1.5 * whole).endswith("It does in one process.")
+    assert "No setting helps: start the processes on more machines" in doctor._memory_problem(bits, 80, True, whole / 2)
+    assert doctor._host(None) < doctor._host(80.0) == float("inf")  # a machine that is not here is not known
+    words = [*WORDS, "--set", "family=causal_lm", "--set", "flavour=tiny", "--set", "quantise=nf4"]
+    assert "host memory" in call(*words, "--device-gib", "80", code=0).output
 
 
 def call(*words: str, code: int):
@@ -204,7 +242,9 @@ def shallow(monkeypatch) -> Iterator[None]:
     """The published backbones in all their width and four or six blocks deep, which is drawn in a second."""
     languages = adapters.family("causal_lm").PUBLISHED
     for name, shape in languages.items():
-        monkeypatch.setitem(languages, name, {**shape, "num_hidden_layers": 4})
+        # and one that shards help more than few bits: of many blocks two are fetched, and few words are whole on every device
+        llama = {"num_hidden_layers": 20, "vocab_size": 4096, "eos_token_id": 9}
+        monkeypatch.setitem(languages, name, {**shape, **(llama if "llama" in name else {"num_hidden_layers": 4})})
     for parts in adapters.family("cogvideox").PUBLISHED.values():
         monkeypatch.setitem(parts, "transformer", {**parts["transformer"], "num_layers": 6})
     plan._sketch_of.cache_clear()
@@ -222,7 +262,7 @@ WORDS = ["--set", "task=maze/7x7", "--set", "n=8"]
         ("causal_lm", "Qwen/Qwen3-4B-Instruct-2507", 2.6, "quantise=nf4"),
         ("cogvideox", "THUDM/CogVideoX1.5-5B-I2V", 2.2, "quantise=nf4"),
         ("cogvideox", "THUDM/CogVideoX1.5-5B-I2V", 2.0, "options.pixels"),
-        ("causal_lm", "meta-llama/Llama-3.1-8B-Instruct", 4, "speed.shard=true"),
+        ("causal_lm", "meta-llama/Llama-3.1-8B-Instruct", 3.9, "speed.shard=true"),
     ],
 )
 def test_what_is_advised_fits(family: str, name: str, gib: float, wanted: str, shallow: None) -> None:
@@ -243,6 +283,7 @@ def test_on_a_cpu_what_is_advised_can_be_done(shallow: None) -> None:
     small = {gib: plan.plan(run, gib, gpu=False) for gib in (1.5, 2.5, 3.6)}
     advised = {gib: plan.nearest(found, gib, gpu=False) for gib, found in small.items()}
     assert advised == {1.5: None, 2.5: (["precision=bf16", "quantise=nf4"], 1), 3.6: (["precision=bf16"], 1)}
+    assert plan.nearest(small[2.5], 2.5, gpu=False, host=1e9) is None  # fewer bits of what cannot be loaded
     for gib, settings in ((gib, advice[0]) for gib, advice in advised.items() if advice):
         assert plan.plan(config.resolve(config.to_dict(run), settings), gib, gpu=False).fits
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
 import types
+import weakref
 from collections import OrderedDict
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +18,7 @@ import fake_family
 import forked
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from test_train import CODE, ENV, ROOT, metrics, run_of, same, weights
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +29,7 @@ from adapters.base import Lora
 from tasks.base import UserError
 from vdmreason import config, predict, speed, store, train, worker
 from vdmreason.config import Run
+from vdmreason.sweep import worker as trials
 
 FAMILIES = ["cogvideox", "causal_lm"]
 LAUNCH = ROOT / "configs" / "accelerate"
@@ -181,6 +185,22 @@ def test_the_largest_micro_batch_that_fits_divides_the_share() -> None:
         speed.fitting(lambda micro: (_ for _ in ()).throw(RuntimeError("another matter")), 4)
 
 
+def test_what_is_out_of_memory() -> None:
+    """By torch's own error, and by the words of the driver and of cuBLAS; another fault of the device is none."""
+    words = ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    errors = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), *map(RuntimeError, words)]
+    assert all(map(speed.out_of_memory, errors))
+    for other in (RuntimeError("CUDA error: an illegal memory access was encountered"), ValueError("out of memory")):
+        assert not speed.out_of_memory(other)
+
+    lacked: list[str] = []
+
+    def attempt(micro: int) -> None:
+        raise errors[micro % 3]
+
+    assert speed.fitting(attempt, 2, None, lacked) is None and lacked == [str(errors[2]), str(errors[1])]
+
+
 def test_a_micro_batch_that_is_asked_for_is_the_most() -> None:
     tried: list[int] = []
     assert speed.fitting(tried.append, 16, 4) == 4 and tried == [4]
@@ -208,8 +228,9 @@ def test_less_memory_is_the_same_run_in_smaller_pieces(tmp_path: Path, monkeypat
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(kind, "loss", none)
-    with pytest.raises(UserError, match="Not even one example fits"):
+    with pytest.raises(UserError, match="Not even one example fits") as caught:
         train.train(run, tmp_path / "none")
+    assert "CUDA out of memory" in str(caught.value.__cause__) and trials._is_the_machines(caught.value)
 
 
 def test_what_is_to_have_fewer_bits_is_never_whole_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +261,29 @@ def test_what_is_to_have_fewer_bits_is_never_whole_on_the_device(monkeypatch: py
     monkeypatch.setitem(sys.modules, "bitsandbytes", types.SimpleNamespace(nn=kinds))
     as_it_is(model, "nf4", torch.device("meta"))
     assert met == ["cpu to meta"] * len(met) and met and {p.device.type for p in model.parameters()} == {"meta"}
+
+
+def test_adapters_of_an_int8_base_are_as_precise_as_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """peft goes by the weight, which is int8 and tells nothing, unless the layer says what it computes in."""
+    how: list[dict[str, Any]] = []
+
+    class Int8(nn.Linear):
+        def __init__(self, ins, outs, bias, **given):  # type: ignore[no-untyped-def]
+            super().__init__(ins, outs, bias)
+            how.append(given)
+
+    kinds = types.SimpleNamespace(
+        Linear8bitLt=Int8, Int8Params=lambda weight, **given: nn.Parameter(weight.to(torch.int8), requires_grad=False)
+    )
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 3, dtype=torch.bfloat16)))
+    model._no_split_modules = ["Sequential"]  # type: ignore[assignment]
+    with monkeypatch.context() as patch:  # peft is not to take the stand-in for the library
+        patch.setitem(sys.modules, "bitsandbytes", types.SimpleNamespace(nn=kinds))
+        speed.quantise(model, "int8", torch.device("cpu"))
+    assert how == [{"has_fp16_weights": False, "threshold": 6.0}] and model[0][0].weight.dtype == torch.int8
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["0.0"]), model)
+    learned = {p.dtype for name, p in model.named_parameters() if "lora_" in name}
+    assert learned == {torch.bfloat16}
 
 
 def test_a_look_ahead_holds_what_the_optimiser_will_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,6 +391,23 @@ def test_a_resident_backbone_gives_what_a_fresh_one_gives(
     assert len(loads) == 1
 
 
+def test_a_resident_worker_holds_one_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old one is gone before the new one is loaded, though its module and its accelerator held it in circles."""
+    one, other = real("causal_lm", 2), real("causal_lm", 2, precision="bf16")
+    resident, alive, module = train.Resident(), [], adapters.family("causal_lm")
+    load = module.load
+    gc.collect()
+    gc.disable()
+    try:
+        old = weakref.ref(train.train(one, tmp_path / "one", resident=resident).model)
+        assert old() is not None
+        monkeypatch.setattr(module, "load", lambda *a, **k: alive.append(old() is not None) or load(*a, **k))
+        train.train(other, tmp_path / "other", resident=resident)
+    finally:
+        gc.enable()
+    assert alive == [False]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_detach_leaves_the_backbone_as_it_was(family: str) -> None:
     run = real(family)
@@ -389,6 +450,19 @@ def test_launch_files_say_what_accelerate_understands(name: str) -> None:
     kinds = {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}
     assert found.distributed_type == kinds[name] and found.mixed_precision == "no"
     assert found.fsdp_config.get("fsdp_version", 2) == 2
+
+
+def test_the_launch_file_for_sharding_has_every_process_load_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what accelerate's launcher exports. By itself it says true: zeros in all processes of a machine but one."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    words = ["--config_file", str(LAUNCH / "fsdp2.yaml"), "train.py"]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
+    exported = prepare_multi_gpu_env(arguments)
+    assert (exported["ACCELERATE_USE_FSDP"], exported["FSDP_VERSION"]) == ("true", "2")
+    assert exported["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
 
 
 def test_the_slurm_script_is_a_script() -> None:
@@ -441,6 +515,19 @@ def test_attention_in_bf16_on_a_cpu_is_attention() -> None:
         assert given.grad is not None
         grads.append(given.grad.float())
     assert torch.allclose(*grads, atol=0.05 * grads[0].abs().max().item())
+
+
+def test_cudnn_attends_where_it_is_right_and_allowed() -> None:
+    """Up to Hopper, and not against the user's own switch; the other kernels stay in their order."""
+    rest = ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH"]
+    assert speed.kernels_of((9, 0)) == ["CUDNN_ATTENTION", *rest] == [*speed.ATTENTION]
+    assert speed.kernels_of((10, 0)) == speed.kernels_of((12, 0)) == rest
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        assert speed.kernels_of((9, 0)) == rest
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+    assert speed.kernels(torch.device("cpu")) == []
 
 
 class Attended(TorchDispatchMode):

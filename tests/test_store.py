@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tasks.base import UserError
 from vdmreason import config, store
+from vdmreason.sweep import claims
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -255,6 +256,29 @@ def test_one_process_a_folder(tmp_path) -> None:
     other.kill()  # the lock goes with the process, however it ends
     other.join()
     with store.lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_worked_on_and_said_so_once(tmp_path, monkeypatch, capsys, number: int) -> None:
+    def refuses(*_):
+        raise OSError(number, os.strerror(number))
+
+    store._say_no_locks.cache_clear()
+    monkeypatch.setattr(store.fcntl, "flock", refuses)
+    for place in ("one", "two"):
+        with store.lock(tmp_path / place):
+            pass
+    # a dead worker's trial is taken over there, too
+    dead = {**claims.identity(), "pid": 2**22 + 1, "driver": "d", "token": "dead"}
+    store.write_json(tmp_path / claims.CLAIM, dead)
+    assert claims.claim(tmp_path, "d").mine()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: no file locks on this disk") and os.strerror(number) in line
+    store._say_no_locks.cache_clear()
+
+    number = errno.EIO  # anything else is an error
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), store.lock(tmp_path):
         pass
 
 

@@ -19,6 +19,8 @@ import fake_family
 import forked
 import pytest
 import torch
+from accelerate import DistributedType, FullyShardedDataParallelPlugin, PartialState
+from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -375,12 +377,95 @@ def test_stop_and_go_on_is_the_same_run(tmp_path) -> None:
     assert lines[0] == lines[1]
 
 
+def test_a_run_goes_on_from_one_checkpoint_on_all_machines(tmp_path) -> None:
+    """Two processes whose folders are not the same: one would go on where the other begins. Both say so, and nothing is lost."""
+    run, config_file = run_of(), tmp_path / "run.yaml"
+    config_file.write_text(config.to_yaml(run))
+    train.train(run, tmp_path / "run0", stop=lambda: True)
+    apart = CODE.replace("sys.argv[2]", "sys.argv[2] + os.environ['RANK']").replace("import sys", "import os, sys", 1)
+    started = forked.start(apart, str(config_file), str(tmp_path / "run"), "0", env=ENV, processes=2)
+    for process in started:
+        assert process.wait() == 2
+        assert "is not the same to all processes (steps done: 0, 1)" in process.said()
+    assert [c.name for c in store.checkpoints(tmp_path / "run0")] == ["step-000001"]
+    assert store.read_config(tmp_path / "run0") == run and len(metrics(tmp_path / "run0")) == 1
+
+
+WAITS = """
+import os
+from pathlib import Path
+import torch
+from transformers.distributed.fsdp import is_fsdp_enabled
+from vdmreason import train
+train.make_accelerator(None, Path("."))
+group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+print(is_fsdp_enabled(), group.options._timeout)
+"""
+
+
+def test_processes_load_whole_weights_and_wait_for_one_that_works_alone() -> None:
+    """Under what accelerate's launcher exports for FSDP by itself, transformers would load zeros in all but one."""
+    env = {**ENV, "ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    started = forked.start(WAITS, env=env, processes=2)
+    forked.finish(started)
+    assert [process.said().splitlines()[-1] for process in started] == ["False 6:00:00"] * 2
+
+
+def test_one_process_of_fsdp_is_a_plain_training(tmp_path, monkeypatch) -> None:
+    """The launch file for sharding with one process: what accelerate says on a GPU, with a group of one."""
+    run = run_of(updates=2, optim={"micro_batch": 2})
+    train.train(run, tmp_path / "plain")
+    train.make_accelerator(None, tmp_path)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    for state in (PartialState._shared_state, AcceleratorState._shared_state):
+        monkeypatch.setitem(state, "distributed_type", DistributedType.FSDP)
+    monkeypatch.setitem(AcceleratorState._shared_state, "fsdp_plugin", plugin)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        train.train(run, tmp_path / "fsdp")
+    finally:
+        torch.distributed.destroy_process_group()
+    assert same(weights(tmp_path / "plain"), weights(tmp_path / "fsdp"))
+
+
 def test_another_config_is_refused_and_named(tmp_path) -> None:
     train.train(run_of(updates=2), tmp_path)
     with pytest.raises(UserError, match=r"optim\.lr: 0\.02 -> 0\.5") as caught:
         train.train(run_of(updates=2, optim={"lr": 0.5}), tmp_path)
     assert "optim.updates" not in str(caught.value)
     train.train(run_of(updates=2, note="only a note"), tmp_path)
+
+
+def test_a_gradient_that_is_no_number_may_be_the_kernel_s(tmp_path) -> None:
+    """Where cuDNN attends, how to do without it is said."""
+    said = []
+    for kernels in (["CUDNN_ATTENTION", "MATH"], ["MATH"]):
+        with pytest.raises(UserError, match="the gradient norm is nan at step 3") as caught:
+            train.refuse_non_finite(1.0, math.nan, 3, tmp_path, kernels)
+        said.append("torch.backends.cuda.enable_cudnn_sdp(False)" in str(caught.value))
+    assert said == [True, False]
+
+
+def test_a_large_backbone_on_a_cpu_is_said_before_it_is_loaded(tmp_path, monkeypatch, capsys) -> None:
+    def load(*a: object, **k: object) -> None:
+        said.append(capsys.readouterr().err)
+        raise UserError("enough")
+
+    said: list[str] = []
+    for family, flavour in (("causal_lm", "Qwen/Qwen3-8B"), ("causal_lm", "tiny")):
+        monkeypatch.setattr(adapters.family(family), "load", load)
+        with pytest.raises(UserError, match="enough"):
+            train.train(config.resolve({**config.to_dict(run_of(family)), "flavour": flavour}), tmp_path / flavour)
+    assert "may take days" in said[0] and said[1] == ""
+
+
+def test_previews_let_go_of_what_only_answers_need(tmp_path, monkeypatch) -> None:
+    done: list[str] = []
+    answer = predict.answer
+    monkeypatch.setattr(predict, "answer", lambda *a: (answer(*a), done.append("answered"))[0])
+    monkeypatch.setattr(fake_family.Fake, "rest", lambda self: done.append("rested"))
+    train.train(run_of(updates=2, preview_every=1, previews=1), tmp_path)
+    assert done == ["answered", "rested"] * 3
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path) -> None:

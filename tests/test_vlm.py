@@ -12,7 +12,7 @@ import tasks
 from adapters import pictures, vlm
 from adapters.base import Flavour, Lora, flavour
 from adapters.language import IGNORED
-from adapters.vlm import Options
+from adapters.vlm import Options, Question
 from tasks.base import UserError
 from tasks.text import write
 from vdmreason import config
@@ -44,8 +44,8 @@ def tiny(shown: str = "both", lora: bool = True, seed: int = 0, **options):
     return arm
 
 
-def qwen():
-    """(processor, config) of a Qwen3-VL at tiny size: pictures at their own size, a token for 16 x 16 pixels."""
+def qwen(patch: int = 8, least: int = 256):
+    """(processor, config) of a Qwen3-VL at tiny size: a token for 2 x 2 patches, pictures of `least` pixels at their own size."""
     import transformers
     from transformers.utils import is_torchvision_available
 
@@ -57,7 +57,7 @@ def qwen():
     kind = transformers.Qwen3VLProcessor if whole else vlm.pictures_only(transformers.Qwen3VLProcessor)
     processor = kind(
         image_processor=transformers.Qwen2VLImageProcessorPil(
-            patch_size=8, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 256, "longest_edge": 2**20}
+            patch_size=patch, merge_size=2, temporal_patch_size=2, size={"shortest_edge": least, "longest_edge": 2**20}
         ),
         tokenizer=tokenizer,
         video_processor=transformers.Qwen3VLVideoProcessor() if whole else None,
@@ -364,6 +364,31 @@ def test_a_stand_in_gives_a_picture_as_many_tokens():
         arm = vlm.sketch(vlm.FLAVOURS[name], Options(shown="image"), "bfloat16")
         shown = arm.seen(vlm.Question("", picture, (7, 7)))["input_ids"][0].tolist()
         assert shown.count(arm.tokenizer.image_token_id) == tokens
+
+
+@pytest.mark.parametrize("side", [4, 7])
+def test_a_cell_is_a_token_also_in_a_small_puzzle(tmp_path, side):
+    """With Qwen3-VL's published settings, which would enlarge it to 8 x 8 tokens, and with the stand-in."""
+    name = "Qwen/Qwen3-VL-4B-Instruct"
+    own, _ = qwen(patch=16, least=256 * 256)
+    own.save_pretrained(tmp_path)
+    loaded = vlm.processor_of(str(tmp_path), vlm.known_config(name, vlm.PUBLISHED))
+    assert loaded.image_processor.size["longest_edge"] == own.image_processor.size["longest_edge"]
+    example = replace(examples(1)[0], question=np.ones((side, side), np.int8), canvas=(side, side))
+    options = Options(shown="image", style=vlm.FLAVOURS[name].defaults["options.style"])
+    picture = vlm.frame(example, options).given.picture
+    for processor, tokens in ((loaded, side), (vlm.qwen_processor(16, 2), side), (own, 8)):
+        seen = processor(text=["<|image_pad|>"], images=[picture], return_tensors="np")
+        assert (seen["image_grid_thw"][0] // [1, 2, 2]).tolist() == [1, tokens, tokens]
+        assert (seen["input_ids"] == processor.tokenizer.image_token_id).sum() == tokens**2
+
+
+def test_the_prompt_is_the_same_on_every_day():
+    arm = tiny(lora=False)
+    given, plain = Question("[[1]]", None, (1, 1)), arm.template
+    arm.processor.chat_template = "{{ strftime_now('%d %B %Y') }}\n" + plain
+    dated = vlm.VLM(arm.model, arm.processor, arm.options)
+    assert dated.prompt(given) == "26 July 2024\n" + arm.prompt(given)
 
 
 # What a person can mend

@@ -330,14 +330,15 @@ def test_nothing_is_left_behind_on_another_device(variant: str, folders: dict[st
 
 
 def test_an_idle_expert_works_where_its_weights_are_sharded(folders: dict[str, Path]) -> None:
-    """Its blocks are fetched by all processes together, or some would wait for ever. The loss is what it was."""
+    """Its blocks are fetched by all processes together, or some would wait for ever. The loss is what it was, and `idle_samples`
+    says how many samples that costs."""
     import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard
 
     ours = arm(folders["2.2"])
     ours.attach(Lora(rank=2))
-    batch = ours.collate(samples(ours, 1), [1])
-    batch["t"] = torch.tensor([900.0])
+    batch = ours.collate(samples(ours), [1, 2])
+    batch["t"] = torch.tensor([900.0, 950.0])
     before = ours.loss(batch).detach()
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     try:
@@ -345,11 +346,14 @@ def test_an_idle_expert_works_where_its_weights_are_sharded(folders: dict[str, P
         for name, model in ours.model.items():
             for block in model.blocks:
                 fully_shard(block)
-            model.proj_out.register_forward_hook(lambda *_, name=name: ran.append(name))
+            model.proj_out.register_forward_hook(lambda _, __, made, name=name: ran.append((name, len(made))))
         whole = fully_shard(ours.module())
         loss = whole(batch)
         loss.backward()
-        assert ran == ["transformer", "transformer_2"] and torch.allclose(loss.detach(), before)
+        assert ran == [("transformer", 2), ("transformer_2", ours.idle_samples)] and torch.allclose(
+            loss.detach(), before
+        )
+        assert [arm(folders[variant]).idle_samples for variant in VARIANTS] == [0, 1, 0]
         assert all(p.grad is not None for p in ours.trainable().values())
     finally:
         dist.destroy_process_group()
@@ -414,6 +418,37 @@ def test_random_weights_leave_a_lora_something_to_work_with(variant: str, folder
     for model in one.model.values() if variant == "2.2" else (one.model,):
         model.blocks = model.blocks[1:]
     assert (velocity(one) - whole).std() > 0.1 * whole.std()
+
+
+def test_the_second_expert_is_no_other_runs_first(folders: dict[str, Path]) -> None:
+    folder, options = str(folders["2.2"]), Options(style="video-16", steps=2)
+    three, four = (wan.load(Flavour(folder, folder, ""), options, init="random", seed=s).model for s in (3, 4))
+    drawn = wan._drawn(dict(three["transformer"].config), 3, torch.float32)
+    name = "blocks.0.attn1.to_q.weight"
+    assert three["transformer"].state_dict()[name].equal(drawn.state_dict()[name])  # the first's seed is the run's own
+    weights = [model[expert].state_dict()[name] for model in (three, four) for expert in model]
+    assert not any(one.equal(other) for i, one in enumerate(weights) for other in weights[:i])
+
+
+def test_what_only_answers_need_leaves_the_gpu(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After what is computed ahead, and when asked; there is no GPU here, so what is asked to leave is written down."""
+
+    class OnGpu(wan.Wan):
+        device = torch.device("cuda")
+
+    ours = arm(folders["2.1"])
+    assert ours.clip is not None
+    left: list[tuple[str, str]] = []
+    for name, part in (("vae", ours.vae), ("clip", ours.clip[1])):
+        monkeypatch.setattr(part, "to", lambda where, name=name: left.append((name, where)))
+    ours.prepare([])
+    ours.rest()
+    assert not left  # on a CPU nothing has to go
+    ours.__class__ = OnGpu
+    for let_go in (lambda: ours.prepare([]), ours.rest):
+        let_go()
+        assert sorted(left) == [("clip", "cpu"), ("vae", "cpu")]
+        left.clear()
 
 
 def test_precision_is_that_of_the_published_layout(folders: dict[str, Path]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import queue
 import shutil
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +21,9 @@ from fixture_runs import adapted
 
 import tasks
 from tasks.base import UserError
-from vdmreason import store
+from vdmreason import config, store
 from vdmreason.config import named_seed
-from vdmreason.worker import KEEP, Stopped, Worker, _listen, pack, unpack
+from vdmreason.worker import KEEP, Answering, Stopped, Worker, _listen, pack, unpack
 
 TASK = "maze/7x7"
 
@@ -181,3 +183,70 @@ def test_a_waiting_answer_can_be_cancelled(worker: Worker, tmp_path: Path) -> No
     thread.join(10)
     assert ended and ended[0] - began < 0.5
     assert [*first][-1]["done"]
+
+
+def said(answering: Answering, folder: Path) -> dict:
+    """The last message of an answer, given in this process."""
+    answering.out = io.StringIO()
+    request = {"id": 1, "verb": "predict", "folder": str(folder), "task": TASK, "index": 1, "seed": 0}
+    answering.handle(request)
+    return json.loads(answering.out.getvalue().splitlines()[-1])
+
+
+def test_a_full_device_is_cleared_of_the_others_and_asked_again(tmp_path: Path) -> None:
+    import torch
+
+    one, other = (adapted(tmp_path / f"{k}", "causal_lm", k) for k in range(2))
+    answering = Answering(io.StringIO())
+    first = said(answering, one)["text"]
+    said(answering, other)
+    arm = answering.arms[str(one)][2]
+    answers, full = arm.predict, [True, False]
+
+    def predict(*args):
+        if full.pop(0):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return answers(*args)
+
+    arm.predict = predict
+    assert said(answering, one)["text"] == first and not full
+    assert list(answering.arms) == [str(one)]
+
+    full += [True, True]
+    told = said(answering, one)["error"]
+    assert "memory is too small" in told and "\n" not in told
+    assert not answering.arms  # and the next answer finds all of the device
+    del arm.predict
+    assert said(answering, one)["text"] == first
+
+
+def test_a_large_backbone_is_let_go_before_the_next_is_loaded(tmp_path: Path, monkeypatch) -> None:
+    """A device may hold one of them; small ones stay beside it."""
+    from vdmreason import predict
+    from vdmreason.train import load_arm
+
+    small = adapted(tmp_path, "causal_lm")
+    tiny = load_arm(store.read_config(small), "cpu")
+    tiny.detach()
+    folders = []
+    for name in ("one", "two"):
+        base = tmp_path / "models" / name  # a folder in the published layout is taken for a published one
+        tiny.model.save_pretrained(base)
+        tiny.tokenizer.save_pretrained(base)
+        run = config.resolve({"task": TASK, "n": 3, "family": "causal_lm", "flavour": str(base)})
+        store.write_config(tmp_path / name, run)
+        load_arm(run, "cpu").save(tmp_path / name / "adapter")
+        folders.append(str(tmp_path / name))
+
+    answering, gone = Answering(io.StringIO()), []
+    answering.arm(str(small))
+    model = weakref.ref(answering.arm(folders[0])[1].model)
+    load = predict.load_adapted
+
+    def watched(*args):
+        gone.append(model() is None)
+        return load(*args)
+
+    monkeypatch.setattr(predict, "load_adapted", watched)
+    answering.arm(folders[1])
+    assert gone == [True] and list(answering.arms) == [str(small), folders[1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
@@ -156,13 +157,14 @@ def foretell(run: Run, device_gib: float | None, tflops: float | None, processes
     pace = tflops * 1e12 if tflops else planning.speed_of_device(run, gpu) if here else None
     gib = device_gib or own
     plan = planning.plan(run, gib, pace, processes=processes, gpu=gpu)
+    host = _host(device_gib)
 
     table = Table(show_header=False, title=run.name, title_justify="left", caption="\n".join(plan.notes), width=100)
-    for name, text in _lines(plan, gib, pace, gpu, "named" if tflops else "measured"):
+    for name, text in _lines(plan, gib, pace, gpu, "named" if tflops else "measured", host):
         table.add_row(name, text)
     Console(width=100).print(table)
-    if not plan.fits:
-        raise UserError(_remedy(plan, gib, gpu))
+    if problem := _memory_problem(plan, gib, gpu, host):
+        raise UserError(problem)
     if lacking := disk_problem(plan.disk):
         raise UserError(lacking)
     print(f"fits: {_size(plan.need)} of {_size(plan.room)}, in micro-batches of {plan.micro_batch}")
@@ -180,7 +182,8 @@ def needs(run: Run, device_gib: float | None = None, processes: int = 1) -> dict
         "device": "GPU" if gpu else "CPU", "device_gib": gib, "memory": plan.need, "room": plan.room, "fits": plan.fits,
         "micro_batch": plan.micro_batch, "disk": dict(plan.disk),
         "disk_free": shutil.disk_usage(_nearest(store.runs_root())).free,
-        "problem": "" if plan.fits else _remedy(plan, gib, gpu), "disk_problem": disk_problem(plan.disk),
+        "host": plan.host, "problem": _memory_problem(plan, gib, gpu, _host(device_gib)),
+        "disk_problem": disk_problem(plan.disk),
     }  # fmt: skip
 
 
@@ -219,13 +222,22 @@ def _nearest(place: Path) -> Path:
     return next(p for p in (place, *place.parents) if p.exists())
 
 
-def _lines(plan: Plan, gib: float, pace: float | None, gpu: bool, how: str) -> list[tuple[str, str]]:
+def _host(device_gib: float | None) -> float:
+    """Bytes of this machine's memory; without a bound where the run's device is another machine's."""
+    import psutil
+
+    return psutil.virtual_memory().total if device_gib is None else math.inf
+
+
+def _lines(plan: Plan, gib: float, pace: float | None, gpu: bool, how: str, host: float) -> list[tuple[str, str]]:
     """What the table says: (what, how much)."""
     work, optim = plan.work, plan.run.optim
     twice = ", activations computed twice" if plan.checkpointing else ""
     speed = f", {pace / 1e12:.3g} TFLOP/s {how}" if pace else ""
     kind = "GPU" if gpu else "CPU"
     several = f"{plan.processes} times " if plan.processes > 1 else ""
+    loaded = f"{_size(plan.host)} while it is loaded: the whole backbone"
+    loaded += f" in each of {plan.processes} processes, if all are on one machine" if plan.processes > 1 else ""
     return [
         ("device", f"{several}{kind} of {gib:.1f} GiB{speed}"),
         ("parameters", f"{plan.parameters:,}, and {plan.lora_parameters:,} of the LoRA"),
@@ -234,6 +246,7 @@ def _lines(plan: Plan, gib: float, pace: float | None, gpu: bool, how: str) -> l
         ("activations", f"{_size(work.kept + work.passing)} a sample{twice}"),
         ("micro-batch", f"{plan.micro_batch} of {optim.batch // plan.processes}"),
         ("memory", f"{_size(plan.need)} of {_size(plan.room)} (10 % and 1 GiB are left free)"),
+        *[("host memory", loaded + ("" if host == math.inf else f", of {_size(host)} here"))] * bool(plan.host),
         ("a sample", f"{work.step / 1e12:.3g} TFLOP forward and back, {work.forward / 1e12:.3g} forward"),
         ("an answer", f"{plan.answer / 1e12:.3g} TFLOP"),
         ("time", _time(plan)),
@@ -249,22 +262,35 @@ def _time(plan: Plan) -> str:
     return f"{latents}{_hours(plan.training)} for {plan.run.optim.updates} updates, {answers}"
 
 
-def _remedy(plan: Plan, gib: float, gpu: bool) -> str:
-    """What does not fit, and what would."""
+def _memory_problem(plan: Plan, gib: float, gpu: bool, host: float) -> str:
+    """What does not fit, and what would; "" where all of it does. `host`: bytes of the machine's memory."""
     from vdmreason import plan as planning
 
-    said = (
-        f"this run does not fit: it needs {_size(plan.need)} of {_size(plan.room)} that can be used of {gib:.1f} GiB."
-    )
-    found = planning.nearest(plan, gib, gpu=gpu)
+    if not plan.fits:
+        said = f"this run does not fit: it needs {_size(plan.need)} of {_size(plan.room)} that can be used of {gib:.1f} GiB."
+        helpless = "take a larger device or a smaller flavour"
+    elif plan.host > host:
+        said = (
+            f"this run does not fit: {plan.processes} x {_size(plan.host // plan.processes)} of backbone are loaded on the CPU, "
+            f"and this machine has {_size(host)}."
+        )
+        helpless = "take machines with more memory or a smaller flavour"
+        helpless = f"start the processes on more machines, or {helpless}" if plan.processes > 1 else helpless
+    else:
+        return ""
+    found = planning.nearest(plan, gib, gpu=gpu, host=host)
     if found is None:
-        return f"{said} No setting helps: take a larger device or a smaller flavour."
+        return f"{said} No setting helps: {helpless}."
     settings, processes = found
     launched = f"devices (accelerate launch --num_processes {processes})"
     if not gpu:
         launched = f"processes (torchrun --nproc-per-node {processes})"
-    more = f", on {processes} {launched}" if processes > 1 else ""
-    return f"{said} It does with {' '.join(f'--set {setting}' for setting in settings)}{more}."
+    ways = ["with " + " ".join(f"--set {setting}" for setting in settings)] if settings else []
+    if processes > 1:
+        ways.append(f"on {processes} {launched}")
+    elif plan.processes > 1:
+        ways.append("in one process")
+    return f"{said} It does {', '.join(ways)}."
 
 
 def _size(count: float) -> str:

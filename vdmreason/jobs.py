@@ -11,13 +11,15 @@ what `status` says when the folder speaks of a process that is not there any mor
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,8 @@ ACTIVE = ("queued", "starting", "running", "stopping")
 LOG, STOP, JOB = "log.txt", "STOP", "job.json"
 SAVE, PREVIEW = "SAVE", "PREVIEW"  # files that ask a training for a checkpoint, or previews, after its next step
 ENDING = 60.0  # seconds that a job's process may take to end, or to begin with what else the job does
+BEAT = 15.0  # seconds between two touches of a working process's state.json
+SILENT = 180.0  # seconds without one after which a process of another machine is taken for dead
 IN_JOB = "VDMREASON_JOB"  # the environment of a job's process: its folder
 
 
@@ -69,8 +73,9 @@ def start(kind: str, argv: Sequence[str], folder: str | Path, after: str | Path 
     argv = list(argv)
     store.write_json(folder / JOB, {"kind": kind, "argv": argv, "after": str(after) if after else None})
     store.write_state(
-        folder, state="queued" if after else "starting", pid=None, created=None, error="", eta=None, step=0
-    )
+        folder, state="queued" if after else "starting", pid=None, created=None, host=None, space=None,
+        error="", eta=None, step=0,
+    )  # fmt: skip
 
     command = argv
     if after:
@@ -91,7 +96,7 @@ def start(kind: str, argv: Sequence[str], folder: str | Path, after: str | Path 
             raise UserError(f"{command[0]}: cannot be started: {error.strerror}") from None
     _reap_later(process)
     job = {"kind": kind, "argv": argv, "after": str(after) if after else None, "started": time.time()}
-    store.write_json(folder / JOB, {**job, "pid": process.pid, "created": _created(process.pid)})
+    store.write_json(folder / JOB, {**job, **identity(), "pid": process.pid, "created": _created(process.pid)})
     return status(folder)
 
 
@@ -117,7 +122,10 @@ def resume(folder: str | Path) -> Status:
 def refuse_active(folder: Path) -> None:
     """Raises UserError where a job is already working in `folder`."""
     if status(folder).active:
-        raise UserError(f"{folder.name}: is already running. Wait for it, or stop it first.")
+        where = ""
+        if host := _elsewhere(folder):  # no signal gets there; and its machine may have been started anew
+            where = f" on {host}, or was {_since_heard(folder):.0f} s ago. After {SILENT:.0f} s of silence it counts as lost"
+        raise UserError(f"{folder.name}: is already running{where}. Wait for it, or stop it first.")
 
 
 def is_this(folder: str | Path) -> bool:
@@ -130,7 +138,7 @@ def status(folder: str | Path) -> Status:
     folder = Path(folder)
     job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
     name = state.get("state", "")
-    alive = is_alive(job.get("pid"), job.get("created")) or is_alive(state.get("pid"), state.get("created"))
+    alive = _is_seen(job) or _is_seen(state) or bool(_elsewhere(folder) and _since_heard(folder) < SILENT)
     error = state.get("error") or ""
     if name in ACTIVE:
         if not alive and not _being_started(job, state):
@@ -154,8 +162,9 @@ def status(folder: str | Path) -> Status:
 
 
 def request_stop(folder: str | Path) -> Status:
-    """Ask for a checkpoint and an end after the current step. Returns at once."""
-    if status(folder).active:
+    """Ask for a checkpoint and an end after the current step. Returns at once. On another machine a job is asked even where it
+    seems lost: that is no more than that it was not heard of."""
+    if status(folder).active or _elsewhere(Path(folder)):
         store.write_text(Path(folder) / STOP, "")
     return status(folder)
 
@@ -174,10 +183,11 @@ def ask(folder: str | Path, what: str) -> Status:
 def stop(folder: str | Path, grace: float = 20.0) -> Status:
     """End a job: a STOP file first (checkpoint and stop), SIGTERM after `grace` seconds, SIGKILL after as many more.
 
-    Returns when the process is gone. A job that is not active is left as it is.
+    Returns when the process is gone. A job that is not active is left as it is. One of another machine, where no signal gets,
+    has only the file, and may be stopping still when this returns.
     """
     folder = Path(folder)
-    if not request_stop(folder).active or _wait_for_end(folder, grace):
+    if not request_stop(folder).active or _wait_for_end(folder, grace) or _elsewhere(folder):
         return status(folder)
     for number in (signal.SIGTERM, signal.SIGKILL):
         _signal(folder, number)
@@ -270,11 +280,10 @@ def working(folder: str | Path, listens: bool = True, keeps_stop: bool = False, 
             (folder / STOP).unlink(missing_ok=True)
 
     with _on_sigterm(pen) if listens else contextlib.nullcontext():
-        store.write_state(
-            folder, state="running", pid=os.getpid(), created=_created(os.getpid()), error="", eta=None, **first
-        )
+        store.write_state(folder, state="running", **identity(), error="", eta=None, **first)
         try:
-            yield pen
+            with _beating(folder):
+                yield pen
         except (Stopped, KeyboardInterrupt):
             _last_words(folder, state="stopped", eta=None)
             heard()
@@ -287,6 +296,26 @@ def working(folder: str | Path, listens: bool = True, keeps_stop: bool = False, 
         else:
             store.write_state(folder, state="done", eta=None)
             heard()
+
+
+@contextmanager
+def _beating(folder: Path) -> Iterator[None]:
+    """Touch state.json every few seconds while the block runs, from a thread of its own: other machines can tell by nothing else
+    that this process lives, and an update may take minutes."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(folder / "state.json")
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def tell(line: str) -> None:
@@ -322,6 +351,46 @@ def _on_sigterm(pen: Working) -> Iterator[None]:
 # Processes
 
 
+def identity() -> dict[str, Any]:
+    """This process, told apart from those of other machines and containers, and from a later one with its number."""
+    return {"host": socket.gethostname(), "space": _space(), "pid": os.getpid(), "created": _created(os.getpid())}
+
+
+@functools.cache
+def _space() -> str:
+    """Which process numbers mean anything to this process: those of one boot of one machine, or of one container."""
+    parts = []
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _is_here(record: Mapping[str, Any]) -> bool:
+    """Whether the process that job.json or state.json names would be seen from here. Old files name no host: it is looked for."""
+    return not record.get("host") or (record["host"], record.get("space")) == (socket.gethostname(), _space())
+
+
+def _is_seen(record: Mapping[str, Any]) -> bool:
+    """Whether the process that job.json or state.json names lives here."""
+    return _is_here(record) and is_alive(record.get("pid"), record.get("created"))
+
+
+def _since_heard(folder: Path) -> float:
+    """Seconds since a folder's process gave a sign of life."""
+    beat = store.read_state(folder).get("beat") or 0.0
+    touched = store.stamp(folder / "state.json")
+    return time.time() - max(beat, touched[0] / 1e9 if touched else 0.0)
+
+
+def _elsewhere(folder: Path) -> str:
+    """The host, or container, that a folder's unfinished job is on; "" where that is this one."""
+    job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
+    record = state if state.get("pid") else job
+    return "" if state.get("state") not in ACTIVE or _is_here(record) else str(record["host"])
+
+
 def is_alive(pid: int | None, created: float | None) -> bool:
     """Whether the process is there: same number and same creation time (numbers are used again), and no zombie."""
     if not pid:
@@ -340,7 +409,7 @@ def _goes_on(folder: Path) -> bool:
     job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
     lately = time.time() - (state.get("beat") or 0) < ENDING
     known = job.get("created") is not None
-    return state.get("state") == "done" and lately and known and is_alive(job.get("pid"), job.get("created"))
+    return state.get("state") == "done" and lately and known and (_is_seen(job) or not _is_here(job))
 
 
 def _created(pid: int) -> float | None:
@@ -368,9 +437,9 @@ def _signal(folder: Path, number: int) -> None:
     """Signal the job's whole group, its launcher and its workers; or the one process of a run started by hand."""
     job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if is_alive(job.get("pid"), job.get("created")):
+        if _is_seen(job):
             os.killpg(job["pid"], number)
-        elif is_alive(state.get("pid"), state.get("created")):
+        elif _is_seen(state):
             os.kill(state["pid"], number)
 
 
@@ -386,12 +455,13 @@ def _last_line(log: Path) -> str:
 
 def _wait_then_become(after: Path, folder: Path, argv: list[str], nap: Callable[[float], None] = time.sleep) -> None:
     """Wait until the job in `after` is over, then become `argv`: same process number, same creation time."""
-    while status(after).active or _goes_on(after):
-        if (folder / STOP).exists():
-            store.write_state(folder, state="stopped", eta=None)
-            (folder / STOP).unlink(missing_ok=True)
-            return
-        nap(0.5)
+    with _beating(folder):
+        while status(after).active or _goes_on(after):
+            if (folder / STOP).exists():
+                store.write_state(folder, state="stopped", eta=None)
+                (folder / STOP).unlink(missing_ok=True)
+                return
+            nap(0.5)
     store.write_state(folder, state="starting")
     os.execvp(argv[0], argv)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -102,8 +103,11 @@ class Local:
 
 
 class Slurm:
-    """A job array by submitit; a worker that is preempted goes back into the queue. `options` are submitit's and Slurm's, such
-    as partition=gpu or slurm_time=240. Source: submitit 1.5, docs/examples.md."""
+    """Job arrays by submitit. `options` are submitit's and Slurm's, such as slurm_partition=gpu or slurm_time=240. Each worker
+    gets one GPU, unless they name GPUs otherwise (gpus_per_node, slurm_gpus_per_task, slurm_gres); gpus_per_node=0 asks for none.
+
+    A worker that hears submitit's signal (USR2), before its time limit or a preemption, goes back into the queue. One that hears
+    SIGTERM ends after its update, and `tend` submits another in its place. Source: submitit 1.5, docs/examples.md."""
 
     def __init__(self, folder: Path, workers: int, options: Mapping[str, Any], driver: str) -> None:
         submitit = _library("submitit", "slurm")
@@ -111,6 +115,11 @@ class Slurm:
         self.deaths, self.hopeless, self._why = 0, False, ""
         given = {"name": "vdmreason", "timeout_min": 24 * 60, **options}
         cluster = given.pop("cluster", "slurm")  # submitit knows "local" and "debug" too
+        named = [*options, *(options.get("slurm_additional_parameters") or ())]
+        if cluster == "slurm" and not any(re.match("(slurm_)?(num_)?(gpus|gres|tres)", name) for name in named):
+            given["gpus_per_node"] = 1  # Slurm by itself gives none
+        if given.get("gpus_per_node") == 0:
+            del given["gpus_per_node"]  # a cluster without GPUs may not know the word
         try:
             self._executor = submitit.AutoExecutor(folder=folder / "workers" / "slurm-%j", cluster=cluster)
             self._executor.update_parameters(**given)
@@ -119,11 +128,12 @@ class Slurm:
         self._jobs: list[Any] = []
 
     def tend(self, wanted: int) -> None:
-        if self.alive() or not wanted:
+        missing = min(wanted, self.workers) - self.alive()
+        if missing <= 0:
             return
         task = Task(str(self.folder.absolute()), self.driver)
         with self._executor.batch():  # one array
-            self._jobs += [self._executor.submit(task) for _ in range(min(wanted, self.workers))]
+            self._jobs += [self._executor.submit(task) for _ in range(missing)]
 
     def alive(self) -> int:
         ended = [job for job in self._jobs if job.done()]

@@ -184,6 +184,9 @@ class Sketch:
         as_loaded(self.arm)
         self.trained = list(self.arm.trainable().values())
         self.frozen = [p for p in self.arm.model.parameters() if not p.requires_grad]
+        inside = {id(p) for block in speed.blocks(self.arm.model) for p in block.parameters()}
+        # bytes of frozen weights in no block, such as an embedding
+        self.outside = sum(p.numel() * p.element_size() for p in self.frozen if id(p) not in inside)
         few = dataclasses.replace(run, n=min(run.n, LOOKED_AT), far_from=0)
         samples = [self.arm.frame(example) for example in config.train_examples(few)]
         asked = [self.arm.frame(example) for example in config.test_examples(few, min(run.test, LOOKED_AT))]
@@ -207,7 +210,18 @@ class Sketch:
 
     @functools.cached_property
     def plain(self) -> Work:
-        return self.work([self.sample])
+        learning: set[int] = set()  # blocks that keep something; those of an expert that waits do not
+
+        def met(block: nn.Module, _: Any, made: Any) -> None:
+            if any(isinstance(x, Tensor) and x.requires_grad for x in tree_leaves(made)):
+                learning.add(id(block))
+
+        hooks = [block.register_forward_hook(met) for block in speed.blocks(self.arm.model)]
+        work = self.work([self.sample])
+        for hook in hooks:
+            hook.remove()
+        self.blocks = len(learning) or self.blocks
+        return work
 
     @functools.cached_property
     def checkpointed(self) -> Work:
@@ -289,8 +303,10 @@ class Plan:
     lora: int  # bytes of those that are, with optimiser and gradients
     work: Work  # of one sample, as it will be run
     micro_batch: int
+    idle: int  # samples beside a micro-batch's own that an expert computes for nothing, so that its shards are fetched with it
     checkpointing: bool
     room: int  # bytes of the device that may be used
+    host: int  # bytes of the backbone on the CPU, whole in every process, as it is loaded; 0 where it goes to the device at once
     flops: int  # of all updates
     answer: int  # FLOPs of one answer
     training: float | None  # hours; None: the device's speed is not known
@@ -302,7 +318,7 @@ class Plan:
     @property
     def activations(self) -> int:
         """Bytes of what a micro-batch keeps and what passes."""
-        return self.micro_batch * (self.work.kept + self.work.passing)
+        return (self.micro_batch + self.idle) * self.work.kept + self.micro_batch * self.work.passing
 
     @property
     def need(self) -> int:
@@ -325,8 +341,12 @@ def plan(
     sketch = sketch_of(run, dtype)
     sharded = run.speed.shard and processes > 1
     frozen, lora = sketch.frozen_bytes(run.quantise), sketch.lora_bytes()
-    if sharded:  # of what is fetched, two blocks are in memory: the one at work and the next
-        fetched = 2 * frozen // sketch.named if sketch.named else frozen
+    # shards and few bits are made of the whole backbone on the CPU, in every process
+    host = processes * sketch.frozen_bytes("none") if sharded or run.quantise != "none" else 0
+    if (
+        sharded
+    ):  # of what is fetched, two blocks are in memory: the one at work and the next; and all that is in no block
+        fetched = sketch.outside + 2 * (frozen - sketch.outside) // max(1, sketch.named)
         frozen, lora = frozen // processes + fetched, lora // processes
     room = max(0, int(GIB * ((1 - FREE) * device_gib - LIBRARIES)))
     share = run.optim.batch // processes
@@ -334,7 +354,8 @@ def plan(
 
     compiled = run.speed.compile == "on" or (run.speed.compile == "auto" and gpu and run.optim.updates >= 100)
     pace = "small" if micro < 2 else "compiled" if compiled else "plain"
-    flops = run.optim.updates * run.optim.batch * work.step
+    idle = getattr(sketch.arm, "idle_samples", 0) if sharded else 0
+    flops = run.optim.updates * run.optim.batch * work.step * (micro + idle) // micro
     answers = run.test * run.votes * sketch.answer
     asked = "small" if run.options.get("batch", 1) < 2 else "plain"
 
@@ -350,8 +371,10 @@ def plan(
         lora,
         work,
         micro,
+        idle,
         checkpointing,
         room,
+        host,
         flops,
         sketch.answer,
         hours(flops / processes, pace),
@@ -437,12 +460,15 @@ def here(base: str) -> bool:
 # The nearest setting that fits
 
 
-def nearest(found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8) -> tuple[list[str], int] | None:
+def nearest(
+    found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8, host: float = math.inf
+) -> tuple[list[str], int] | None:
     """Settings (KEY=VALUE) to add so that a plan that does not fit does, and on how many processes; None where nothing helps.
+    `host`: bytes of memory of the machine that all processes run on, each loading the backbone.
 
     Tried in this order: computing activations twice, micro-batches of 1, bf16 where it would be fp32, fewer bits, smaller
     pictures or shorter clips, on GPUs shards over processes (on a CPU the launcher starts one). What came before is kept, and
-    dropped where it turns out not to be needed.
+    dropped where it turns out not to be needed. Where the `host` cannot load it so often, fewer processes come first.
     """
     run, processes = found.run, found.processes
 
@@ -453,7 +479,7 @@ def nearest(found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8) 
             return None
 
     def fits(settings: Sequence[str], on: int = processes) -> bool:
-        return bool((tried := changed(settings, on)) and tried.fits)
+        return bool((tried := changed(settings, on)) and tried.fits and tried.host <= host)
 
     def needed(settings: Sequence[str], on: int = processes) -> list[str]:
         for setting in settings[:-1]:
@@ -462,6 +488,9 @@ def nearest(found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8) 
                 settings = fewer
         return list(settings)
 
+    for on in range(processes - 1, 0, -1) if found.host > host else ():
+        if fits([], on):
+            return [], on
     few = ["speed.checkpointing=on", "optim.micro_batch=1"]
     small = [*few, *["precision=bf16"] * (dtype_of(run, gpu) == "float32")]
     bits = [[]] if run.speed.shard else [["quantise=int8"], ["quantise=nf4"]]
@@ -472,7 +501,7 @@ def nearest(found: Plan, device_gib: float, *, gpu: bool = True, most: int = 8) 
     least = changed([*small, *bits[-1]])
     if least is None:
         bits, least = [[]], changed(small)
-    if least and least.frozen + least.lora < least.room:
+    if least and least.frozen + least.lora < least.room and least.host <= host:
         for smaller in _smaller(run):
             if fits(settings := [*small, *bits[-1], *smaller]):
                 return needed(settings), processes

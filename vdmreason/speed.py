@@ -8,13 +8,12 @@ and sharded.
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 
 from tasks.base import Missing, UserError
@@ -139,7 +138,14 @@ def _quantised(layer: nn.Linear, kind: str, bnb: Any, device: torch.device) -> n
         )
         made.weight = bnb.nn.Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4")
     else:
-        made = bnb.nn.Linear8bitLt(layer.in_features, layer.out_features, bias=bias is not None, has_fp16_weights=False)
+        made = bnb.nn.Linear8bitLt(
+            layer.in_features,
+            layer.out_features,
+            bias=bias is not None,
+            has_fp16_weights=False,
+            threshold=6.0,  # LLM.int8(), as transformers has it: inputs beyond it are multiplied in more bits
+        )
+        made.compute_dtype = weight.dtype  # peft gives adapters this dtype; by the int8 weight it would leave them fp32
         made.weight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
     made.bias = bias
     return made.to(device)  # type: ignore[no-any-return]  # quantised on the way
@@ -161,21 +167,31 @@ def checkpoint_blocks(model: nn.Module) -> None:
             part.enable_gradient_checkpointing()  # type: ignore[operator]
 
 
-def fitting(attempt: Callable[[int], None], share: int, most: int | None = None) -> int | None:
-    """The largest micro-batch up to `most` that divides `share` and with which `attempt(micro)` finds room; None: not even 1."""
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short: torch's own, or one of the words by which the driver and cuBLAS say it."""
+    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    said = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return said or isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
+
+def fitting(
+    attempt: Callable[[int], None], share: int, most: int | None = None, lacked: list[str] | None = None
+) -> int | None:
+    """The largest micro-batch up to `most` that divides `share` and with which `attempt(micro)` finds room; None: not even 1.
+    `lacked` gets the words of each error: the errors themselves would keep what was computed."""
     micro = most or share
     while micro:
         try:
             attempt(micro)
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not out_of_memory(error):
                 raise
+            if lacked is not None:
+                lacked.append(str(error))
         else:
             return micro
         finally:
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            clear_device_cache(garbage_collection=True)
         micro = max((size for size in range(1, micro) if share % size == 0), default=0)
     return None
 
@@ -240,6 +256,19 @@ def _in_fp32(
         return plain_attention(query.float(), key.float(), value.float(), mask, *rest, **more).to(query.dtype)
 
 
+def kernels(device: torch.device) -> list[str]:
+    """The kernels of attention on a device, the best first: those of a GPU; none of them where there is none."""
+    return kernels_of(torch.cuda.get_device_capability(device)) if device.type == "cuda" else []
+
+
+def kernels_of(capability: tuple[int, int]) -> list[str]:
+    """The kernels of attention on a GPU of a compute capability, such as (9, 0), the best first. cuDNN's only where torch's
+    switch (torch.backends.cuda.enable_cudnn_sdp) leaves it on, and not from Blackwell on: on B200 it writes wrong answers with
+    few key heads, and no error (pytorch#193893)."""
+    cudnn = torch.backends.cuda.cudnn_sdp_enabled() and capability < (10, 0)
+    return [name for name in ATTENTION if cudnn or name != "CUDNN_ATTENTION"]
+
+
 @contextlib.contextmanager
 def best_attention(device: torch.device, precision: torch.dtype | None = None) -> Iterator[None]:
     """Attention by the fastest kernel that can do it: on a GPU, and on a CPU in bf16, where torch's fused kernel (2.13) is
@@ -247,7 +276,7 @@ def best_attention(device: torch.device, precision: torch.dtype | None = None) -
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     if device.type == "cuda":
-        with sdpa_kernel([getattr(SDPBackend, name) for name in ATTENTION], set_priority=True):
+        with sdpa_kernel([getattr(SDPBackend, name) for name in kernels(device)], set_priority=True):
             yield
     elif device.type == "cpu" and precision == torch.bfloat16:
         with attention_through(_in_fp32):

@@ -368,8 +368,8 @@ def write_state(folder: str | Path, **changes: Any) -> dict[str, Any]:
     """Merge `changes` into state.json, with the time of this beat, and return all of it.
 
     Keys: `state` (queued, starting, running, stopping, stopped, done, failed), `pid` and `created` (the process and
-    its creation time, seconds since 1970; together they name a process), `step`, `updates`, `eta` (seconds left),
-    `error` (one line), `beat` (seconds since 1970).
+    its creation time, seconds since 1970; together they name a process), `host` and `space` (where: `jobs.identity`),
+    `step`, `updates`, `eta` (seconds left), `error` (one line), `beat` (seconds since 1970).
     """
     path = Path(folder) / "state.json"
     state = {**(read_json(path) or {}), **changes, "beat": time.time()}
@@ -394,12 +394,30 @@ def lock(folder: str | Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file: IO[str] = open(path, "w")  # closing it gives the lock back
     with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Held(f"{folder}: another process is working there. Wait for it, or stop it first.") from None
+        try:
+            hold(file, wait=False)
+        except BlockingIOError:
+            raise Held(f"{folder}: another process is working there. Wait for it, or stop it first.") from None
         yield
+
+
+def hold(file: IO[str], wait: bool) -> None:
+    """Lock an open file until it is closed, where its disk has locks: a network disk may be mounted without, which is said once a
+    process. Raises BlockingIOError where another process holds it and this one does not `wait`."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Lustre without flock, NFS without lockd
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        _say_no_locks(error.strerror)
+
+
+@functools.cache
+def _say_no_locks(why: str) -> None:
+    print(f"warning: no file locks on this disk ({why}): let only one process work in a run's folder", file=sys.stderr)
 
 
 def checkpoints(folder: str | Path) -> list[Path]:

@@ -23,11 +23,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType, PartialState
+from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs, PartialState
+from accelerate.utils.memory import clear_device_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -40,6 +42,7 @@ from vdmreason.config import Optim, Run, named_seed
 from vdmreason.progress import progress
 
 KEEP_CHECKPOINTS = 2
+PATIENCE = timedelta(hours=6)  # with one that works alone, as at previews: NCCL's ten minutes would end the job
 OnStep = Callable[[dict[str, Any]], None]
 
 
@@ -127,9 +130,12 @@ def train(
             store.claim(folder, run)
         accelerator.wait_for_everyone()
         try:
+            refuse_apart(accelerator, folder)
             examples = config.train_examples(run)
             learned = config.learned_examples(run)
             refuse_leak(examples, config.test_examples(run))
+            if main:
+                warn_of_days(run, accelerator.device)
             arm = (resident or Resident()).arm(run, str(accelerator.device), in_parts=in_parts(run, accelerator))
         except UserError:
             if not begun:  # too many examples, no such model: nothing began that a report should miss
@@ -200,7 +206,9 @@ def _loop(
     if main:
         print(f"{run.name}: {_setting(arm, device, precision, len(parts[0]), compiled, sharded)}", file=sys.stderr)
 
-    model = speed.shard(arm.module()) if sharded else accelerator.prepare(arm.module())
+    module, alone = arm.module(), accelerator.num_processes == 1
+    # Alone there is nothing to share, and of FSDP accelerate would prepare no module without an optimiser beside it.
+    model = speed.shard(module) if sharded else module if alone else accelerator.prepare(module)
     if sharded:  # only now the arm is where it computes
         compute_ahead(run, accelerator, arm, samples)
     weights = speed.Masters(arm.trainable())
@@ -221,6 +229,7 @@ def _loop(
     model.train()
     done = first
     metrics = store.Lines(folder / "metrics.jsonl") if main else nullcontext()
+    kernels = speed.kernels(device) if precision else []
     attention = speed.best_attention(device, precision)
     with metrics as lines, attention, progress(f"{run.name}: training", optim.updates, first, main) as show:
         pace = Pace()
@@ -238,7 +247,7 @@ def _loop(
                 last = number == len(parts)
                 if sharded:
                     model.set_requires_gradient_sync(last)
-                with nullcontext() if last or sharded else accelerator.no_sync(model):
+                with nullcontext() if last or sharded or alone else accelerator.no_sync(model):
                     with autocast():
                         loss = model(batch)
                     accelerator.backward(loss / len(parts))
@@ -253,7 +262,7 @@ def _loop(
             shared = accelerator.reduce(torch.stack([total, *wanted]), "mean")
             loss_value, stop_share, save_share = (float(x) for x in shared)
             norm_value = float(norm)
-            refuse_non_finite(loss_value, norm_value, step + 1, folder)
+            refuse_non_finite(loss_value, norm_value, step + 1, folder, kernels)
             optimizer.step()
             optimizer.zero_grad()
             weights.give()
@@ -291,14 +300,21 @@ def _loop(
         raise jobs.Stopped
 
 
-def refuse_non_finite(loss: float, norm: float, step: int, folder: Path) -> None:
-    """End the run before a loss or gradient that is no number reaches the weights."""
+def refuse_non_finite(loss: float, norm: float, step: int, folder: Path, kernels: Sequence[str] = ()) -> None:
+    """End the run before a loss or gradient that is no number reaches the weights. `kernels`: those of attention."""
     if math.isfinite(loss) and math.isfinite(norm):
         return
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
     kept = store.checkpoints(folder)
     saved = f"{kept[-1].name} is kept" if kept else "no checkpoint was due yet"
-    raise UserError(f"{what} at step {step}; {saved}. Lower optim.lr, lengthen optim.warmup, or set precision: fp32.")
+    # Where a mask is given, cuDNN's way back may have gradients that are no numbers: pytorch#196678.
+    kernel = (
+        " Or cuDNN's attention is at fault: torch.backends.cuda.enable_cudnn_sdp(False) before train.main() avoids it."
+    )
+    raise UserError(
+        f"{what} at step {step}; {saved}. Lower optim.lr, lengthen optim.warmup, or set precision: fp32."
+        + kernel * ("CUDNN_ATTENTION" in kernels)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -308,17 +324,24 @@ def refuse_non_finite(loss: float, norm: float, step: int, folder: Path) -> None
 def make_accelerator(report_to: str | None, folder: Path) -> Accelerator:
     """One accelerator. Precision is ours (`torch.autocast`): a run's config decides it, not the launcher's. UserError where
     this process was to be one of many and is alone."""
+    # For FSDP accelerate's launcher exports "true" unless told otherwise. transformers (5.0 to 5.22) then loads zeros in all of a
+    # machine's processes but the first, prompts' encoders included, and waits for a broadcast that nobody makes here.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+    group = InitProcessGroupKwargs(timeout=PATIENCE)
     cpu = not torch.accelerator.is_available()  # untold, each of torchrun's on a CPU takes itself for the only one
-    if cpu and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys() and PartialState(cpu=cpu).num_processes == 1:
+    launched = cpu and {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys()
+    if launched and PartialState(cpu=cpu, **group.to_kwargs()).num_processes == 1:
         # The launcher names a port where it was asked for more than one process, and on a CPU it starts one.
         raise UserError(
             "accelerate launch starts one process on a CPU, whatever --num_processes says. To try many: "
             "torchrun --nproc-per-node 2 -m vdmreason.train --config run.yaml"
         )
     if report_to is None:
-        return Accelerator(mixed_precision="no", cpu=cpu)
+        return Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[group])
     try:
-        accelerator = Accelerator(mixed_precision="no", cpu=cpu, log_with=report_to, project_dir=str(folder))
+        accelerator = Accelerator(
+            mixed_precision="no", cpu=cpu, kwargs_handlers=[group], log_with=report_to, project_dir=str(folder)
+        )
     except ValueError:
         names = ("tensorboard", "trackio", "wandb")
         raise UserError(
@@ -328,6 +351,30 @@ def make_accelerator(report_to: str | None, folder: Path) -> Accelerator:
         raise UserError(f"--report-to {report_to}: is not installed. Install it with: pip install {report_to}")
     accelerator.init_trackers("vdmreason")
     return accelerator
+
+
+def refuse_apart(accelerator: Accelerator, folder: Path) -> None:
+    """Refuse processes that find different things in the run's folder: one would go on where another begins."""
+    found = accelerator.gather(
+        torch.tensor([[newest_step(folder), bool(store.whole_folder(folder / "adapter"))]], device=accelerator.device)
+    )
+    if (found != found[0]).any():
+        steps = ", ".join(str(step) for step in sorted(set(found[:, 0].tolist())))
+        raise UserError(
+            f"{folder}: is not the same to all processes (steps done: {steps}). All machines must see the same folder: put "
+            "it on a disk that they share."
+        )
+
+
+def warn_of_days(run: Run, device: torch.device) -> None:
+    """Say so before a backbone that wants a GPU is loaded for a training on a CPU."""
+    flavour = adapters.base.flavour(adapters.family(run.family), run.flavour)
+    if flavour.published and device.type == "cpu":
+        print(
+            f"{run.name}: {run.flavour} wants a GPU; on this CPU it may take days. `vdmreason doctor --config` says what it "
+            "needs. If there is a GPU here, torch's CPU build may be installed: delete .venv and run make again.",
+            file=sys.stderr,
+        )
 
 
 def load_arm(run: Run, device: str) -> Arm:
@@ -355,7 +402,9 @@ class Resident:
         key = (run.family, run.flavour, run.init, seed, run.quantise, options, device, dtype, run.speed)
         torch.manual_seed(named_seed("load", run.seed))
         if self._arm is None or self._key != key:
-            self._arm = None  # lets go of the old one first
+            if self._arm is not None:  # the old one goes first; its module() and compiled blocks hold it in circles
+                self._arm = None
+                clear_device_cache(garbage_collection=True)
             # Whole on the device only where it stays so: in fewer bits, or in parts, it may fit where whole it would not.
             place = "cpu" if in_parts or run.quantise != "none" else device
             arm: Arm = module.load(flavour, run.arm_options(), init=run.init, seed=run.seed, device=place, dtype=dtype)
@@ -412,6 +461,7 @@ def make_room(
     (first, *_) = shares(run.optim.batch, run.optim.micro_batch, 0, accelerator.num_processes)  # refuses what cannot be
     most = speed.longest(samples)
     later = speed.optimiser_bytes(arm.trainable().values(), gradients=False)  # those are made here too
+    lacked: list[str] = []
 
     def attempt(micro: int) -> None:
         held = torch.empty(later, dtype=torch.uint8, device=device)  # what the optimiser will need beside it
@@ -425,17 +475,18 @@ def make_room(
             arm.model.zero_grad(set_to_none=True)
             del held
 
-    micro = speed.fitting(attempt, share, len(first))
+    micro = speed.fitting(attempt, share, len(first), lacked)
     if micro is None and wanted == "auto":
         speed.checkpoint_blocks(arm.model)
-        micro = speed.fitting(attempt, share, len(first))
+        micro = speed.fitting(attempt, share, len(first), lacked)
     fits = torch.tensor([micro or 0], device=device)
     micro = int(accelerator.gather(fits).min())
     if not micro:
+        cause = torch.OutOfMemoryError(lacked[-1]) if lacked else None  # by which a sweep knows the machine's fault
         raise UserError(
             "Not even one example fits into this device's memory. Set quantise: nf4, or a smaller options.pixels; "
             "`vdmreason doctor --config` says what would fit."
-        )
+        ) from cause
     return micro
 
 
@@ -457,8 +508,7 @@ def _pen(accelerator: Accelerator, folder: Path, run: Run) -> Iterator[jobs.Work
         with jobs.listening(folder) as pen:
             yield pen
         return
-    step = int(store.checkpoints(folder)[-1].name.removeprefix("step-")) if store.checkpoints(folder) else 0
-    with jobs.working(folder, step=step, updates=run.optim.updates) as pen:
+    with jobs.working(folder, step=newest_step(folder), updates=run.optim.updates) as pen:
         yield pen
 
 
@@ -542,6 +592,12 @@ def restore_checkpoint(
     return int(facts["step"])
 
 
+def newest_step(folder: Path) -> int:
+    """How many updates the newest checkpoint holds, by its name; 0 where there is none."""
+    kept = store.checkpoints(folder)
+    return int(kept[-1].name.removeprefix("step-")) if kept else 0
+
+
 def sittings_before(folder: Path) -> list[dict[str, Any]]:
     """Which code made the newest checkpoint, with what and on what; [] where there is none. One that does not say was made by
     code that is not known."""
@@ -573,6 +629,7 @@ def preview(run: Run, folder: Path, arm: Arm, step: int) -> dict[str, float]:
     examples = config.test_examples(run, min(run.previews, run.test))
     with store.new_folder(folder / "previews" / f"step-{step:06d}") as new:
         records = predict.answer(run, arm, list(enumerate(examples)), new)
+        arm.rest()  # what only answers need makes room
         store.write_lines(new / "predictions.jsonl", records)
     known = evaluate.scorable(records)
     if not known:

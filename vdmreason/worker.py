@@ -35,12 +35,13 @@ from typing import Any, TextIO
 
 import numpy as np
 
+import adapters
 from adapters.base import Cancelled
 from tasks.base import Example, Grid, UserError, as_grid
 from vdmreason import config, jobs, store
 from vdmreason.config import Run, named_seed
 
-KEEP = 4  # loaded arms; the one used longest ago is let go
+KEEP = 4  # loaded arms, of which one may be published and so large; the one used longest ago is let go
 PARTIALS_A_SECOND = 5.0
 GLANCE = 0.1  # seconds between two looks whether an answer is still wanted
 GRACE = 3.0  # seconds between a polite cancel and the end of the process, which has to load its models again
@@ -303,13 +304,46 @@ class Answering:
 
             self.arms.pop(folder, None)
             run = store.read_config(folder)
+            if _published(run):  # before the next one is loaded: a device may hold one
+                self.let_go(_published)
             self.arms[folder] = stamp, run, predict.load_adapted(run, Path(folder))
             while len(self.arms) > KEEP:
                 self.arms.popitem(last=False)
         self.arms.move_to_end(folder)
         return self.arms[folder][1:]
 
+    def let_go(self, unwanted: Callable[[Run], bool]) -> None:
+        """Drop the loaded arms of runs that are `unwanted`, and give their memory back to the device."""
+        from accelerate.utils.memory import clear_device_cache
+
+        for folder in [folder for folder, (_, run, _) in self.arms.items() if unwanted(run)]:
+            del self.arms[folder]
+        clear_device_cache(garbage_collection=True)
+
     def predict(self, number: int, folder: str, task: str, index: int, seed: int, question: Any = None) -> None:
+        """Say an answer. Where the device has no room for it, once more with no other arm loaded."""
+        from vdmreason.speed import out_of_memory
+
+        try:
+            return self._predict(number, folder, task, index, seed, question)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # out here, where the error holds no tensors of the first attempt any more
+        own = self.arms.get(folder)
+        self.let_go(lambda run: own is None or run is not own[1])
+        try:
+            return self._predict(number, folder, task, index, seed, question)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        self.let_go(lambda run: True)  # what cannot answer is in the way of what could
+        raise UserError(
+            "The device's memory is too small for this answer. End what else runs there, such as a training, or ask a run of a "
+            "smaller flavour."
+        )
+
+    def _predict(self, number: int, folder: str, task: str, index: int, seed: int, question: Any) -> None:
         from vdmreason.predict import attending
 
         run, arm = self.arm(folder)
@@ -341,6 +375,11 @@ class Answering:
             grid=None if answer.grid is None else answer.grid.tolist(),
             certainty=None if answer.certainty is None else np.asarray(answer.certainty, float).round(3).tolist(),
         )  # fmt: skip
+
+
+def _published(run: Run) -> bool:
+    """Whether a run's backbone is a large one."""
+    return adapters.base.flavour(adapters.family(run.family), run.flavour).published
 
 
 def _asked(run: Run, task: str, seed: int) -> Run:

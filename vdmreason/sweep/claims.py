@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -16,30 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from vdmreason import jobs, store
-
-try:
-    import fcntl
-except ImportError:  # Windows: two workers that take over one trial are then only told apart by its folder's lock
-    fcntl = None  # type: ignore[assignment]
+from vdmreason.jobs import identity
 
 CLAIM = "claim.json"
 BEAT = 15.0  # seconds between heartbeats
 STALE = 300.0  # seconds without one after which an owner on another machine is taken for dead
-
-
-def identity() -> dict[str, Any]:
-    """This process, told apart from those of other machines and containers, and from a later one with its number."""
-    return {"host": socket.gethostname(), "space": _space(), "pid": os.getpid(), "created": jobs._created(os.getpid())}
-
-
-def _space() -> str:
-    """Which process numbers mean anything to this process: those of one boot of one machine, or of one container."""
-    parts = []
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-    with contextlib.suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
 
 
 class Claim:
@@ -108,8 +88,8 @@ def _take_over(path: Path, record: dict[str, Any]) -> Claim | None:
     if old is None or not is_stale(path, old):
         return None
     with open(path.with_name(".claim.lock"), "w") as turn:
-        if fcntl is not None:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+        # where there are no locks, as on Windows, the last one to write has it, and the other one hears so (`lost`)
+        store.hold(turn, wait=True)
         old = read_claim(path)
         if old is None or not is_stale(path, old):
             return None
