@@ -49,7 +49,7 @@ def rule(module: str) -> tuple[set[str], set[str]]:
         if name == "clips":
             return {"tasks", "adapters.base", "adapters.kept", "adapters.pictures"}, {"numpy", "torch"}
         if name == "language":
-            return {"tasks", "adapters.base"}, {"numpy", "torch", "transformers"}
+            return {"tasks", "adapters.base"}, {"numpy", "torch", "transformers", "peft"}
         if name == "next_frame":
             return {"tasks", "adapters.base", "adapters.pictures"}, {"numpy", "torch"}
         own = {f"pretrain.{name}"} if name in OWN_BACKBONES else set()

@@ -348,7 +348,8 @@ def test_a_folder_s_backbone_with_a_slash_is_read_where_that_folder_is_not(tmp_p
 
 def test_how_a_batch_is_cut_is_no_part_of_a_run() -> None:
     """An out-of-memory run goes on with smaller parts; ids made before say the same."""
-    plain, cut = ({"task": "maze/7x7", "n": 30, "family": "causal_lm", "optim": {"micro_batch": m}} for m in (None, 4))
+    plain, cut = ({"task": "maze/7x7", "n": 30, "family": "causal_lm",
+                   "optim": {"lr": 0.005, "micro_batch": m}} for m in (None, 4))  # fmt: skip
     one, other = config.resolve(plain), config.resolve(cut)
     assert one.id == other.id == "d084678afe31" and one.training_id == other.training_id
     assert config.differences(one, other) == []

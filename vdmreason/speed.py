@@ -167,6 +167,11 @@ def checkpoint_blocks(model: nn.Module) -> None:
             part.enable_gradient_checkpointing()  # type: ignore[operator]
 
 
+def tidy() -> None:
+    """Give back to the device what nothing holds any more, also where it is held in circles."""
+    clear_device_cache(garbage_collection=True)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is short: torch's own, or one of the words by which the driver and cuBLAS say it."""
     words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -191,7 +196,7 @@ def fitting(
         else:
             return micro
         finally:
-            clear_device_cache(garbage_collection=True)
+            tidy()
         micro = max((size for size in range(1, micro) if share % size == 0), default=0)
     return None
 

@@ -29,7 +29,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs, PartialState
-from accelerate.utils.memory import clear_device_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -404,7 +403,7 @@ class Resident:
         if self._arm is None or self._key != key:
             if self._arm is not None:  # the old one goes first; its module() and compiled blocks hold it in circles
                 self._arm = None
-                clear_device_cache(garbage_collection=True)
+                speed.tidy()
             # Whole on the device only where it stays so: in fewer bits, or in parts, it may fit where whole it would not.
             place = "cpu" if in_parts or run.quantise != "none" else device
             arm: Arm = module.load(flavour, run.arm_options(), init=run.init, seed=run.seed, device=place, dtype=dtype)

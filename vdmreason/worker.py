@@ -314,11 +314,11 @@ class Answering:
 
     def let_go(self, unwanted: Callable[[Run], bool]) -> None:
         """Drop the loaded arms of runs that are `unwanted`, and give their memory back to the device."""
-        from accelerate.utils.memory import clear_device_cache
+        from vdmreason.speed import tidy
 
         for folder in [folder for folder, (_, run, _) in self.arms.items() if unwanted(run)]:
             del self.arms[folder]
-        clear_device_cache(garbage_collection=True)
+        tidy()
 
     def predict(self, number: int, folder: str, task: str, index: int, seed: int, question: Any = None) -> None:
         """Say an answer. Where the device has no room for it, once more with no other arm loaded."""
