@@ -145,6 +145,7 @@ class Arm:
     # samples that experts which have nothing to do compute beside every micro-batch when the run is sharded (FSDP wants every
     # process in every block)
     idle_samples: int = 0
+    unsaid: Mapping[str, Any] = {}  # what a convention was when adapters did not say it yet
 
     # The verbs of a family.
 
@@ -292,8 +293,11 @@ class Arm:
                 f"The adapter in {folder} was trained on other weights of the same backbone. Train it again."
             )
         for key, value in self.conventions().items():
-            if notes.get(key, value) != value:
-                raise UserError(f"The adapter in {folder} was trained with {key} = {notes[key]}, this run has {value}.")
+            made = notes.get(
+                key, self.unsaid.get(key, value) if notes else value
+            )  # another's adapter has no notes at all
+            if made != value:
+                raise UserError(f"The adapter in {folder} was trained with {key} = {made}, this run has {value}.")
         set_peft_model_state_dict(self.model, weights)
 
 

@@ -24,6 +24,7 @@ from adapters.language import (
     LanguageArm,
     answer_nll,
     check,
+    day_of,
     known_config,
     known_tokenizer,
     mean_of_means,
@@ -239,7 +240,7 @@ class CausalLM(LanguageArm):
             )
 
     def conventions(self) -> dict[str, Any]:
-        return {"prompt": "chat" if self.chat else "plain", "instruction": INSTRUCTION}
+        return {"prompt": "chat" if self.chat else "plain", "instruction": INSTRUCTION, **day_of(self.template)}
 
     def frame(self, example: Example) -> Sample:
         return frame(example, self.options)

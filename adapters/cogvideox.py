@@ -18,6 +18,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from adapters import clips
 from adapters.base import Cancelled, Flavour, Lazy, Sample, Watch, load_errors, sample_generator
 from adapters.clips import ClipArm, drawn_anew, known_config, one_of, prompt_embedding, sketched
 from tasks.base import UserError
+from tasks.render import STYLES
 
 if TYPE_CHECKING:
     import diffusers
@@ -129,7 +131,10 @@ class Options(clips.Options):
                 "scales them as `diffusers` does, and so asks it off-condition. For a stock pipeline train with "
                 "options.condition=diffusers."
             )
-        if self.canvas and (self.frames < LEARNED or self.transition == "image"):  # one size of picture: version 1.0
+        pixels = [side * STYLES[self.style].cell for side in self.canvas or ()]
+        if pixels == [480, 720] and (
+            self.frames < LEARNED or self.transition == "image"
+        ):  # the one size of version 1.0
             said.append(
                 f"It learned with the backbone's own positions of the first frames; at any number of frames but {LEARNED} a "
                 "stock pipeline puts sines in the place of positions that a backbone learned, as those of version 1.0 are."
@@ -263,8 +268,16 @@ class CogVideoX(ClipArm):
             tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler
         )
 
+    unsaid: Mapping[str, Any] = MappingProxyType({"positions": "sines"})
+
     def conventions(self) -> dict[str, Any]:
-        return {"condition": self.options.condition, **super().conventions()}
+        config = self.model.config
+        cut = config.use_learned_positional_embeddings and self.options.frames < config.sample_frames
+        return {
+            "condition": self.options.condition,
+            **super().conventions(),
+            **({"positions": "learned"} if cut else {}),
+        }
 
     def scaled(self, z: Tensor) -> Tensor:
         scaled: Tensor = z * self.vae.config.scaling_factor

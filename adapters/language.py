@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -120,6 +121,8 @@ class LanguageArm(Arm):
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
+
+    unsaid: Mapping[str, Any] = MappingProxyType({"day": "the day of training", "enlarged": True})
 
     def attach(self, lora: Lora, seed: int = 0) -> None:
         """As every arm's. Raises UserError where the model lacks some of the layers that are asked for: peft puts up with that as
@@ -244,7 +247,9 @@ def rounded(model: Any, kind: torch.dtype) -> Any:
 
 
 _DAY = datetime(2024, 7, 26)  # what templates of Llama say where they know no date
-_TOLD = "".join(f" | replace('%{c}', '{_DAY.strftime('%' + c)}')" for c in "aAbBdHIjmMpSyY")
+_CODES = {c: _DAY.strftime("%" + c) for c in "aAbBcdHIjmMpSUwxXyY"} | {"-d": "26", "-m": "7", "e": "26"}
+_CODES |= {"F": "2024-07-26", "T": "00:00:00", "-H": "0", "-I": "12", "Z": "UTC", "z": "+0000"}
+_TOLD = "".join(f" | replace('%{c}', '{said}')" for c, said in _CODES.items())
 
 
 def undated(template: str) -> str:
@@ -253,6 +258,11 @@ def undated(template: str) -> str:
     if "strftime_now" not in template:
         return template
     return f"{{% macro strftime_now(format) %}}{{{{ format{_TOLD} }}}}{{% endmacro %}}\n{template}"  # the line's end is trimmed
+
+
+def day_of(template: str) -> dict[str, str]:
+    """What an adapter says of the date in its prompts, where there is one."""
+    return {"day": f"{_DAY:%Y-%m-%d}"} if "macro strftime_now" in template else {}
 
 
 # The loss

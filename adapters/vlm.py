@@ -27,6 +27,7 @@ from adapters.language import (
     LanguageArm,
     answer_nll,
     check,
+    day_of,
     known_config,
     mean_of_means,
     rounded,
@@ -386,8 +387,10 @@ class VLM(LanguageArm):
 
     def conventions(self) -> dict[str, Any]:
         o = self.options
-        drawn = {} if o.shown == "text" else {"style": o.style}
-        return {"shown": o.shown, "instruction": INSTRUCTION, **drawn}
+        drawn: dict[str, Any] = {} if o.shown == "text" else {"style": o.style}
+        if drawn and hasattr(self.processor.image_processor, "merge_size"):
+            drawn["enlarged"] = False
+        return {"shown": o.shown, "instruction": INSTRUCTION, **drawn, **day_of(self.template)}
 
     def frame(self, example: Example) -> Sample:
         return frame(example, self.options)

@@ -183,7 +183,7 @@ def fit(
                 _write_json(folder / "plan.json", {"updates": total, "minutes": minutes, "seconds_an_update": seconds})
             bar.total = total
             bar.refresh()
-        rate = schedule(step, total if not timing else UNTIMED)
+        rate = schedule(step, total if not timing else first + UNTIMED)
         for group in optimizer.param_groups:
             group["lr"] = rate[group["prefix"]]
         # What a module draws for itself, such as which blocks are passed over, on whatever device.

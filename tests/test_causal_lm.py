@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import tasks
-from adapters import causal_lm
+from adapters import causal_lm, language
 from adapters.base import Cancelled, Flavour, Lora, flavour
 from adapters.causal_lm import Options, Question
 from adapters.language import IGNORED, INSTRUCTION, Closing, answer_nll, fits, read, sampling
@@ -506,6 +507,27 @@ def test_the_prompt_is_the_same_on_every_day(tmp_path, monkeypatch):
     assert "26 Jul 2024, Friday 26 July, 2024-07-26, 25\n" in before and arm.prompt(given) == before
     Clock.day = datetime(2026, 1, 2)
     assert stock() != before == arm.prompt(given)
+    codes = "|".join(f"%{code}" for code in language._CODES)
+    said = arm.tokenizer.apply_chat_template(
+        [message], chat_template=language.undated(f"{{{{ strftime_now('{codes}') }}}}"), tokenize=False
+    )
+    assert said == datetime(2024, 7, 26, tzinfo=UTC).strftime(codes)
+
+    # an adapter from before says no day: it was asked on the day of its training; another's says nothing at all
+    arm.attach(Lora(rank=2))
+    arm.save(tmp_path / "own")
+    arm.restore(tmp_path / "own")
+    file = tmp_path / "own" / "adapter_model.safetensors"
+    with safe_open(file, "pt") as opened:
+        notes = json.loads(opened.metadata()["vdmreason"])
+    assert notes.pop("day") == "2024-07-26"
+    for kept in (notes, {}):
+        save_file(load_file(file), file, {"format": "pt", "vdmreason": json.dumps(kept)})
+        if kept:
+            with pytest.raises(UserError, match="day = the day of training, this run has 2024-07-26"):
+                arm.restore(tmp_path / "own")
+        else:
+            arm.restore(tmp_path / "own")
 
 
 EXPERTS = {"pad_token_id": 0, "num_local_experts": 2, "num_experts": 2, "moe_intermediate_size": 16}

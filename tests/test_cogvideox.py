@@ -486,3 +486,4 @@ def test_a_card_says_where_a_stock_pipeline_asks_otherwise() -> None:
         cogvideox.Options(style="video-16", canvas=(30, 45), frames=n).stock for n in (49, 9)
     )  # version 1.0
     assert whole == "" and "any number of frames but 49" in short
+    assert cogvideox.Options(style="video-16", canvas=(21, 21), frames=9).stock == ""  # version 1.5, of a fixed size

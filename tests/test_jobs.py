@@ -111,7 +111,7 @@ def test_a_number_used_again_is_not_the_job(folder) -> None:
 def elsewhere(folder):
     """A run that trains on another machine, and a process here that has its number by chance."""
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
-    there = {**jobs.identity(), "host": "another", "pid": other.pid, "created": None}
+    there = {**jobs.identity(), "host": "another", "space": "boot pid:[1]", "pid": other.pid, "created": None}
     store.write_state(folder, state="running", step=3, **there)
     yield other
     other.kill()
@@ -139,6 +139,34 @@ def test_a_run_of_another_machine_is_lost_when_it_is_silent(folder, elsewhere) -
     assert jobs.status(folder).state == "lost"
 
 
+@pytest.mark.skipif(not jobs._space(), reason="this system does not tell its boots apart")
+@pytest.mark.parametrize(
+    ("changed", "here"),
+    [
+        (lambda own: {}, True),  # as it was written before hosts were
+        (lambda own: own | {"host": "renamed"}, True),
+        (
+            lambda own: own | {"space": "another-boot pid:[1]"},
+            True,
+        ),  # its machine was started anew: it is looked for, and gone
+        (lambda own: own | {"host": "another", "space": "another-boot pid:[1]"}, False),
+        (lambda own: own | {"space": own["space"].split(" ")[0] + " pid:[1]"}, False),  # another container
+    ],
+)
+def test_where_a_process_would_be_seen(changed, here) -> None:
+    assert jobs._is_here(changed(jobs.identity())) == here
+
+
+def test_a_stop_that_was_meant_for_another_is_not_heard(folder) -> None:
+    """One of an earlier day, which nobody heard, does not end what is begun by hand."""
+    folder.mkdir(exist_ok=True)
+    for age, stays in ((10**6, False), (0, True)):
+        store.write_text(folder / jobs.STOP, "")
+        os.utime(folder / jobs.STOP, (time.time() - age,) * 2)
+        with jobs.working(folder):
+            assert (folder / jobs.STOP).exists() == stays
+
+
 def test_a_run_of_another_machine_is_asked_to_stop_and_no_signal_goes_astray(folder, elsewhere) -> None:
     silence(folder, 2 * jobs.SILENT)
     jobs.request_stop(folder)  # it seems lost, and may be at work
@@ -159,12 +187,12 @@ def test_a_working_process_says_where_it_is_and_that_it_lives(folder, monkeypatc
         assert jobs.identity().items() <= store.read_state(folder).items()
         silence(folder, 2 * jobs.SILENT)
         deadline = time.monotonic() + 5
-        while jobs._since_heard(folder) > jobs.SILENT:
+        while jobs._since_heard(folder, store.read_state(folder)) > jobs.SILENT:
             assert time.monotonic() < deadline
             time.sleep(0.02)
     silence(folder, 2 * jobs.SILENT)
     time.sleep(0.1)
-    assert jobs._since_heard(folder) > jobs.SILENT  # nobody touches it after the end
+    assert jobs._since_heard(folder, store.read_state(folder)) > jobs.SILENT  # nobody touches it after the end
 
 
 def test_stop_escalates_when_nobody_listens(folder) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.base import UserError
 from vdmreason import launchers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,14 +21,18 @@ class Job:
 
     job_id = "7"
 
+    class paths:
+        stderr = "7.err"
+
     def __init__(self) -> None:
         self.ended = False
+        self.failed: Exception | None = None
 
     def done(self) -> bool:
         return self.ended
 
-    def exception(self) -> None:
-        return None
+    def exception(self) -> Exception | None:
+        return self.failed
 
 
 class Cluster:
@@ -44,22 +49,39 @@ class Cluster:
         return self.jobs[-1]
 
 
-def test_slurm_puts_a_worker_in_the_place_of_one_that_ended(tmp_path: Path) -> None:
-    """While others are alive, too: a worker that heard SIGTERM ends well and is not put back into the queue."""
+def test_slurm_puts_a_worker_in_the_place_of_one_that_was_lost(tmp_path: Path) -> None:
+    """While others are alive, too. One that ended well found nothing to do, and so would another."""
     pytest.importorskip("submitit")
     slurm = launchers.Slurm(tmp_path, 3, {"cluster": "debug"}, "")
     slurm._executor = cluster = Cluster()
     slurm.tend(9)
     slurm.tend(9)
     assert len(cluster.jobs) == slurm.alive() == 3
-    cluster.jobs[0].ended = True
-    slurm.tend(9)
+    cluster.jobs[0].ended, cluster.jobs[0].failed = True, RuntimeError("killed")
+    for _ in range(3):
+        slurm.tend(9)
     assert len(cluster.jobs) == 4 and slurm.alive() == 3
     for job in cluster.jobs[1:3]:
         job.ended = True
-    slurm.tend(1)  # the one that is left does it
-    slurm.tend(0)
+    for wanted in (9, 1, 0):
+        slurm.tend(wanted)
     assert len(cluster.jobs) == 4 and slurm.alive() == 1
+    cluster.jobs[3].ended = True
+    slurm.tend(2)  # none is left, and trials are
+    assert len(cluster.jobs) == 6
+
+
+def test_what_sbatch_refuses_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    slurm = launchers.Slurm(tmp_path, 1, {"cluster": "debug"}, "")
+
+    class Refusing(Cluster):
+        def submit(self, task: object) -> Job:
+            raise RuntimeError("sbatch: error: Invalid generic resource\n(gres) specification")
+
+    slurm._executor = Refusing()
+    with pytest.raises(UserError, match=r"^--launcher slurm: .*resource \(gres\).* --slurm gpus_per_node=0"):
+        slurm.tend(1)
 
 
 @pytest.mark.parametrize(

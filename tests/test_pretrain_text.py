@@ -3,10 +3,12 @@
 import ast
 import itertools
 import json
+import os
 from pathlib import Path
 from random import Random
 
 import begun
+import forked
 import pytest
 from safetensors.torch import load_file
 
@@ -191,6 +193,24 @@ def test_a_token_weighs_the_same_on_whatever_process_it_is(tmp_path, monkeypatch
     monkeypatch.setattr(lm, "mean_over_processes", lambda count: sum(counts) / 2)
     parts = torch.stack([loss(**half) for half in halves]).mean()
     assert torch.allclose(parts, whole, rtol=1e-5) and torch.allclose(gradient(parts), gradient(whole), atol=1e-6)
+
+
+_COUNTS = """
+import torch, sys
+torch.distributed.init_process_group("gloo")
+from pretrain.loop import mean_over_processes
+mean = mean_over_processes(torch.tensor([3, 7][torch.distributed.get_rank()]))
+assert mean == 5, mean
+"""
+
+
+def test_a_count_is_the_same_on_all_processes():
+    import torch
+
+    from pretrain.loop import mean_over_processes
+
+    forked.run(_COUNTS, env={**os.environ, "OMP_NUM_THREADS": "1"}, processes=2)
+    assert mean_over_processes(torch.tensor(3)) == 3
 
 
 def test_rows_that_processes_cannot_share_are_refused_at_the_start(tmp_path, monkeypatch):

@@ -532,9 +532,7 @@ def test_without_a_sweep_the_tab_says_what_one_is(tmp_path: Path, monkeypatch: p
     tab = built()
     view = tab.opened()
     assert view[tab.empty]["visible"] and not view[tab.chosen]["visible"] and view[tab.matrix] is None
-    assert (
-        sweeps_tab.FIRST_TABLE in tab.empty.value and (sweeps_tab.PROTOCOLS.parent / sweeps_tab.FIRST_TABLE).is_file()
-    )
+    assert sweeps_tab.FINISHED in tab.empty.value and (sweeps_tab.PROTOCOLS.parent / sweeps_tab.FINISHED).is_file()
     assert not tab.start.interactive and "off on this public page" in tab.start.value
     assert tab.tick("", None, view[tab.seen]) == {tab.seen: gr.skip()}
     assert "off on this public page" in tab._start("protocol vlm", "name: x", "", 1)[tab.problem]

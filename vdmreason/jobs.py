@@ -123,8 +123,10 @@ def refuse_active(folder: Path) -> None:
     """Raises UserError where a job is already working in `folder`."""
     if status(folder).active:
         where = ""
-        if host := _elsewhere(folder):  # no signal gets there; and its machine may have been started anew
-            where = f" on {host}, or was {_since_heard(folder):.0f} s ago. After {SILENT:.0f} s of silence it counts as lost"
+        job, state = read(folder)
+        if host := _elsewhere(job, state):  # no signal gets there; and its machine may have been started anew
+            seconds = max(0.0, _since_heard(folder, state))
+            where = f" on {host}, or was {seconds:.0f} s ago. After {SILENT:.0f} s of silence it counts as lost"
         raise UserError(f"{folder.name}: is already running{where}. Wait for it, or stop it first.")
 
 
@@ -136,11 +138,12 @@ def is_this(folder: str | Path) -> bool:
 def status(folder: str | Path) -> Status:
     """Where the job in `folder` stands, as every process sees it. State "" where there is no job."""
     folder = Path(folder)
-    job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
+    job, state = read(folder)
     name = state.get("state", "")
-    alive = _is_seen(job) or _is_seen(state) or bool(_elsewhere(folder) and _since_heard(folder) < SILENT)
     error = state.get("error") or ""
     if name in ACTIVE:
+        alive = _is_seen(job) or _is_seen(state)
+        alive = alive or bool(_elsewhere(job, state) and _since_heard(folder, state) < SILENT)
         if not alive and not _being_started(job, state):
             # A process that died before its first word failed; one that died at work was lost (a kill, a power cut).
             name = "failed" if name in ("queued", "starting") else "lost"
@@ -164,7 +167,7 @@ def status(folder: str | Path) -> Status:
 def request_stop(folder: str | Path) -> Status:
     """Ask for a checkpoint and an end after the current step. Returns at once. On another machine a job is asked even where it
     seems lost: that is no more than that it was not heard of."""
-    if status(folder).active or _elsewhere(Path(folder)):
+    if status(folder).active or _elsewhere(*read(folder)):
         store.write_text(Path(folder) / STOP, "")
     return status(folder)
 
@@ -187,7 +190,7 @@ def stop(folder: str | Path, grace: float = 20.0) -> Status:
     has only the file, and may be stopping still when this returns.
     """
     folder = Path(folder)
-    if not request_stop(folder).active or _wait_for_end(folder, grace) or _elsewhere(folder):
+    if not request_stop(folder).active or _wait_for_end(folder, grace) or _elsewhere(*read(folder)):
         return status(folder)
     for number in (signal.SIGTERM, signal.SIGKILL):
         _signal(folder, number)
@@ -279,6 +282,10 @@ def working(folder: str | Path, listens: bool = True, keeps_stop: bool = False, 
         if not keeps_stop:
             (folder / STOP).unlink(missing_ok=True)
 
+    if not is_this(folder):  # begun by hand: who asked for an end before that meant another
+        with contextlib.suppress(OSError):
+            if (folder / STOP).stat().st_mtime < (_created(os.getpid()) or 0.0) and not keeps_stop:
+                (folder / STOP).unlink()
     with _on_sigterm(pen) if listens else contextlib.nullcontext():
         store.write_state(folder, state="running", **identity(), error="", eta=None, **first)
         try:
@@ -368,8 +375,12 @@ def _space() -> str:
 
 
 def _is_here(record: Mapping[str, Any]) -> bool:
-    """Whether the process that job.json or state.json names would be seen from here. Old files name no host: it is looked for."""
-    return not record.get("host") or (record["host"], record.get("space")) == (socket.gethostname(), _space())
+    """Whether the process that job.json or state.json names would be seen from here. Old files name no host: it is looked for, as
+    is one of this machine before it was started anew. A machine may change its name, but not during a boot its number."""
+    ours, theirs, same = _space(), record.get("space") or "", record.get("host") == socket.gethostname()
+    if not record.get("host") or (ours and ours == theirs):
+        return True
+    return same and ours.split(" ")[0] != theirs.split(" ")[0] if ours else same
 
 
 def _is_seen(record: Mapping[str, Any]) -> bool:
@@ -377,16 +388,20 @@ def _is_seen(record: Mapping[str, Any]) -> bool:
     return _is_here(record) and is_alive(record.get("pid"), record.get("created"))
 
 
-def _since_heard(folder: Path) -> float:
+def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A folder's job.json and state.json, {} for what is not there."""
+    return store.read_json(Path(folder) / JOB) or {}, store.read_state(folder)
+
+
+def _since_heard(folder: Path, state: Mapping[str, Any]) -> float:
     """Seconds since a folder's process gave a sign of life."""
-    beat = store.read_state(folder).get("beat") or 0.0
+    beat = state.get("beat") or 0.0
     touched = store.stamp(folder / "state.json")
     return time.time() - max(beat, touched[0] / 1e9 if touched else 0.0)
 
 
-def _elsewhere(folder: Path) -> str:
-    """The host, or container, that a folder's unfinished job is on; "" where that is this one."""
-    job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
+def _elsewhere(job: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """The host, or container, that an unfinished job is on; "" where that is this one."""
     record = state if state.get("pid") else job
     return "" if state.get("state") not in ACTIVE or _is_here(record) else str(record["host"])
 

@@ -106,13 +106,14 @@ class Slurm:
     """Job arrays by submitit. `options` are submitit's and Slurm's, such as slurm_partition=gpu or slurm_time=240. Each worker
     gets one GPU, unless they name GPUs otherwise (gpus_per_node, slurm_gpus_per_task, slurm_gres); gpus_per_node=0 asks for none.
 
-    A worker that hears submitit's signal (USR2), before its time limit or a preemption, goes back into the queue. One that hears
-    SIGTERM ends after its update, and `tend` submits another in its place. Source: submitit 1.5, docs/examples.md."""
+    A worker that hears submitit's signal (USR2), before its time limit or a preemption, goes back into the queue. For one that
+    failed, or was killed, `tend` submits another; one that ended well (for want of trials, or on SIGTERM after its update) is
+    not replaced before all have ended. Source: submitit 1.5, docs/examples.md."""
 
     def __init__(self, folder: Path, workers: int, options: Mapping[str, Any], driver: str) -> None:
         submitit = _library("submitit", "slurm")
         self.workers, self.driver, self.folder = workers, driver, folder
-        self.deaths, self.hopeless, self._why = 0, False, ""
+        self.deaths, self.hopeless, self._why, self._replaced = 0, False, "", 0
         given = {"name": "vdmreason", "timeout_min": 24 * 60, **options}
         cluster = given.pop("cluster", "slurm")  # submitit knows "local" and "debug" too
         named = [*options, *(options.get("slurm_additional_parameters") or ())]
@@ -128,12 +129,22 @@ class Slurm:
         self._jobs: list[Any] = []
 
     def tend(self, wanted: int) -> None:
-        missing = min(wanted, self.workers) - self.alive()
+        alive = self.alive()
+        missing = min(wanted, self.workers) - alive
+        if (
+            alive
+        ):  # a trial of one that was killed counts as its own for a while: others would come, find nothing and go
+            missing = min(missing, self.deaths - self._replaced)
         if missing <= 0:
             return
         task = Task(str(self.folder.absolute()), self.driver)
-        with self._executor.batch():  # one array
-            self._jobs += [self._executor.submit(task) for _ in range(missing)]
+        try:
+            with self._executor.batch():  # one array
+                self._jobs += [self._executor.submit(task) for _ in range(missing)]
+        except RuntimeError as error:  # sbatch refuses
+            hint = "On a cluster without GPUs add --slurm gpus_per_node=0."
+            raise UserError(f"--launcher slurm: {_one_line(error)} {hint}") from error
+        self._replaced = self.deaths
 
     def alive(self) -> int:
         ended = [job for job in self._jobs if job.done()]

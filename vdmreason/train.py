@@ -41,7 +41,7 @@ from vdmreason.config import Optim, Run, named_seed
 from vdmreason.progress import progress
 
 KEEP_CHECKPOINTS = 2
-PATIENCE = timedelta(hours=6)  # with one that works alone, as at previews: NCCL's ten minutes would end the job
+PATIENCE = timedelta(hours=2)  # with one that works alone, as at previews: NCCL's ten minutes would end the job
 OnStep = Callable[[dict[str, Any]], None]
 
 

@@ -300,12 +300,16 @@ class Answering:
             found = (Path(folder) / "adapter").stat()
             stamp = found.st_ino, found.st_mtime_ns
         if folder not in self.arms or self.arms[folder][0] != stamp:
+            import torch
+
             from vdmreason import predict
 
             self.arms.pop(folder, None)
             run = store.read_config(folder)
-            if _published(run):  # before the next one is loaded: a device may hold one
-                self.let_go(_published)
+            if _published(run) and not torch.accelerator.is_available():
+                self.let_go(
+                    _published
+                )  # before: of a GPU lack of room is an error that is met, here it ends the process
             self.arms[folder] = stamp, run, predict.load_adapted(run, Path(folder))
             while len(self.arms) > KEEP:
                 self.arms.popitem(last=False)

@@ -41,7 +41,8 @@ def run_command(
     ] = None,
     devices: Annotated[str | None, typer.Option(help="GPUs, as in 0,1 (default: all that are here)")] = None,
     slurm: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="slurm_partition=gpu, gpus_per_node=1")
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="slurm_partition=gpu; gpus_per_node=0 for none (default: 1)"),
     ] = None,
     gpus: Annotated[
         float | None, typer.Option(min=0, help="GPUs a worker, for ray (default: 1 where there are any)")

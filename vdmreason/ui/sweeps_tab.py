@@ -29,7 +29,7 @@ from vdmreason.ui.inputs import said
 from vdmreason.ui.matrix import Look, Matrix, Report, Shelf
 
 PROTOCOLS = Path(__file__).resolve().parents[2] / "protocols"
-FIRST_TABLE = "benchmarks/results/first_table.md"
+FINISHED = "benchmarks/results/structured-tuned.tar.xz"  # what the README reports
 LONGEST = 64_000  # characters of a file that is edited here
 MOST_WORKERS = 256
 MOST_TRIALS = 20_000  # that are planned here; each is resolved, a thousand a second or so
@@ -39,8 +39,8 @@ EMPTY = (
     "Every combination is a trial, an ordinary training run with its answers.</p>"
     "<p>Workers do the trials in any order and may be killed at any time; the same command goes on. "
     "What is done is a table and a figure at once.</p>"
-    "<p>There is none here yet. Choose a protocol above and plan it; "
-    f"a finished first table is in <code>{FIRST_TABLE}</code>.</p></div>"
+    "<p>There is none here yet. Choose a protocol above and plan it; or bring the finished one that the README reports, "
+    f"all its answers with it: <code>vdmreason sweep unpack {FINISHED}</code></p></div>"
 )
 
 

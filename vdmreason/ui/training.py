@@ -359,7 +359,7 @@ def trained() -> dict[str, list[Path]]:
         except UserError:
             continue
         key = f"{run.task} · n {run.n} · seed {run.seed} · {run.optim.updates} updates"
-        stamp = (folder / "state.json").stat().st_mtime
+        stamp = store.read_state(folder).get("beat") or 0.0  # and not its file's time, which a job that waits renews
         groups.setdefault(key, []).append((stamp, folder))
     ordered = sorted(groups.items(), key=lambda item: -max(stamp for stamp, _ in item[1]))
     return {key: [folder for _, folder in sorted(pairs, key=lambda p: -p[0])][:4] for key, pairs in ordered}
@@ -928,10 +928,11 @@ class Tab:
 
     def stamp(self, key: str | None, folders: Sequence[Path]) -> str:
         """Changes when there is something new to show."""
-        names = ("state.json", "metrics.jsonl", "predictions.jsonl", jobs.LOG, jobs.STOP, jobs.SAVE, jobs.PREVIEW)
+        names = ("metrics.jsonl", "predictions.jsonl", jobs.LOG, jobs.STOP, jobs.SAVE, jobs.PREVIEW)
         files = [folder / name for folder in folders for name in names]
         sizes = [f"{os.path.getsize(f)}@{os.path.getmtime(f)}" if f.exists() else "-" for f in files]
-        return f"{key} {' '.join(sizes)} {[jobs.status(folder).state for folder in folders]}"
+        states = [(status.state, status.beat) for status in map(jobs.status, folders)]
+        return f"{key} {' '.join(sizes)} {states}"
 
     def tick(self, key: str | None, seen: str, asked: tuple[list[tuple[str, Run]], str]) -> dict[Any, Any]:
         """What is new since `seen`, and of the memory and disk of the runs that are `asked` about. Those are looked at when the
