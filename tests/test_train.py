@@ -408,7 +408,7 @@ def test_processes_load_whole_weights_and_wait_for_one_that_works_alone() -> Non
     env = {**ENV, "ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
     started = forked.start(WAITS, env=env, processes=2)
     forked.finish(started)
-    assert [process.said().splitlines()[-1] for process in started] == ["False 6:00:00"] * 2
+    assert [process.said().splitlines()[-1] for process in started] == ["False 2:00:00"] * 2
 
 
 def test_one_process_of_fsdp_is_a_plain_training(tmp_path, monkeypatch) -> None:
