@@ -526,13 +526,28 @@ def test_the_tab_fits_into_a_page(root: Path) -> None:
     assert tab._start("protocol vlm", "name: [", "", 1)[tab.problem].count("role=") == 1
 
 
+def test_who_has_no_sweep_may_look_at_the_finished_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, without a training: what the README reports, trial by trial."""
+    monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path))
+    tab = built()
+    assert tab.opened()[tab.bring]["visible"]
+    view = tab._bring()
+    assert view[tab.chosen]["value"] == "sweeps/structured-tuned" and "144" in view[tab.headline]
+    assert not view[tab.bring]["visible"] and not view[tab.empty]["visible"] and view[tab.matrix]["matrix"]
+    look = tab.shelf.watched("sweeps/structured-tuned").look()
+    assert look.counts["done"] == 144
+    monkeypatch.setattr(sweeps_tab, "FINISHED", tmp_path / "none.tar.xz")  # an installed copy has none
+    assert not tab.follow("", None)[tab.bring]["visible"]
+    assert "none.tar.xz" in tab._bring()[tab.watch_problem]
+
+
 def test_without_a_sweep_the_tab_says_what_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VDMREASON_RUNS", str(tmp_path / "none"))
     monkeypatch.setenv("VDMREASON_PUBLIC", "1")
     tab = built()
     view = tab.opened()
     assert view[tab.empty]["visible"] and not view[tab.chosen]["visible"] and view[tab.matrix] is None
-    assert sweeps_tab.FINISHED in tab.empty.value and (sweeps_tab.PROTOCOLS.parent / sweeps_tab.FINISHED).is_file()
+    assert not view[tab.bring]["visible"] and "Unpacking a sweep" in tab._bring()[tab.watch_problem]
     assert not tab.start.interactive and "off on this public page" in tab.start.value
     assert tab.tick("", None, view[tab.seen]) == {tab.seen: gr.skip()}
     assert "off on this public page" in tab._start("protocol vlm", "name: x", "", 1)[tab.problem]

@@ -19,7 +19,7 @@ from typing import Any
 import gradio as gr
 
 from tasks.base import UserError
-from vdmreason import config, jobs, store, sweep
+from vdmreason import config, jobs, parcel, store, sweep
 from vdmreason.launchers import devices_here
 from vdmreason.progress import duration
 from vdmreason.ui import matrix, public, training
@@ -29,7 +29,7 @@ from vdmreason.ui.inputs import said
 from vdmreason.ui.matrix import Look, Matrix, Report, Shelf
 
 PROTOCOLS = Path(__file__).resolve().parents[2] / "protocols"
-FINISHED = "benchmarks/results/structured-tuned.tar.xz"  # what the README reports
+FINISHED = PROTOCOLS.parent / "benchmarks" / "results" / "structured-tuned.tar.xz"  # what the README reports
 LONGEST = 64_000  # characters of a file that is edited here
 MOST_WORKERS = 256
 MOST_TRIALS = 20_000  # that are planned here; each is resolved, a thousand a second or so
@@ -39,8 +39,7 @@ EMPTY = (
     "Every combination is a trial, an ordinary training run with its answers.</p>"
     "<p>Workers do the trials in any order and may be killed at any time; the same command goes on. "
     "What is done is a table and a figure at once.</p>"
-    "<p>There is none here yet. Choose a protocol above and plan it; or bring the finished one that the README reports, "
-    f"all its answers with it: <code>vdmreason sweep unpack {FINISHED}</code></p></div>"
+    "<p>There is none here yet. Choose a protocol above and plan it.</p></div>"
 )
 
 
@@ -453,6 +452,9 @@ class Tab:
         gr.HTML('<h2 class="step">2 · Watch</h2>')
         self.chosen = gr.Dropdown([], label="Sweep", elem_id="sweep", visible=False)
         self.empty = gr.HTML(EMPTY, elem_id="no-sweep")
+        self.bring = gr.Button(
+            "Look at a finished one: that of the README, with all its answers", elem_id="bring-sweep", visible=False
+        )
         self.headline = gr.HTML(elem_id="sweep-headline")
         with gr.Row(visible=False) as self.actions:
             self.stop = gr.Button(f"Stop{why}", size="sm", elem_id="stop-sweep", interactive=False)
@@ -473,7 +475,7 @@ class Tab:
             self.report_line = gr.HTML(elem_id="report-line")
             self.report = Report(self._keeper(), elem_id="sweep-report")
         self.live = [
-            self.empty, self.headline, self.actions, self.stop, self.resume, self.retry, self.matrix, self.results,
+            self.empty, self.bring, self.headline, self.actions, self.stop, self.resume, self.retry, self.matrix, self.results,
             self.seen, self.watch_problem,
         ]  # fmt: skip
         self._listen()
@@ -492,6 +494,7 @@ class Tab:
         self.code.input(**quiet(self._edited), outputs=[self.planned, self.command])
         watching = [self.chosen, self.source, self.picked, *self.live]
         self.start.click(self._start, form, [*foreseen, *watching], show_progress_on=self.planned, **heavy)
+        self.bring.click(self._bring, [], watching, show_progress_on=self.bring, **heavy)
         self.chosen.input(**quiet(self._turn), inputs=[self.chosen], outputs=[self.picked, *self.live])
         for button, act in ((self.stop, self._stop), (self.resume, self._resume), (self.retry, self._retry)):
             button.click(**quiet(act), inputs=[self.chosen, self.workers, self.picked], outputs=self.live)
@@ -582,6 +585,15 @@ class Tab:
         starts = gr.update(choices=[(s.label, key) for key, s in sheets().items()])
         return {self.chosen: chosen, self.source: starts, **self._turn(name)}
 
+    def _bring(self) -> dict[Any, Any]:
+        """Unpack the sweep that the README reports among the runs: everything can be looked at, and nothing has to be trained."""
+        try:
+            public.refuse("Unpacking a sweep")
+            folder, _ = parcel.unpack(FINISHED)
+        except UserError as error:
+            return {self.watch_problem: problem(error)}
+        return self.opened(str(folder.relative_to(store.runs_root())))
+
     def _turn(self, name: Any) -> dict[Any, Any]:
         return {self.picked: None, **self.follow(name, None)}
 
@@ -589,6 +601,7 @@ class Tab:
         """Everything that is shown of a sweep."""
         nothing = {
             self.empty: gr.update(visible=not name), self.headline: "", self.actions: gr.update(visible=False), self.matrix: None,
+            self.bring: gr.update(visible=not name and FINISHED.is_file() and not public.on()),
             self.results: gr.update(visible=False), self.seen: (name or "", 0, self._known()), self.watch_problem: "",
         }  # fmt: skip
         if not name:
@@ -599,7 +612,8 @@ class Tab:
             return {**nothing, self.watch_problem: problem(error)}
         stop, resume, retry = buttons(look)
         return {
-            self.empty: gr.update(visible=False), self.headline: headline(look), self.actions: gr.update(visible=True),
+            self.empty: gr.update(visible=False), self.bring: gr.update(visible=False),
+            self.headline: headline(look), self.actions: gr.update(visible=True),
             self.stop: stop, self.resume: resume, self.retry: retry, self.matrix: self._drawn(look, picked),
             self.results: gr.update(visible=True), self.seen: (name, look.stamp, self._known()), self.watch_problem: "",
         }  # fmt: skip
