@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +364,18 @@ def test_a_report_is_made_beside_the_page(root: Path, monkeypatch: pytest.Monkey
     while reports.writing(look.folder):
         time.sleep(0.01)
     assert ran == [[sys.executable, "-m", "vdmreason", "sweep", "report", str(look.folder)]]
+
+
+def test_the_report_of_a_finished_sweep_is_made_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short ago there was one of its last trials but one."""
+    look = Shelf().watched("sweeps/mazes").look()
+    for done, begun in ((look.trials, False), ([t for t in look.trials if t.state == "done"], True)):
+        reports, part = sweeps_tab.Reports(), replace(look, trials=tuple(done))
+        reports._made[look.folder] = sweeps_tab.Made(part.results - 1, time.monotonic(), 1.0)
+        ran: list[Path] = []
+        monkeypatch.setattr(reports, "_begin", lambda look, out, ran=ran: ran.append(look.folder))
+        reports.newest(part)
+        assert bool(ran) == begun
 
 
 class _Done:

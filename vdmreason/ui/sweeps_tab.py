@@ -275,6 +275,7 @@ class Reports:
             made = self._made.get(look.folder)
             old = made is None or made.results != look.results
             rested = made is None or time.monotonic() - made.moment > max(self.PAUSE, 10 * made.seconds)
+            rested = rested or look.counts["done"] == len(look.trials)  # no other will follow this one
             if want and old and rested and not self._busy(look.folder, False):
                 out = Path(self._home.name) / f"{abs(hash(look.folder))}"
                 self._begin(look, out)
