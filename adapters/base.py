@@ -293,9 +293,8 @@ class Arm:
                 f"The adapter in {folder} was trained on other weights of the same backbone. Train it again."
             )
         for key, value in self.conventions().items():
-            made = notes.get(
-                key, self.unsaid.get(key, value) if notes else value
-            )  # another's adapter has no notes at all
+            before = self.unsaid.get(key, value) if notes else value  # another's adapter has no notes at all
+            made = notes.get(key, before)
             if made != value:
                 raise UserError(f"The adapter in {folder} was trained with {key} = {made}, this run has {value}.")
         set_peft_model_state_dict(self.model, weights)

@@ -132,9 +132,8 @@ class Options(clips.Options):
                 "options.condition=diffusers."
             )
         pixels = [side * STYLES[self.style].cell for side in self.canvas or ()]
-        if pixels == [480, 720] and (
-            self.frames < LEARNED or self.transition == "image"
-        ):  # the one size of version 1.0
+        old = pixels == [480, 720]  # the one size of version 1.0
+        if old and (self.frames < LEARNED or self.transition == "image"):
             said.append(
                 f"It learned with the backbone's own positions of the first frames; at any number of frames but {LEARNED} a "
                 "stock pipeline puts sines in the place of positions that a backbone learned, as those of version 1.0 are."

@@ -27,7 +27,7 @@ import yaml
 
 import adapters.base
 import tasks
-from adapters.base import Lora
+from adapters.base import Flavour, Lora
 from tasks import augment
 from tasks.base import Example, Split, Task, UserError, suggest
 
@@ -396,6 +396,11 @@ def value_of(text: str, name: str) -> Any:
         raise UserError(f"{name}: {error}") from None
     except NO_YAML as error:
         raise UserError(f"{name}: is not YAML: {' '.join(str(error).split())}") from None
+
+
+def flavour_of(run: Run) -> Flavour:
+    """A run's backbone: one of its family's by name, or any other in the same layout."""
+    return adapters.base.flavour(adapters.family(run.family), run.flavour)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Run:

@@ -282,9 +282,9 @@ def working(folder: str | Path, listens: bool = True, keeps_stop: bool = False, 
         if not keeps_stop:
             (folder / STOP).unlink(missing_ok=True)
 
-    if not is_this(folder):  # begun by hand: who asked for an end before that meant another
+    if not keeps_stop and not is_this(folder):  # begun by hand: who asked for an end before that meant another
         with contextlib.suppress(OSError):
-            if (folder / STOP).stat().st_mtime < (_created(os.getpid()) or 0.0) and not keeps_stop:
+            if (folder / STOP).stat().st_mtime < (_created(os.getpid()) or 0.0):
                 (folder / STOP).unlink()
     with _on_sigterm(pen) if listens else contextlib.nullcontext():
         store.write_state(folder, state="running", **identity(), error="", eta=None, **first)
@@ -421,7 +421,7 @@ def is_alive(pid: int | None, created: float | None) -> bool:
 def _goes_on(folder: Path) -> bool:
     """Whether a job that is done has more to do: between training and answers it says so for a moment. A process that hangs as it
     ends holds nobody up."""
-    job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
+    job, state = read(folder)
     lately = time.time() - (state.get("beat") or 0) < ENDING
     known = job.get("created") is not None
     return state.get("state") == "done" and lately and known and (_is_seen(job) or not _is_here(job))
@@ -450,7 +450,7 @@ def _wait_for_end(folder: Path, seconds: float) -> bool:
 
 def _signal(folder: Path, number: int) -> None:
     """Signal the job's whole group, its launcher and its workers; or the one process of a run started by hand."""
-    job, state = store.read_json(folder / JOB) or {}, store.read_state(folder)
+    job, state = read(folder)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if _is_seen(job):
             os.killpg(job["pid"], number)

@@ -39,7 +39,7 @@ from typing import Any
 
 import adapters
 import tasks
-from adapters.base import Arm, Flavour, adapter_file
+from adapters.base import Arm, adapter_file
 from tasks import augment
 from tasks.base import UserError, as_path, suggest
 from vdmreason import config, store
@@ -197,13 +197,9 @@ def _task(name: str) -> str:
     return f"arc:{Path(name).name}" if _own_file(name) else name
 
 
-def _flavour(run: Run) -> Flavour:
-    return adapters.base.flavour(adapters.family(run.family), run.flavour)
-
-
 def _hub_id(run: Run) -> str:
     """The backbone's name on the hub, or "" where it has none."""
-    base = _flavour(run).base
+    base = config.flavour_of(run).base
     return (
         base if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith(".") and not Path(base).exists() else ""
     )
@@ -211,7 +207,7 @@ def _hub_id(run: Run) -> str:
 
 def _ships(run: Run) -> str:
     """The folder of a backbone that ships, as one writes it in a checkout; "" for others."""
-    base = Path(_flavour(run).base)
+    base = Path(config.flavour_of(run).base)
     return base.relative_to(ROOT).as_posix() if base.is_absolute() and base.is_relative_to(ROOT / "pretrain") else ""
 
 
@@ -265,7 +261,7 @@ def _front_matter(run: Run, weights: Path, result: Mapping[str, Any]) -> str:
 
 
 def _what(run: Run, result: Mapping[str, Any]) -> str:
-    lora, flavour = run.lora, _flavour(run)
+    lora, flavour = run.lora, config.flavour_of(run)
     size = f", {flavour.parameters / 1e6:,.1f} M parameters" if flavour.parameters else ""
     lines = [
         f"- base: `{_base(run)}` (family `{run.family}`{size})",
@@ -870,10 +866,10 @@ def _refuse_other_backbone(run: Run, found: Found, weights: Path) -> None:
             raise UserError(
                 f"{weights}: was made for {_printable(found.base)[:80]}, not for {hub}. Say its own --flavour."
             )
-    here = Path(_flavour(run).base)
+    here = Path(config.flavour_of(run).base)
     second = weights.parent.name == SECOND
     place = here / (SECOND if second else "transformer") if found.name == DIFFUSERS else here
-    if not _flavour(run).base or not place.is_dir():
+    if not config.flavour_of(run).base or not place.is_dir():
         return
     layers = _layers(place)
     for module, size in zip(found.modules, found.sizes, strict=True):

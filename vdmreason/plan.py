@@ -343,9 +343,7 @@ def plan(
     frozen, lora = sketch.frozen_bytes(run.quantise), sketch.lora_bytes()
     # shards and few bits are made of the whole backbone on the CPU, in every process
     host = processes * sketch.frozen_bytes("none") if sharded or run.quantise != "none" else 0
-    if (
-        sharded
-    ):  # of what is fetched, two blocks are in memory: the one at work and the next; and all that is in no block
+    if sharded:  # of what is fetched, two blocks are in memory, the one at work and the next, and all that is in none
         fetched = sketch.outside + 2 * (frozen - sketch.outside) // max(1, sketch.named)
         frozen, lora = frozen // processes + fetched, lora // processes
     room = max(0, int(GIB * ((1 - FREE) * device_gib - LIBRARIES)))
@@ -354,7 +352,7 @@ def plan(
 
     compiled = run.speed.compile == "on" or (run.speed.compile == "auto" and gpu and run.optim.updates >= 100)
     pace = "small" if micro < 2 else "compiled" if compiled else "plain"
-    idle = getattr(sketch.arm, "idle_samples", 0) if sharded else 0
+    idle = sketch.arm.idle_samples if sharded else 0
     flops = run.optim.updates * run.optim.batch * work.step * (micro + idle) // micro
     answers = run.test * run.votes * sketch.answer
     asked = "small" if run.options.get("batch", 1) < 2 else "plain"
@@ -396,7 +394,7 @@ def _cut(run: Run, sketch: Sketch, room: int, share: int, looks: bool) -> tuple[
     wanted = run.speed.checkpointing
     first = sketch.checkpointed if wanted == "on" else sketch.plain
     if not looks:
-        published = adapters.base.flavour(adapters.family(run.family), run.flavour).published
+        published = config.flavour_of(run).published
         return first, min(run.optim.micro_batch or (1 if published else share), share), wanted == "on"
     largest = min(run.optim.micro_batch or share, share)
 

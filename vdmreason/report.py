@@ -84,7 +84,7 @@ class Trial:
 
     @property
     def flavour(self) -> adapters.base.Flavour:
-        return adapters.base.flavour(adapters.family(self.run.family), self.run.flavour)
+        return config.flavour_of(self.run)
 
     @property
     def published(self) -> bool:

@@ -157,7 +157,7 @@ def train(
                     # before the adapter: whoever finds that takes the run for done, and would never write this
                     result = store.read_json(folder / "result.json") or {}
                     facts = store.provenance(run, examples, device_name(accelerator.device), arm.backbone)
-                    facts |= {"published": adapters.base.flavour(adapters.family(run.family), run.flavour).published}
+                    facts |= {"published": config.flavour_of(run).published}
                     if len(made_of["sittings"]) > 1:
                         facts |= {
                             "sittings": made_of["sittings"],
@@ -367,7 +367,7 @@ def refuse_apart(accelerator: Accelerator, folder: Path) -> None:
 
 def warn_of_days(run: Run, device: torch.device) -> None:
     """Say so before a backbone that wants a GPU is loaded for a training on a CPU."""
-    flavour = adapters.base.flavour(adapters.family(run.family), run.flavour)
+    flavour = config.flavour_of(run)
     if flavour.published and device.type == "cpu":
         print(
             f"{run.name}: {run.flavour} wants a GPU; on this CPU it may take days. `vdmreason doctor --config` says what it "
@@ -455,7 +455,7 @@ def make_room(
     share = run.optim.batch // accelerator.num_processes
     # one device cannot hold what has to be sharded: nothing can be tried on it
     if sharded or not speed.worth_fitting(device):
-        flavour = adapters.base.flavour(adapters.family(run.family), run.flavour)
+        flavour = config.flavour_of(run)
         return run.optim.micro_batch or (1 if flavour.published else None)
     (first, *_) = shares(run.optim.batch, run.optim.micro_batch, 0, accelerator.num_processes)  # refuses what cannot be
     most = speed.longest(samples)

@@ -35,7 +35,6 @@ from typing import Any, TextIO
 
 import numpy as np
 
-import adapters
 from adapters.base import Cancelled
 from tasks.base import Example, Grid, UserError, as_grid
 from vdmreason import config, jobs, store
@@ -383,7 +382,7 @@ class Answering:
 
 def _published(run: Run) -> bool:
     """Whether a run's backbone is a large one."""
-    return adapters.base.flavour(adapters.family(run.family), run.flavour).published
+    return config.flavour_of(run).published
 
 
 def _asked(run: Run, task: str, seed: int) -> Run:

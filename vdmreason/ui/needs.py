@@ -46,7 +46,7 @@ def _device() -> str:
 
 def _fetched(run: Run) -> list[Any]:
     """Changes when a backbone comes onto this disk or goes: its folder's time, and that of its snapshots in the hub's cache."""
-    base = adapters.base.flavour(adapters.family(run.family), run.flavour).base
+    base = config.flavour_of(run).base
     kept = adapters.base.hub_cache(base)
     fetching = len([*kept.glob("blobs/*.incomplete")])  # a snapshot's folder is there before what it names is
     return [store.stamp(base), fetching, *(store.stamp(path) for path in sorted(kept.glob("snapshots/*")))]

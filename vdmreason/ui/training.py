@@ -141,7 +141,7 @@ def plan(
 def refuse_what_cannot_run(runs: Sequence[Run]) -> None:
     """Raises UserError for a backbone that this machine cannot train."""
     for run in runs:
-        if reason := obstacle(adapters.base.flavour(adapters.family(run.family), run.flavour)):
+        if reason := obstacle(config.flavour_of(run)):
             raise UserError(f"{run.flavour} {reason}. Choose another flavour.")
 
 
